@@ -1,0 +1,3 @@
+//! Chronarch: a replicated job scheduler that fires every due job exactly once.
+
+pub mod state;

@@ -1,0 +1,3 @@
+//! The replicated state.
+pub mod schedule;
+pub mod time;

@@ -1,0 +1,96 @@
+//! The schedule as the replicated state holds it: validated text and numbers, never evaluated here.
+//!
+//! `scheduler::rule` compiles these into something that can be asked for the next occurrence. The
+//! state only carries them, for an occurrence is computed by the leader and travels in the log.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::time::Timestamp;
+
+/// One schedule of a job: a rule, the zone that its wall times are read in, and its bounds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// What yields the occurrences.
+    pub rule: Rule,
+    /// IANA name as the user wrote it, for example `Europe/Berlin`; `UTC` by default.
+    pub timezone: String,
+    /// What becomes of a wall time that a zone skips in spring.
+    pub gap: Gap,
+    /// What becomes of a wall time that a zone repeats in autumn.
+    pub fold: Fold,
+    /// No occurrence before this instant.
+    pub start_at: Option<Timestamp>,
+    /// No occurrence at or after this instant.
+    pub end_at: Option<Timestamp>,
+    /// Upper bound of the deterministic spread between the nominal instant and the due one.
+    pub jitter: Duration,
+}
+
+/// The kinds of rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Rule {
+    /// A cron line: 5 fields, 6 with seconds first, or a macro such as `@daily`.
+    Cron {
+        /// The line as the user wrote it.
+        line: String,
+        /// How to read it.
+        dialect: Dialect,
+        /// How day-of-month and day-of-week combine.
+        day_rule: DayRule,
+    },
+    /// Every `period`, counted from the Unix epoch plus `offset`; a zone has no say in it.
+    Every {
+        /// Distance of two occurrences; at least one second.
+        period: Duration,
+        /// Phase; smaller than `period`.
+        offset: Duration,
+    },
+    /// These instants, in ascending order, without repetition.
+    At(Vec<Timestamp>),
+}
+
+/// The dialect of a cron line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Dialect {
+    /// Debian cron's fields; see `scheduler::cron`.
+    #[default]
+    Unix,
+}
+
+/// How a restricted day-of-month and a restricted day-of-week combine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DayRule {
+    /// Either matches, unless one of the two texts begins with `*`, then both must (Vixie cron).
+    #[default]
+    OrVixie,
+    /// Either matches, unless one of the two is a bare `*` (Kubernetes, robfig/cron).
+    OrBare,
+    /// Both must match (Celery).
+    And,
+}
+
+/// What becomes of a wall time inside a gap, when clocks go forward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Gap {
+    /// It runs once at the first instant after the gap, as Debian's cron does.
+    #[default]
+    RunAtEnd,
+    /// It runs as much later as the gap is long (RFC 5545, section 3.3.5).
+    Shift,
+    /// It does not run that day.
+    Skip,
+}
+
+/// Which of two equal wall times runs, when clocks go back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fold {
+    /// The first pass, as Debian's cron does.
+    #[default]
+    First,
+    /// The second pass.
+    Second,
+    /// Both passes.
+    Both,
+}
