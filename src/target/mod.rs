@@ -214,11 +214,8 @@ impl Report {
     /// terminals and logs.
     #[must_use]
     pub fn with_error(mut self, error: impl std::fmt::Display) -> Self {
-        let mut text: String = error
-            .to_string()
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
+        let mut text: String =
+            error.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         text.truncate(text.floor_char_boundary(ERROR_BYTES_MAX));
         self.error = Some(text);
         self

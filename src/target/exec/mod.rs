@@ -180,11 +180,8 @@ impl Running {
 
     /// Collects the status; None if the process cannot be ended, which must not hold the attempt for ever.
     async fn reap(&mut self, survivors: Survivors) -> Option<ExitStatus> {
-        let status = if survivors == 0 {
-            self.child.wait().await.ok()
-        } else {
-            self.child.try_wait().ok().flatten()
-        };
+        let status =
+            if survivors == 0 { self.child.wait().await.ok() } else { self.child.try_wait().ok().flatten() };
         self.tree.over();
         status
     }
@@ -193,11 +190,8 @@ impl Running {
 fn ending(interrupt: Option<Interrupt>, status: Option<ExitStatus>, survivors: Survivors) -> Report {
     let code = status.and_then(|status| status.code());
     let signal = status.and_then(|status| status.signal());
-    let left = if survivors == 0 {
-        String::new()
-    } else {
-        format!("; {survivors} processes outlived SIGKILL")
-    };
+    let left =
+        if survivors == 0 { String::new() } else { format!("; {survivors} processes outlived SIGKILL") };
     let how = match (code, signal) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => format!("killed by signal {signal}"),
