@@ -2,3 +2,4 @@
 
 pub mod pb;
 pub mod state;
+pub mod target;
