@@ -17,6 +17,7 @@
 
 pub mod dev;
 pub mod http;
+pub mod local;
 pub mod worker;
 mod worker_service;
 
