@@ -1,3 +1,4 @@
 //! Chronarch: a replicated job scheduler that fires every due job exactly once.
 
 pub mod state;
+pub mod storage;
