@@ -189,6 +189,14 @@ impl StorageError {
         Self::LogDamaged(Box::new(Damage { file: file.to_path_buf(), offset, index, reason: reason.into() }))
     }
 
+    /// The same damage, where it concerns the log.
+    pub(super) fn of_log(self) -> Self {
+        match self {
+            Self::Damaged(damage) => Self::LogDamaged(damage),
+            other => other,
+        }
+    }
+
     pub(super) fn damaged(file: &Path, offset: u64, reason: impl Into<String>) -> Self {
         Self::Damaged(Box::new(Damage {
             file: file.to_path_buf(),

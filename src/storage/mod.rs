@@ -25,12 +25,15 @@ pub mod error;
 pub mod files;
 pub mod identity;
 mod manifest;
+mod mark;
 pub mod snapshot_file;
+pub mod store;
 
 pub mod wal;
 
 pub use self::error::{Damage, StorageError};
 pub use self::identity::{DataDir, Identity};
+pub use self::store::{Store, StoreOptions};
 
 pub use self::wal::{EntryId, Wal, WalEntry, WalOptions};
 

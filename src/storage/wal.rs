@@ -25,7 +25,6 @@
 
 mod format;
 mod index;
-mod mark;
 mod queue;
 mod reader;
 mod recovery;

@@ -3,6 +3,7 @@
 
 mod files;
 mod snapshot;
+mod store;
 mod wal;
 mod wal_damage;
 mod wal_group;

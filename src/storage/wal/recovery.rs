@@ -17,11 +17,11 @@ use super::format::{
     encode_segment_header,
 };
 use super::index::Index;
-use super::mark::Mark;
 use super::{Repair, WalOptions};
 use crate::storage::error::StorageError;
 use crate::storage::files;
 use crate::storage::identity::Identity;
+use crate::storage::mark::Mark;
 
 const ENDING: &str = "wal";
 
@@ -68,7 +68,7 @@ pub(super) fn recover(dir: &Path, options: &WalOptions) -> Result<Recovered, Sto
     files::remove_leftovers(dir)?;
     let mut bases = list_segments(dir)?;
     prepare(dir, options, &mut bases)?;
-    let mark = Mark::open(dir)?;
+    let mark = Mark::open(dir).map_err(StorageError::of_log)?;
 
     let mut replay = Replay { index: Index::default(), vote: None, committed: None };
     let mut end = bases.first().copied().unwrap_or_default();

@@ -12,12 +12,12 @@ use std::thread;
 
 use super::Completion;
 use super::format::{Checkpoint, Kind};
-use super::mark::Mark;
 use super::queue::{Counts, GROUP_BYTES_MAX, Item, Shared, Work};
 use super::recovery::{create_segment, segment_path};
 use crate::storage::error::StorageError;
 use crate::storage::files;
 use crate::storage::identity::Identity;
+use crate::storage::mark::Mark;
 
 /// The watermark file itself is synced after this many groups, off the path of any caller.
 const MARK_SYNC_GROUPS: u64 = 1024;

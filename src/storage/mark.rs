@@ -1,10 +1,11 @@
-//! The durable watermark: a small file that says how far the log has been synced.
+//! The durable watermark: a small file that says how far a store has been synced.
 //!
-//! Without it a log whose end was cut off looks like a shorter log, and a node would vote with it. The mark is
-//! overwritten in place after each sync of the log and before anybody is told, in two slots by turns, so that a
-//! torn write leaves the other. It is not synced each time: after the death of the process it is exact, for the
-//! page cache survives; after a power cut it may be a little old, but it is never ahead of the log.
-//! The same file carries the lock that keeps a second writer out.
+//! Without it a log whose end was cut off looks like a shorter log, and a node would vote with it; and sled opens
+//! what it cannot read as if it were empty. The mark is overwritten in place after each sync of the store and
+//! before anybody is told, in two slots by turns, so that a torn write leaves the other. It is not synced each
+//! time: after the death of the process it is exact, for the page cache survives; after a power cut it may be a
+//! little old, but it is never ahead of the store.
+//! The same file carries a lock that keeps a second writer out.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::FileExt;
@@ -36,7 +37,7 @@ impl Mark {
         dir.join(NAME).exists()
     }
 
-    /// Writes the first watermark of a new log.
+    /// Writes the first watermark of a new store.
     pub(super) fn create(dir: &Path, synced: u64) -> Result<(), StorageError> {
         let mut bytes = vec![0; SLOT_OFFSETS[1] as usize + SLOT_BYTES];
         for (turn, offset) in SLOT_OFFSETS.iter().enumerate() {
@@ -72,12 +73,12 @@ impl Mark {
         Ok(Self { path, file, turn, synced })
     }
 
-    /// Position up to which the log was synced.
+    /// How far the store was synced.
     pub(super) fn synced(&self) -> u64 {
         self.synced
     }
 
-    /// Notes that the log is durable up to `synced`.
+    /// Notes that the store is durable up to `synced`.
     pub(super) fn advance(&mut self, synced: u64) -> Result<(), StorageError> {
         self.turn += 1;
         self.synced = synced;
