@@ -2,10 +2,17 @@
 //!
 //! ARCHITECTURE.md is the map; each module opens with what it is for.
 
+pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
+pub mod leader;
 pub mod metrics;
 pub mod pb;
+pub mod raft;
 pub mod scheduler;
 pub mod state;
+pub mod storage;
 pub mod target;
+pub mod telemetry;
+pub mod worker;
