@@ -9,3 +9,4 @@ pub mod pb;
 pub mod scheduler;
 pub mod state;
 pub mod target;
+pub mod worker;
