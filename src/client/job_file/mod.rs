@@ -7,7 +7,7 @@
 //! the document read again, so that one look shows all problems of all documents.
 //!
 //! A YAML file may hold several documents and a JSON file several values one after another, each a
-//! job; a TOML file holds one job.
+//! job or a list of jobs; a TOML file holds one job.
 //!
 //! Invariant: nothing is guessed. Unknown keys, keys given twice, tags, and names that a later
 //! version of the product will know are refused. Reading has limits ([`BYTES_MAX`], [`NODES_MAX`],
@@ -105,7 +105,7 @@ pub fn read(file: &str, format: Format, text: &str) -> Result<Vec<Document>, Vec
     };
     let mut problems = Vec::new();
     let mut documents = Vec::new();
-    for (document, mut root) in trees {
+    for (document, mut root) in trees.into_iter().flat_map(jobs_of) {
         let line = root.at.line;
         match read_document(&mut root) {
             Ok(spec) => {
@@ -147,6 +147,14 @@ pub fn doubled(documents: &[Document]) -> Vec<Problem> {
     problems
 }
 
+/// The jobs of a document that lists several.
+fn jobs_of((document, root): (usize, Node)) -> Vec<(usize, Node)> {
+    match root.value {
+        tree::Value::List(jobs) => jobs.into_iter().map(|job| (document, job)).collect(),
+        _ => vec![(document, root)],
+    }
+}
+
 /// What one document holds at most problems until it is given up, so that reading it again after
 /// each stays cheap.
 const REFUSALS_MAX: usize = 20;
@@ -160,7 +168,7 @@ fn read_document(root: &mut Node) -> Result<Box<JobSpec>, Vec<Refusal>> {
             }
             Ok(spec) if refusals.is_empty() => return Ok(Box::new(spec)),
             Ok(_) => return Err(refusals),
-            Err(refusal) => refusal,
+            Err(refusal) => refusal.at(root.at),
         };
         let more = root.hide(&refusal);
         refusals.push(refusal);

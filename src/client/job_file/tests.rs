@@ -85,6 +85,7 @@ fn several_documents_know_their_line_and_number() {
     assert_eq!(places, [("a", 1, 2), ("b", 3, 5), ("c", 4, 8)]);
     assert_eq!(documents[2].spec.schedule[0].at.len(), 1);
 
+    assert_eq!(specs("jobs.json", "[{\"name\":\"a\"}, {\"name\":\"b\"}]").len(), 2);
     let documents = read("jobs.jsonl", Format::Json, "{\"name\":\"a\"}\n{\"name\":\"b\"}").expect("two jobs");
     assert_eq!(documents[1].source, Source { file: "jobs.jsonl".into(), document: 2, line: 2 });
 }
@@ -149,7 +150,7 @@ fn each_kind_of_bad_input_is_named_with_its_place() {
         ("name: a\nretry: {max_attempts: -1}\n", "a.yaml:2:23: retry.max_attempts: expected u32, found -1".to_owned()),
         ("name: a\nretry: {on: failed}\n", "a.yaml:2:13: retry.on: expected a list, found `failed`".to_owned()),
         ("description: x\n", "a.yaml:1:1: the key `name` is missing".to_owned()),
-        ("- name: a\n", "a.yaml:1:1: expected a mapping, found a list".to_owned()),
+        ("- name: a\n- [b]\n", "a.yaml:2:3: expected a mapping, found a list".to_owned()),
         ("name: !secret a\n", "a.yaml:1:15: tags are not supported".to_owned()),
         ("name: a\n? [b]\n: c\n", "a.yaml:2:3: a key must be a text".to_owned()),
         ("", "a.yaml: the file holds no job".to_owned()),
