@@ -3,8 +3,8 @@
 
 use std::process::ExitCode;
 
-use chronarch::cli::{self, Doors, Invocation};
-use chronarch::state::time::Timestamp;
+use chronarch::cli::{self, Invocation};
+use chronarch::clock::Clock;
 use chronarch::telemetry::{self, LogFormat};
 use tokio::runtime;
 
@@ -15,22 +15,13 @@ fn main() -> ExitCode {
                 return cli::refuse(&error);
             }
             match runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime.block_on(cli::carry_out(*short, doors())),
+                Ok(runtime) => runtime.block_on(cli::carry_out(*short, Clock::system())),
                 Err(error) => cli::refuse(&error),
             }
         }
-        Ok(Invocation::Server(_) | Invocation::Dev(_) | Invocation::Worker(..)) => ExitCode::FAILURE,
+        Ok(Invocation::Server(_) | Invocation::Dev(_) | Invocation::Worker(..)) => {
+            cli::refuse(&std::io::Error::from(std::io::ErrorKind::Unsupported))
+        }
         Err(code) => code,
-    }
-}
-
-#[expect(clippy::disallowed_methods, reason = "a command has no clock and no randomness but these")]
-fn doors() -> Doors {
-    Doors {
-        now: || {
-            let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-            since.map_or(Timestamp::EPOCH, |since| Timestamp::EPOCH.plus(since))
-        },
-        random: rand::random::<u128>,
     }
 }

@@ -9,7 +9,7 @@
 //! the only place that prints); `-o json` is one document in the textual form of the protocol
 //! (`crate::pb`); a failure has an exit code that says what kind it is ([`failure`]) and, where
 //! something would help, a `hint:` line. Nothing is asked interactively, nothing is coloured, and
-//! the time and randomness that a command needs are handed in ([`Doors`]).
+//! the time and randomness that a command needs are handed in ([`Clock`]).
 
 mod apply;
 mod args;
@@ -36,17 +36,8 @@ pub use self::args::Global;
 pub use self::failure::{Exit, Failure};
 pub use self::serve::{DevArgs, Label, LogArgs, PeerArg, ServerArgs, WorkerArgs};
 use crate::client::Client;
-use crate::state::time::Timestamp;
+use crate::clock::Clock;
 use printer::Printer;
-
-/// Time and randomness for commands, from the one door that reads them.
-#[derive(Clone, Copy, Debug)]
-pub struct Doors {
-    /// The wall clock.
-    pub now: fn() -> Timestamp,
-    /// 128 random bits, for operation ids.
-    pub random: fn() -> u128,
-}
 
 /// A replicated job scheduler: every due job fires exactly once, whatever dies.
 #[derive(Debug, Parser)]
@@ -151,9 +142,9 @@ where
 }
 
 /// Carries a command out and prints what came of it.
-pub async fn carry_out(short: Short, doors: Doors) -> ExitCode {
+pub async fn carry_out(short: Short, clock: Clock) -> ExitCode {
     let mut printer = Printer::new(short.global.output);
-    let context = Context { global: short.global, doors };
+    let context = Context { global: short.global, clock };
     let done = match short.command {
         ShortCommand::Job(command) => job::carry_out(command, &context, &mut printer).await,
         ShortCommand::Run(command) => run::carry_out(command, &context, &mut printer).await,
@@ -181,12 +172,13 @@ pub fn refuse(error: &dyn std::error::Error) -> ExitCode {
 /// What every command may need.
 struct Context {
     global: Global,
-    doors: Doors,
+    clock: Clock,
 }
 
 impl Context {
     fn client(&self) -> Result<Client, Failure> {
-        Ok(Client::new(&self.global.endpoints, self.global.timeout, self.doors.random)?)
+        let clock = self.clock.clone();
+        Ok(Client::new(&self.global.endpoints, self.global.timeout, move || clock.random_id())?)
     }
 
     /// The namespace to look in; empty means every namespace.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::args::{instant, span};
 use super::printer::Printer;
 use super::{Context, Failure, occurrences, tables};
+use crate::clock::Clock;
 use crate::pb::v1;
 use crate::pb::word::{self, Words};
 use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
@@ -116,13 +117,13 @@ pub(super) fn carry_out(
 ) -> Result<(), Failure> {
     if args.expr == "-" {
         let mut input = io::stdin().lock();
-        return answer_lines(&mut input, args, context.doors.now, printer);
+        return answer_lines(&mut input, args, &context.clock, printer);
     }
-    let found = next(args, context.doors.now)?;
+    let found = next(args, &context.clock)?;
     printer.list(&found, &found.occurrences, |_| tables::occurrences(&found.occurrences))
 }
 
-fn next(args: &NextArgs, now: fn() -> Timestamp) -> Result<v1::NextOccurrencesResponse, Failure> {
+fn next(args: &NextArgs, clock: &Clock) -> Result<v1::NextOccurrencesResponse, Failure> {
     let refused = |message| Failure::Schedule { message, hint: None };
     let rule = match args.kind {
         Kind::Cron => Rule::Cron { line: args.expr.clone(), dialect: args.dialect, day_rule: args.day_rule },
@@ -141,14 +142,14 @@ fn next(args: &NextArgs, now: fn() -> Timestamp) -> Result<v1::NextOccurrencesRe
         end_at: None,
         jitter: Duration::ZERO,
     };
-    occurrences::next(&schedule, args.after.unwrap_or_else(now), args.count)
+    occurrences::next(&schedule, args.after.unwrap_or_else(|| clock.now()), args.count)
 }
 
 /// Answers one request a line, each at once, until the input ends.
 fn answer_lines(
     input: &mut impl BufRead,
     defaults: &NextArgs,
-    now: fn() -> Timestamp,
+    clock: &Clock,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     let (mut asked, mut refused) = (0, 0);
@@ -168,7 +169,7 @@ fn answer_lines(
             continue;
         }
         asked += 1;
-        match answer(&line, defaults, now) {
+        match answer(&line, defaults, clock) {
             Ok(found) => printer.json_line(&found)?,
             Err(failure) => {
                 refused += 1;
@@ -179,11 +180,7 @@ fn answer_lines(
     if refused > 0 { Err(Failure::Requests { refused, asked }) } else { Ok(()) }
 }
 
-fn answer(
-    line: &[u8],
-    defaults: &NextArgs,
-    now: fn() -> Timestamp,
-) -> Result<v1::NextOccurrencesResponse, Failure> {
+fn answer(line: &[u8], defaults: &NextArgs, clock: &Clock) -> Result<v1::NextOccurrencesResponse, Failure> {
     let request: Request = serde_json::from_slice(line).map_err(|error| Failure::Schedule {
         message: format!("the request is not understood: {error}"),
         hint: None,
@@ -208,7 +205,7 @@ fn answer(
             .map_err(|e| named("after", e))?,
         count,
     };
-    next(&args, now)
+    next(&args, clock)
 }
 
 fn given<T>(text: Option<String>, default: T, read: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
@@ -266,7 +263,7 @@ mod tests {
     }
 
     fn ask(line: &str) -> String {
-        match answer(line.as_bytes(), &args(&["-"]), || Timestamp::EPOCH) {
+        match answer(line.as_bytes(), &args(&["-"]), &Clock::new(|| Timestamp::EPOCH, 0)) {
             Ok(found) => serde_json::to_string(&found).expect("it is written"),
             Err(failure) => format!("refused: {failure}"),
         }

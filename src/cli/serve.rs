@@ -13,6 +13,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
 use super::args::pair;
+use crate::config::Overrides;
 use crate::telemetry::LogFormat;
 
 /// Arguments of `server`.
@@ -43,11 +44,18 @@ pub struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// The first members by number; none when the flag was not given. The last of doubled ones wins.
+    /// What goes before the file: each flag that was given. Of a node named twice in `--peers` the
+    /// last address wins.
     #[must_use]
-    pub fn peers(&self) -> Option<BTreeMap<u64, String>> {
+    pub fn overrides(&self) -> Overrides {
         let peers = self.peers.iter().map(|peer| (peer.node_id, peer.address.clone()));
-        (!self.peers.is_empty()).then(|| peers.collect())
+        Overrides {
+            node_id: self.node_id,
+            listen: self.listen.map(|address| address.to_string()),
+            peer_listen: self.peer_listen.map(|address| address.to_string()),
+            data_dir: self.data_dir.clone(),
+            peers: (!self.peers.is_empty()).then(|| peers.collect()),
+        }
     }
 }
 

@@ -88,7 +88,7 @@ fn flags_of_a_node_become_its_first_members() {
     let Ok(Invocation::Server(args)) = parse("chronarch server --peers 1=a:1,2=b:2".split(' ')) else {
         panic!("a server")
     };
-    let peers = args.peers().expect("some");
+    let peers = args.overrides().peers.expect("some");
     assert_eq!(peers.into_iter().collect::<Vec<_>>(), [(1, "a:1".to_owned()), (2, "b:2".to_owned())]);
 }
 

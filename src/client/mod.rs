@@ -21,6 +21,7 @@ pub mod paging;
 mod tests;
 mod watch;
 
+use std::fmt;
 use std::future::Future;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -48,14 +49,16 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// there, and waiting out the timeout would only delay the message.
 const REFUSED_ROUNDS_MAX: u32 = 5;
 
+/// Where operation ids come from.
+type FreshId = Box<dyn Fn() -> String + Send + Sync>;
+
 /// A connection to a cluster; cheap to keep, connects when first used.
-#[derive(Debug)]
 pub struct Client {
     channels: Vec<(Endpoint, Channel)>,
     /// Index of the endpoint that answered last.
     preferred: AtomicUsize,
     timeout: Duration,
-    random: fn() -> u128,
+    fresh_id: FreshId,
 }
 
 /// Declares one method for each call of the API. A `write` fills in its operation id.
@@ -88,7 +91,7 @@ macro_rules! calls {
     (@write $client:expr, $request:ident) => {
         let mut $request = $request;
         if $request.operation_id.is_empty() {
-            $request.operation_id = $client.operation_id();
+            $request.operation_id = ($client.fresh_id)();
         }
         let $request = $request;
     };
@@ -142,29 +145,36 @@ calls! {
     read ClusterServiceClient::transfer_leader(TransferLeaderRequest) -> TransferLeaderResponse;
 }
 
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoints = self.channels.iter().map(|(endpoint, _)| endpoint.to_string());
+        f.debug_tuple("Client").field(&endpoints.collect::<Vec<_>>()).finish()
+    }
+}
+
 impl Client {
     /// A client for these endpoints.
     ///
-    /// `timeout` bounds each call, all tries together; `random` is where operation ids come from.
+    /// `timeout` bounds each call, all tries together. `fresh_id` yields operation ids: texts that no
+    /// other client will ever use, such as 128 random bits in hexadecimal.
     ///
     /// # Errors
     /// [`EndpointError`] for no endpoint or more than [`ENDPOINTS_MAX`].
     pub fn new(
         endpoints: &[Endpoint],
         timeout: Duration,
-        random: fn() -> u128,
+        fresh_id: impl Fn() -> String + Send + Sync + 'static,
     ) -> Result<Self, EndpointError> {
         if endpoints.is_empty() || endpoints.len() > ENDPOINTS_MAX {
             return Err(EndpointError::Count { found: endpoints.len() });
         }
         let channels = endpoints.iter().map(|endpoint| (endpoint.clone(), endpoint.channel(CONNECT_MAX)));
-        Ok(Self { channels: channels.collect(), preferred: AtomicUsize::new(0), timeout, random })
-    }
-
-    /// A fresh operation id: 128 random bits as 32 hexadecimal digits.
-    #[must_use]
-    pub fn operation_id(&self) -> String {
-        format!("{:032x}", (self.random)())
+        Ok(Self {
+            channels: channels.collect(),
+            preferred: AtomicUsize::new(0),
+            timeout,
+            fresh_id: Box::new(fresh_id),
+        })
     }
 
     /// Follows a run until it has ended.

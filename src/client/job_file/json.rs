@@ -8,11 +8,11 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::problem::Reason;
-use super::tree::{Entry, Lines, Node, Position, Refusal, Value};
+use super::tree::{Entry, Lines, Node, Position, Refusal, Trees, Value};
 use super::{DEPTH_MAX, NODES_MAX};
 
 /// Reads values one after another; at the first that is no JSON it stops with why.
-pub(super) fn read(text: &str) -> (Vec<(usize, Node)>, Option<(usize, Refusal)>) {
+pub(super) fn read(text: &str) -> Trees {
     let mut reader = Reader { text, lines: Lines::of(text), nodes: 0 };
     let mut trees = Vec::new();
     for (number, raw) in serde_json::Deserializer::from_str(text).into_iter::<&RawValue>().enumerate() {

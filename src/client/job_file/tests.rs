@@ -222,3 +222,11 @@ fn limits_refuse_the_file() {
         + "}\n";
     assert_eq!(problems("a.yaml", &wrong).len(), REFUSALS_MAX);
 }
+
+#[test]
+fn the_example_in_the_repository_is_read() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/jobs/isin-download.yaml");
+    let text = std::fs::read_to_string(path).expect("it is there");
+    let spec = &specs(path, &text)[0];
+    assert_eq!((spec.name.as_str(), spec.schedule.len()), ("isin-download", 1));
+}

@@ -4,11 +4,11 @@ use ::toml::Spanned;
 use ::toml::de::{DeTable, DeValue};
 
 use super::problem::Reason;
-use super::tree::{Entry, Lines, Node, Refusal, Value};
+use super::tree::{Entry, Lines, Node, Refusal, Trees, Value};
 use super::{DEPTH_MAX, NODES_MAX};
 
 /// Reads the one job of a TOML file.
-pub(super) fn read(text: &str) -> (Vec<(usize, Node)>, Option<(usize, Refusal)>) {
+pub(super) fn read(text: &str) -> Trees {
     let lines = Lines::of(text);
     let mut reader = Reader { lines, nodes: 0 };
     let table = match DeTable::parse(text) {

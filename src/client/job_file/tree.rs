@@ -22,6 +22,9 @@ pub struct Position {
     pub column: usize,
 }
 
+/// The documents of a file by their number, and where and why reading stopped before its end.
+pub(super) type Trees = (Vec<(usize, Node)>, Option<(usize, Refusal)>);
+
 /// A value and its place.
 #[derive(Clone, Debug)]
 pub(super) struct Node {

@@ -10,11 +10,11 @@ use std::collections::HashMap;
 use granit_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span};
 
 use super::problem::Reason;
-use super::tree::{Entry, Node, Position, Refusal, Value, is_null};
+use super::tree::{Entry, Node, Position, Refusal, Trees, Value, is_null};
 use super::{DEPTH_MAX, NODES_MAX};
 
 /// Reads all documents up to the first that is no YAML; empty ones are left out, but count.
-pub(super) fn read(text: &str) -> (Vec<(usize, Node)>, Option<(usize, Refusal)>) {
+pub(super) fn read(text: &str) -> Trees {
     let options = granit_parser::options! { emit_comments: false };
     let parser = Parser::new_from_str_with_options(text, options);
     let mut reader = Reader { parser, nodes: 0, anchors: HashMap::new() };
