@@ -172,8 +172,12 @@ async fn delete(
     let (namespace, actor, operation_id) = (namespace(context), identity.actor(), identity.operation_id);
     let told = format!("job {namespace}/{name} is deleted");
     let request = DeleteJobRequest { namespace, name, cancel_runs, operation_id, actor, reason };
-    context.client()?.delete_job(request).await?;
-    printer.note(&told);
+    let answer = context.client()?.delete_job(request).await?;
+    match printer.output() {
+        Output::Table | Output::Wide => printer.note(&told),
+        Output::Json | Output::Jsonl => printer.json_line(&answer)?,
+        Output::Yaml => printer.yaml(&answer)?,
+    }
     Ok(())
 }
 

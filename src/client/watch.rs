@@ -1,9 +1,15 @@
 //! Following one run over node failures.
 
+use std::time::Duration;
+
 use tonic::Streaming;
 
 use super::{ANSWER_BYTES_MAX, Client, Error, RunServiceClient};
 use crate::pb::v1::{Run, RunState, WatchRunRequest};
+
+/// The pause before a stream that ended too early is opened again, lest a node that ends each at once
+/// is asked without end.
+const REOPEN_AFTER: Duration = Duration::from_millis(100);
 
 /// The run as it is, then each change of it, until it has ended.
 ///
@@ -40,9 +46,11 @@ impl<'a> Watch<'a> {
                     self.last = Some(run.clone());
                     return Ok(Some(run));
                 }
-                Ok(None) => self.stream = None,
-                Err(status) if super::error::passes(&status) => self.stream = None,
-                Err(status) => return Err(Error::of(&status)),
+                Err(status) if !super::error::passes(&status) => return Err(Error::of(&status)),
+                Ok(None) | Err(_) => {
+                    self.stream = None;
+                    tokio::time::sleep(REOPEN_AFTER).await;
+                }
             }
         }
     }

@@ -147,7 +147,7 @@ fn each_kind_of_bad_input_is_named_with_its_place() {
         ("name: a\nname: b\n", "a.yaml:2:1: name: the key is given twice, first on line 1".to_owned()),
         ("name: a\nlabels:\n", "a.yaml:2:7: labels: expected a mapping, found nothing".to_owned()),
         ("name: a\nschedule: every day\n", "a.yaml:2:11: schedule: expected a mapping or a list of mappings, found `every day`".to_owned()),
-        ("name: a\nretry: {max_attempts: -1}\n", "a.yaml:2:23: retry.max_attempts: expected u32, found -1".to_owned()),
+        ("name: a\nretry: {max_attempts: -1}\n", "a.yaml:2:23: retry.max_attempts: expected a whole number that is not negative, found -1".to_owned()),
         ("name: a\nretry: {on: failed}\n", "a.yaml:2:13: retry.on: expected a list, found `failed`".to_owned()),
         ("description: x\n", "a.yaml:1:1: the key `name` is missing".to_owned()),
         ("- name: a\n- [b]\n", "a.yaml:2:3: expected a mapping, found a list".to_owned()),

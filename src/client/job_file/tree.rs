@@ -135,7 +135,12 @@ impl de::Error for Refusal {
             Unexpected::Bool(value) => value.to_string(),
             other => other.to_string(),
         };
-        Self::new(Reason::Kind { expected: expected.to_string(), found })
+        let expected = match expected.to_string().as_str() {
+            "u32" | "u64" => "a whole number that is not negative".to_owned(),
+            "f64" => "a number".to_owned(),
+            other => other.to_owned(),
+        };
+        Self::new(Reason::Kind { expected, found })
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn Expected) -> Self {
