@@ -1,78 +1,426 @@
-//! The replicated state.
+//! The replicated state: what every node agrees on, and the only place where anything is decided.
+//!
+//! Every node runs [`State::apply`] over the same entries in the same order, so it must come to the
+//! same result everywhere: it reads no clock, no zone, no random number and no configuration, does no
+//! I/O and logs nothing. Time is the stamp of the entry, and never goes back:
+//! `now = max(now, entry.at)`. Apply is total: what may not be is an [`Outcome::Rejected`].
+//!
+//! # Words
+//! A *job* yields *occurrences*; `Fire` decides them, each into one *run* (or a range of missed ones
+//! into one record). A run has *attempts*, each started by its own entry, whose log index is its
+//! *fence*. A *breaker* guards the target of a job, or of several that share it.
+//!
+//! # Invariants
+//! - A run of the schedule is keyed by (job incarnation, nominal instant): it can exist once.
+//! - `Fire` names the armed instant and arms the next; no instant can be decided twice or passed over.
+//! - An attempt is running only if a `Start` for it is in the log; its end is accepted only under its
+//!   fence.
+//! - A run in `waiting` has a closed breaker; one behind a breaker that is not closed is in `held`.
+//! - The sets at the end of [`State`] are derived from the maps before them, and only
+//!   [`State::put_job`], [`State::put_run`] and their like write either.
+//! - A run that has ended leaves the state in [`Applied::finished`] and nothing here refers to it but
+//!   [`job::LastRun`].
+//!
+//! # What is not here
+//! Finished runs (the run log), who is connected (the leader's sessions), when the next occurrence is
+//! (the scheduler), Raft's own membership.
+//!
+//! The maps are persistent: cloning the state costs nothing, so a snapshot is written and a query is
+//! answered from a clone while apply goes on.
+
+mod admission;
+mod apply;
+mod attempt;
+pub mod breaker;
+mod command;
+mod fire;
+mod job;
+pub mod limits;
+pub mod run;
 pub mod schedule;
+mod snapshot;
+pub mod spec;
 pub mod time;
 
 use std::sync::Arc;
 
-/// A log entry.
-#[derive(Clone, Debug, Default, serde::Serialize, serde::Deserialize)]
-pub struct Entry {
-    /// Stamp of the proposer.
-    pub at: time::Timestamp,
-    /// What changes, in order.
-    pub commands: Vec<u64>,
-}
+use imbl::{OrdMap, OrdSet};
+use serde::{Deserialize, Serialize};
 
-/// Why bytes are no entry or no snapshot.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct CodecError(String);
-
-impl Entry {
-    /// The bytes of the log.
-    pub fn encode(&self) -> Vec<u8> {
-        rmp_serde::to_vec(self).expect("a vector takes all")
-    }
-    /// The inverse.
-    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
-        rmp_serde::from_slice(bytes).map_err(|e| CodecError(e.to_string()))
-    }
-}
-
-/// What became of a command.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// Done.
-    Done,
-}
-
-/// A finished run.
-#[derive(Clone, Debug)]
-pub struct Run {}
+use breaker::{Breaker, Status};
+pub use command::{
+    BreakerKey, Change, CodecError, Command, Due, Entry, Outcome, Rejection, Request, Verdict,
+};
+pub use job::{Job, LastRun, Pause};
+pub use run::{JobId, RunId};
+use run::{Phase, Run};
+use time::Timestamp;
 
 /// What an entry did.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Applied {
-    /// One for each command.
+    /// One for each command, in order.
     pub outcomes: Vec<Outcome>,
-    /// Runs that ended, for the run log.
+    /// Runs that ended, in order, for the run log.
     pub finished: Vec<Arc<Run>>,
 }
 
-/// The state; a clone costs nothing (persistent maps).
-#[derive(Clone, Debug, Default, PartialEq)]
+/// A term of leadership, as its leader recorded it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Leadership {
+    /// The leader.
+    pub node: u64,
+    /// Its term.
+    pub term: u64,
+    /// When it began.
+    pub at: Timestamp,
+    /// The state's time before it began: between the two nothing could fire.
+    pub silent_since: Timestamp,
+}
+
+/// The replicated state. Fields are read through methods; see the module's invariants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
+    now: Timestamp,
+    /// `now` before the last applied entry.
+    before: Timestamp,
     applied: u64,
+    leaderships: Arc<Vec<Leadership>>,
+    jobs: OrdMap<JobId, Arc<Job>>,
+    runs: OrdMap<RunId, Arc<Run>>,
+    breakers: OrdMap<BreakerKey, Arc<Breaker>>,
+    leases: OrdMap<Arc<str>, Timestamp>,
+    operations: OrdMap<Arc<str>, Outcome>,
+    operations_by_age: OrdMap<u64, Arc<str>>,
+    // Derived from the above.
+    names: OrdMap<(Arc<str>, Arc<str>), JobId>,
+    due: OrdSet<(Timestamp, JobId)>,
+    waiting: OrdSet<(Arc<str>, Timestamp, RunId)>,
+    held: OrdSet<(BreakerKey, RunId)>,
+    deadlines: OrdSet<(Timestamp, RunId)>,
+    carried: OrdSet<(Arc<str>, RunId)>,
+    loads: OrdMap<Arc<str>, u32>,
+    stopping: OrdSet<RunId>,
+    cooling: OrdSet<(Timestamp, BreakerKey)>,
+    probing: OrdSet<BreakerKey>,
+    sharers: OrdSet<(BreakerKey, JobId)>,
 }
 
 impl State {
-    /// Applies one entry.
-    pub fn apply(&mut self, index: u64, entry: &Entry) -> Applied {
-        self.applied = index;
-        Applied { outcomes: entry.commands.iter().map(|_| Outcome::Done).collect(), finished: vec![] }
+    /// The replicated time: the newest stamp of an applied entry.
+    #[must_use]
+    pub const fn now(&self) -> Timestamp {
+        self.now
     }
-    /// Index of the last applied entry.
-    pub fn applied_index(&self) -> u64 {
+
+    /// Log index of the last applied entry that carried commands.
+    #[must_use]
+    pub const fn applied_index(&self) -> u64 {
         self.applied
     }
-    /// Writes the snapshot form.
-    pub fn write_to(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
-        out.write_all(&self.applied.to_le_bytes())
+
+    /// The last terms of leadership, oldest first.
+    #[must_use]
+    pub fn leaderships(&self) -> &[Leadership] {
+        &self.leaderships
     }
-    /// Reads it.
-    pub fn read_from(input: &mut impl std::io::Read) -> Result<Self, CodecError> {
-        let mut b = [0; 8];
-        input.read_exact(&mut b).map_err(|e| CodecError(e.to_string()))?;
-        Ok(Self { applied: u64::from_le_bytes(b) })
+
+    /// The job of this incarnation, deleted ones with live runs included.
+    #[must_use]
+    pub fn job(&self, id: JobId) -> Option<&Arc<Job>> {
+        self.jobs.get(&id)
+    }
+
+    /// The job of this name.
+    #[must_use]
+    pub fn job_named(&self, namespace: &str, name: &str) -> Option<&Arc<Job>> {
+        self.names.get(&(namespace.into(), name.into())).and_then(|id| self.jobs.get(id))
+    }
+
+    /// Jobs after the given (namespace, name) in that order, deleted ones not included.
+    pub fn jobs_after(&self, after: Option<(&str, &str)>) -> impl Iterator<Item = &Arc<Job>> {
+        use std::ops::Bound;
+        let start = match after {
+            Some((namespace, name)) => Bound::Excluded((Arc::from(namespace), Arc::from(name))),
+            None => Bound::Unbounded,
+        };
+        self.names
+            .range::<_, (Arc<str>, Arc<str>)>((start, Bound::Unbounded))
+            .filter_map(|(_, id)| self.jobs.get(id))
+    }
+
+    /// How many jobs there are.
+    #[must_use]
+    pub fn job_count(&self) -> usize {
+        self.names.len()
+    }
+
+    /// The live run of this identity.
+    #[must_use]
+    pub fn run(&self, id: RunId) -> Option<&Arc<Run>> {
+        self.runs.get(&id)
+    }
+
+    /// The live runs of a job, oldest first.
+    pub fn runs_of(&self, job: JobId) -> impl Iterator<Item = &Arc<Run>> {
+        self.runs.range(RunId::range_of(job)).map(|(_, run)| run)
+    }
+
+    /// All live runs.
+    pub fn runs(&self) -> impl Iterator<Item = &Arc<Run>> {
+        self.runs.values()
+    }
+
+    /// How many live runs there are.
+    #[must_use]
+    pub fn run_count(&self) -> usize {
+        self.runs.len()
+    }
+
+    /// A breaker that has something to say; one that is absent is closed and has counted nothing.
+    #[must_use]
+    pub fn breaker(&self, key: &BreakerKey) -> Option<&Arc<Breaker>> {
+        self.breakers.get(key)
+    }
+
+    /// All breakers that have something to say.
+    pub fn breakers(&self) -> impl Iterator<Item = (&BreakerKey, &Arc<Breaker>)> {
+        self.breakers.iter()
+    }
+
+    /// The jobs that share a breaker.
+    pub fn sharers<'a>(&'a self, key: &'a BreakerKey) -> impl Iterator<Item = JobId> + 'a {
+        self.sharers.range((key.clone(), JobId(0))..=(key.clone(), JobId(u64::MAX))).map(|(_, job)| *job)
+    }
+
+    /// Jobs with an armed occurrence, the earliest due first.
+    pub fn due(&self) -> impl Iterator<Item = (Timestamp, JobId)> + '_ {
+        self.due.iter().copied()
+    }
+
+    /// How many jobs have an armed occurrence.
+    #[must_use]
+    pub fn armed_count(&self) -> usize {
+        self.due.len()
+    }
+
+    /// Runs of a queue that wait for a worker, the earliest due first.
+    pub fn waiting_in<'a>(&'a self, queue: &'a Arc<str>) -> impl Iterator<Item = RunId> + 'a {
+        let lowest = RunId { job: JobId(0), at: Timestamp::MIN, seq: 0 };
+        self.waiting
+            .range((queue.clone(), Timestamp::MIN, lowest)..)
+            .take_while(move |(of, _, _)| of == queue)
+            .map(|(_, _, run)| *run)
+    }
+
+    /// Runs that wait for a worker, with their queues, in the order of the queues' names.
+    pub fn waiting(&self) -> impl Iterator<Item = (&Arc<str>, RunId)> {
+        self.waiting.iter().map(|(queue, _, run)| (queue, *run))
+    }
+
+    /// Runs that wait behind a breaker, oldest job first.
+    pub fn held_by<'a>(&'a self, key: &'a BreakerKey) -> impl Iterator<Item = RunId> + 'a {
+        let lowest = RunId { job: JobId(0), at: Timestamp::MIN, seq: 0 };
+        self.held.range((key.clone(), lowest)..).take_while(move |(of, _)| of == key).map(|(_, run)| *run)
+    }
+
+    /// Instants at which a live run needs a look, the earliest first.
+    pub fn deadlines(&self) -> impl Iterator<Item = (Timestamp, RunId)> + '_ {
+        self.deadlines.iter().copied()
+    }
+
+    /// Runs whose running attempt is with this worker.
+    pub fn carried_by<'a>(&'a self, worker: &'a Arc<str>) -> impl Iterator<Item = RunId> + 'a {
+        let lowest = RunId { job: JobId(0), at: Timestamp::MIN, seq: 0 };
+        self.carried
+            .range((worker.clone(), lowest)..)
+            .take_while(move |(of, _)| of == worker)
+            .map(|(_, run)| *run)
+    }
+
+    /// How many attempts run with this worker.
+    #[must_use]
+    pub fn load(&self, worker: &Arc<str>) -> u32 {
+        self.loads.get(worker).copied().unwrap_or(0)
+    }
+
+    /// Runs that someone wants to end while an attempt runs.
+    pub fn stopping(&self) -> impl Iterator<Item = RunId> + '_ {
+        self.stopping.iter().copied()
+    }
+
+    /// How many attempts run.
+    #[must_use]
+    pub fn carried_count(&self) -> usize {
+        self.carried.len()
+    }
+
+    /// Workers that carry attempts, with the ends of their leases.
+    pub fn leases(&self) -> impl Iterator<Item = (&Arc<str>, Timestamp)> {
+        self.leases.iter().map(|(worker, until)| (worker, *until))
+    }
+
+    /// The end of a worker's lease, if it carries attempts.
+    #[must_use]
+    pub fn lease(&self, worker: &Arc<str>) -> Option<Timestamp> {
+        self.leases.get(worker).copied()
+    }
+
+    /// Open breakers with the ends of their cool-downs, the earliest first.
+    pub fn cooling(&self) -> impl Iterator<Item = (Timestamp, &BreakerKey)> {
+        self.cooling.iter().map(|(until, key)| (*until, key))
+    }
+
+    /// Half-open breakers.
+    pub fn probing(&self) -> impl Iterator<Item = &BreakerKey> {
+        self.probing.iter()
+    }
+
+    fn put_job(&mut self, job: Job) {
+        self.unindex_job(job.id);
+        self.index_job(&job);
+        self.jobs.insert(job.id, Arc::new(job));
+    }
+
+    fn remove_job(&mut self, id: JobId) {
+        self.unindex_job(id);
+        self.jobs.remove(&id);
+        self.remove_breaker(&BreakerKey::Job(id));
+    }
+
+    fn index_job(&mut self, job: &Job) {
+        if let Some(next) = job.next {
+            self.due.insert((next.due_at, job.id));
+        }
+        if !job.deleted {
+            self.names.insert((job.spec.namespace.as_str().into(), job.spec.name.as_str().into()), job.id);
+        }
+        if let key @ BreakerKey::Shared(..) = job.breaker() {
+            self.sharers.insert((key, job.id));
+        }
+    }
+
+    fn unindex_job(&mut self, id: JobId) {
+        let Some(job) = self.jobs.get(&id) else { return };
+        if let Some(next) = job.next {
+            self.due.remove(&(next.due_at, id));
+        }
+        if !job.deleted {
+            self.names.remove(&(job.spec.namespace.as_str().into(), job.spec.name.as_str().into()));
+        }
+        self.sharers.remove(&(job.breaker(), id));
+    }
+
+    fn put_run(&mut self, run: Run) {
+        if let Some(old) = self.runs.get(&run.id).cloned() {
+            self.unindex_run(&old);
+        }
+        self.index_run(&run);
+        self.runs.insert(run.id, Arc::new(run));
+    }
+
+    fn remove_run(&mut self, id: RunId) {
+        if let Some(old) = self.runs.remove(&id) {
+            self.unindex_run(&old);
+        }
+    }
+
+    fn index_run(&mut self, run: &Run) {
+        match run.phase {
+            Phase::Waiting => {
+                self.waiting.insert((run.queue.clone(), run.due_at, run.id));
+            }
+            Phase::Held => {
+                self.held.insert((run.breaker.clone(), run.id));
+            }
+            Phase::Running => {
+                if let Some(attempt) = run.running() {
+                    self.carried.insert((attempt.worker.clone(), run.id));
+                    let load = self.load(&attempt.worker);
+                    self.loads.insert(attempt.worker.clone(), load + 1);
+                }
+                if run.cancel.is_some() {
+                    self.stopping.insert(run.id);
+                }
+            }
+            Phase::Queued | Phase::Backoff { .. } | Phase::Ended => {}
+        }
+        if let Some(at) = deadline(run) {
+            self.deadlines.insert((at, run.id));
+        }
+    }
+
+    fn unindex_run(&mut self, run: &Run) {
+        match run.phase {
+            Phase::Waiting => {
+                self.waiting.remove(&(run.queue.clone(), run.due_at, run.id));
+            }
+            Phase::Held => {
+                self.held.remove(&(run.breaker.clone(), run.id));
+            }
+            Phase::Running => {
+                if let Some(attempt) = run.running() {
+                    self.carried.remove(&(attempt.worker.clone(), run.id));
+                    match self.load(&attempt.worker) {
+                        0 | 1 => self.loads.remove(&attempt.worker),
+                        load => self.loads.insert(attempt.worker.clone(), load - 1),
+                    };
+                }
+                self.stopping.remove(&run.id);
+            }
+            Phase::Queued | Phase::Backoff { .. } | Phase::Ended => {}
+        }
+        if let Some(at) = deadline(run) {
+            self.deadlines.remove(&(at, run.id));
+        }
+    }
+
+    fn put_breaker(&mut self, key: BreakerKey, breaker: Breaker) {
+        self.unindex_breaker(&key);
+        if breaker.is_trivial() && matches!(key, BreakerKey::Job(_)) {
+            self.breakers.remove(&key);
+            return;
+        }
+        self.index_breaker(&key, &breaker);
+        self.breakers.insert(key, Arc::new(breaker));
+    }
+
+    fn remove_breaker(&mut self, key: &BreakerKey) {
+        self.unindex_breaker(key);
+        self.breakers.remove(key);
+    }
+
+    fn index_breaker(&mut self, key: &BreakerKey, breaker: &Breaker) {
+        match breaker.status {
+            Status::Closed => {}
+            Status::Open { until, .. } => {
+                self.cooling.insert((until, key.clone()));
+            }
+            Status::HalfOpen { .. } => {
+                self.probing.insert(key.clone());
+            }
+        }
+    }
+
+    fn unindex_breaker(&mut self, key: &BreakerKey) {
+        match self.breakers.get(key).map(|breaker| breaker.status) {
+            Some(Status::Open { until, .. }) => {
+                self.cooling.remove(&(until, key.clone()));
+            }
+            Some(Status::HalfOpen { .. }) => {
+                self.probing.remove(key);
+            }
+            Some(Status::Closed) | None => {}
+        }
+    }
+}
+
+/// When a live run needs a look: its wait ends, it expires, or its attempt is overdue.
+fn deadline(run: &Run) -> Option<Timestamp> {
+    match run.phase {
+        Phase::Backoff { retry_at } => Some(retry_at),
+        Phase::Running => run.overdue_at,
+        Phase::Queued | Phase::Held | Phase::Waiting => run.start_by.filter(|_| run.is_untouched()),
+        Phase::Ended => None,
     }
 }

@@ -1,0 +1,361 @@
+//! Applies entries: who may change what, and the commands of clients about jobs and breakers.
+//!
+//! The commands of the leader about occurrences are in `fire`, those about attempts in `attempt`;
+//! what lets a run through or makes it wait is in `admission`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::breaker::{Breaker, Moment, Status, Why};
+use super::command::{BreakerKey, Change, Command, Due, Entry, Outcome, Rejection, Request};
+use super::job::{Job, Pause};
+use super::limits;
+use super::run::{JobId, Reason, Run, RunId};
+use super::spec::JobSpec;
+use super::{Applied, Leadership, State};
+
+/// One entry being applied.
+pub(super) struct Applying<'a> {
+    pub(super) state: &'a mut State,
+    pub(super) moment: Moment,
+    /// Number of the command, unique for ever: from the entry's index and the place in it.
+    pub(super) number: u64,
+    pub(super) finished: Vec<Arc<Run>>,
+    /// Queued runs are being let through: an end among them must not begin that anew.
+    pub(super) admitting: bool,
+}
+
+impl State {
+    /// Applies the entry at log index `index`. Deterministic and total.
+    pub fn apply(&mut self, index: u64, entry: &Entry) -> Applied {
+        self.before = self.now;
+        self.now = self.now.max(entry.at);
+        self.applied = index;
+        let moment = Moment { at: self.now, index };
+        let mut applying =
+            Applying { state: self, moment, number: 0, finished: Vec::new(), admitting: false };
+        let outcomes = entry
+            .commands
+            .iter()
+            .enumerate()
+            .map(|(place, command)| match command_number(index, place) {
+                Some(number) => {
+                    applying.number = number;
+                    applying.once(command)
+                }
+                None => Outcome::Rejected(Rejection::Limit),
+            })
+            .collect();
+        let finished = applying.finished;
+        Applied { outcomes, finished }
+    }
+}
+
+/// Unique for ever, as long as an entry holds no more commands than the limit.
+fn command_number(index: u64, place: usize) -> Option<u64> {
+    let place = u64::try_from(place).ok().filter(|_| place < limits::COMMANDS_PER_ENTRY)?;
+    index.checked_mul(limits::COMMANDS_PER_ENTRY as u64)?.checked_add(place)
+}
+
+/// What a repeat of a client's command must name alike to be taken for a repeat.
+fn operation_key(command: &Command) -> Option<Arc<str>> {
+    let id = &command.request().filter(|request| !request.operation_id.is_empty())?.operation_id;
+    let key = match command {
+        Command::PutJob { spec, .. } => format!("put/{}/{}/{id}", spec.namespace, spec.name),
+        Command::DeleteJob { job, .. } => format!("delete/{}/{id}", job.0),
+        Command::PauseJob { job, .. } => format!("pause/{}/{id}", job.0),
+        Command::ResumeJob { job, .. } => format!("resume/{}/{id}", job.0),
+        Command::TriggerJob { job, .. } => format!("trigger/{}/{id}", job.0),
+        Command::CancelRun { run, .. } => format!("cancel/{run}/{id}"),
+        Command::TripBreaker { breaker, .. } => format!("trip/{breaker:?}/{id}"),
+        Command::ResetBreaker { breaker, .. } => format!("reset/{breaker:?}/{id}"),
+        Command::Lead { .. }
+        | Command::Fire { .. }
+        | Command::Start { .. }
+        | Command::Complete { .. }
+        | Command::Renew { .. }
+        | Command::Lose { .. }
+        | Command::Retry { .. }
+        | Command::Expire { .. }
+        | Command::HalfOpen { .. } => return None,
+    };
+    Some(key.into())
+}
+
+impl Applying<'_> {
+    /// Applies a command, or answers with what it did the first time.
+    fn once(&mut self, command: &Command) -> Outcome {
+        let Some(key) = operation_key(command) else { return self.command(command) };
+        if let Some(outcome) = self.state.operations.get(&key) {
+            return outcome.clone();
+        }
+        let outcome = self.command(command);
+        if !matches!(outcome, Outcome::Rejected(_)) {
+            self.state.operations.insert(key.clone(), outcome.clone());
+            self.state.operations_by_age.insert(self.number, key);
+            while self.state.operations_by_age.len() > limits::OPERATIONS {
+                if let Some((oldest, key)) = self.state.operations_by_age.get_min().cloned() {
+                    self.state.operations_by_age.remove(&oldest);
+                    self.state.operations.remove(&key);
+                }
+            }
+        }
+        outcome
+    }
+
+    fn command(&mut self, command: &Command) -> Outcome {
+        let done = match command {
+            Command::Lead { node, term } => self.lead(*node, *term),
+            Command::PutJob { spec, next, .. } => self.put(spec, *next),
+            Command::DeleteJob { job, cancel_runs, request } => self.delete(*job, *cancel_runs, request),
+            Command::PauseJob { job, request } => self.pause(*job, request),
+            Command::ResumeJob { job, version, next, .. } => self.resume(*job, *version, *next),
+            Command::TriggerJob { job, request } => self.trigger(*job, request),
+            Command::Fire { job, version, expect, verdicts, next } => {
+                self.fire(*job, *version, *expect, (verdicts, *next))
+            }
+            Command::Start { run, attempt, worker, lease_until } => {
+                self.start(*run, *attempt, worker, *lease_until)
+            }
+            Command::Complete { run, fence, outcome, report, retry_after } => {
+                self.complete((*run, *fence), *outcome, report, *retry_after)
+            }
+            Command::Renew { worker, lease_until } => self.renew(worker, *lease_until),
+            Command::Lose { worker, expect, retry_after } => self.lose(worker, *expect, *retry_after),
+            Command::Retry { run } => self.retry(*run),
+            Command::Expire { run } => self.expire(*run),
+            Command::CancelRun { run, request } => self.cancel(*run, request),
+            Command::HalfOpen { breaker, opened } => self.half_open(breaker, *opened),
+            Command::TripBreaker { breaker, open_for, request } => self.trip(breaker, *open_for, request),
+            Command::ResetBreaker { breaker, request } => self.reset(breaker, request),
+        };
+        done.unwrap_or_else(Outcome::Rejected)
+    }
+
+    fn lead(&mut self, node: u64, term: u64) -> Result<Outcome, Rejection> {
+        let mut leaderships = self.state.leaderships.as_ref().clone();
+        if leaderships.last().is_some_and(|last| last.term >= term) {
+            return Err(Rejection::Stale);
+        }
+        // The stamp of this very entry has already moved `now`.
+        let silent_since = self.state.before;
+        if leaderships.len() == limits::LEADERSHIPS {
+            leaderships.remove(0);
+        }
+        leaderships.push(Leadership { node, term, at: self.moment.at, silent_since });
+        self.state.leaderships = Arc::new(leaderships);
+        Ok(Outcome::Done)
+    }
+
+    /// The job, if it is there and not deleted.
+    pub(super) fn live_job(&self, id: JobId) -> Result<Arc<Job>, Rejection> {
+        self.state.jobs.get(&id).filter(|job| !job.deleted).cloned().ok_or(Rejection::NoJob)
+    }
+
+    /// A change of a job would lose an occurrence that is due and not decided yet.
+    fn nothing_due(&self, job: &Job) -> Result<(), Rejection> {
+        match job.next {
+            Some(next) if next.due_at <= self.moment.at => Err(Rejection::OccurrenceDue),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn put(&mut self, spec: &Arc<JobSpec>, next: Option<Due>) -> Result<Outcome, Rejection> {
+        let now = self.moment.at;
+        let existing = self.state.job_named(&spec.namespace, &spec.name).cloned();
+        let Some(old) = existing else {
+            if self.state.names.len() >= limits::JOBS {
+                return Err(Rejection::Limit);
+            }
+            let id = JobId(self.number);
+            self.state.put_job(Job {
+                id,
+                spec: spec.clone(),
+                version: 1,
+                created_at: now,
+                updated_at: now,
+                next,
+                pause: None,
+                deleted: false,
+                last: None,
+            });
+            self.fit_breaker(id);
+            return Ok(Outcome::Put { job: id, version: 1, change: Change::Created });
+        };
+        if old.spec == *spec {
+            return Ok(Outcome::Put { job: old.id, version: old.version, change: Change::Unchanged });
+        }
+        self.nothing_due(&old)?;
+        let old_breaker = old.breaker();
+        let mut job = old.as_ref().clone();
+        // Editing a job never fires it, and never loses what its unchanged schedule has armed.
+        let armed = if old.spec.schedules == spec.schedules { old.armed() } else { next };
+        match &mut job.pause {
+            Some(pause) => pause.armed = armed,
+            None => job.next = armed,
+        }
+        job.spec = spec.clone();
+        job.version += 1;
+        job.updated_at = now;
+        let (id, version) = (job.id, job.version);
+        self.state.put_job(job);
+        self.fit_breaker(id);
+        self.drop_unshared(&old_breaker);
+        Ok(Outcome::Put { job: id, version, change: Change::Updated })
+    }
+
+    /// Brings the breaker of a job in line with the job's policy.
+    fn fit_breaker(&mut self, id: JobId) {
+        let Some(job) = self.state.jobs.get(&id) else { return };
+        let (key, policy) = (job.breaker(), job.spec.breaker.clone());
+        match self.state.breakers.get(&key) {
+            Some(breaker) if breaker.policy == policy => {}
+            Some(breaker) => {
+                let breaker = Breaker { policy, ..breaker.as_ref().clone() };
+                self.state.put_breaker(key, breaker);
+            }
+            None if matches!(key, BreakerKey::Shared(..)) => {
+                self.state.put_breaker(key, Breaker::new(policy));
+            }
+            None => {}
+        }
+    }
+
+    /// A shared breaker that no job names any more is gone, and what it held may go.
+    fn drop_unshared(&mut self, key: &BreakerKey) {
+        if matches!(key, BreakerKey::Shared(..)) && self.state.sharers(key).next().is_none() {
+            self.state.remove_breaker(key);
+            self.release_held(key);
+        }
+    }
+
+    fn delete(&mut self, id: JobId, cancel_runs: bool, request: &Request) -> Result<Outcome, Rejection> {
+        let job = self.live_job(id)?;
+        self.nothing_due(&job)?;
+        let mut gone = job.as_ref().clone();
+        gone.deleted = true;
+        gone.next = None;
+        gone.updated_at = self.moment.at;
+        self.state.put_job(gone);
+        if cancel_runs {
+            let detail = format!("the job was deleted{}", who(request));
+            for run in self.live_of(id) {
+                self.stop(run, Reason::Cancelled, &detail);
+            }
+        }
+        self.drop_if_done(id);
+        Ok(Outcome::Done)
+    }
+
+    /// Removes a deleted job once its last live run has ended.
+    pub(super) fn drop_if_done(&mut self, id: JobId) {
+        let Some(job) = self.state.jobs.get(&id).filter(|job| job.deleted) else { return };
+        let breaker = job.breaker();
+        if self.state.runs_of(id).next().is_none() {
+            self.state.remove_job(id);
+            self.drop_unshared(&breaker);
+        }
+    }
+
+    fn pause(&mut self, id: JobId, request: &Request) -> Result<Outcome, Rejection> {
+        let job = self.live_job(id)?;
+        if job.pause.is_some() {
+            return Ok(Outcome::Done);
+        }
+        self.nothing_due(&job)?;
+        let mut paused = job.as_ref().clone();
+        paused.pause = Some(Pause { request: request.clone(), paused_at: self.moment.at, armed: job.next });
+        paused.next = None;
+        paused.version += 1;
+        self.state.put_job(paused);
+        Ok(Outcome::Done)
+    }
+
+    fn resume(&mut self, id: JobId, version: u64, next: Option<Due>) -> Result<Outcome, Rejection> {
+        let job = self.live_job(id)?;
+        if job.pause.is_none() {
+            return Ok(Outcome::Done);
+        }
+        if job.version != version {
+            return Err(Rejection::Stale);
+        }
+        let mut resumed = job.as_ref().clone();
+        resumed.pause = None;
+        resumed.next = next;
+        resumed.version += 1;
+        self.state.put_job(resumed);
+        Ok(Outcome::Done)
+    }
+
+    fn cancel(&mut self, id: RunId, request: &Request) -> Result<Outcome, Rejection> {
+        if !self.state.runs.contains_key(&id) {
+            return Err(Rejection::NoRun);
+        }
+        self.stop(id, Reason::Cancelled, &format!("cancelled{}", who(request)));
+        Ok(Outcome::Done)
+    }
+
+    fn half_open(&mut self, key: &BreakerKey, opened: u64) -> Result<Outcome, Rejection> {
+        let breaker = self.state.breakers.get(key).ok_or(Rejection::NoBreaker)?;
+        match breaker.status {
+            Status::Open { index, .. } if index != opened => Err(Rejection::Stale),
+            Status::Open { until, .. } if until > self.moment.at => Err(Rejection::Early),
+            Status::Open { .. } => {
+                let mut breaker = breaker.as_ref().clone();
+                breaker.half_open(self.moment);
+                self.state.put_breaker(key.clone(), breaker);
+                Ok(Outcome::Done)
+            }
+            Status::Closed | Status::HalfOpen { .. } => Err(Rejection::Stale),
+        }
+    }
+
+    /// The breaker as it is, or a closed one for a job that has given it no cause yet.
+    fn breaker_of(&self, key: &BreakerKey) -> Result<Breaker, Rejection> {
+        if let Some(breaker) = self.state.breakers.get(key) {
+            return Ok(breaker.as_ref().clone());
+        }
+        match key {
+            BreakerKey::Job(id) => {
+                let job = self.live_job(*id).map_err(|_| Rejection::NoBreaker)?;
+                Ok(Breaker::new(job.spec.breaker.clone()))
+            }
+            BreakerKey::Shared(..) => Err(Rejection::NoBreaker),
+        }
+    }
+
+    fn trip(
+        &mut self,
+        key: &BreakerKey,
+        open_for: Option<Duration>,
+        request: &Request,
+    ) -> Result<Outcome, Rejection> {
+        let mut breaker = self.breaker_of(key)?;
+        breaker.trip(open_for, (&request.actor, &request.reason), self.moment);
+        self.state.put_breaker(key.clone(), breaker);
+        self.hold_waiting(key);
+        Ok(Outcome::Done)
+    }
+
+    fn reset(&mut self, key: &BreakerKey, request: &Request) -> Result<Outcome, Rejection> {
+        let mut breaker = self.breaker_of(key)?;
+        breaker.close(Why::Reset, (&request.actor, &request.reason), self.moment);
+        self.state.put_breaker(key.clone(), breaker);
+        self.release_held(key);
+        Ok(Outcome::Done)
+    }
+}
+
+/// ` by ACTOR: REASON`, as far as they are known.
+pub(super) fn who(request: &Request) -> String {
+    let mut text = String::new();
+    if !request.actor.is_empty() {
+        text.push_str(" by ");
+        text.push_str(&request.actor);
+    }
+    if !request.reason.is_empty() {
+        text.push_str(": ");
+        text.push_str(&request.reason);
+    }
+    text
+}

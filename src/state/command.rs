@@ -1,0 +1,400 @@
+//! What may be proposed, and what becomes of it.
+//!
+//! A command carries results, never questions: the leader has already read the clock, the zones and
+//! the dice. Each names what it expects to find, so proposing it twice is harmless: the second is
+//! rejected. `apply` is total: a command that may not be is an [`Outcome::Rejected`], never a panic.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::run::{AttemptOutcome, Cause, JobId, Report, RunId};
+use super::spec::JobSpec;
+use super::time::Timestamp;
+
+/// One entry of the log: commands under one stamp, applied in order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Wall time of the proposer. The state's `now` never goes behind it.
+    pub at: Timestamp,
+    /// At most [`super::limits::COMMANDS_PER_ENTRY`].
+    pub commands: Vec<Command>,
+}
+
+/// Why bytes are no entry, no run or no snapshot.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// Written by a version that this one does not know.
+    #[error("unknown format version {found}, this version reads up to {known}")]
+    Version {
+        /// The version byte found.
+        found: u8,
+        /// The newest one known here.
+        known: u8,
+    },
+    /// Not of the form that the version says.
+    #[error("malformed record")]
+    Malformed(#[source] rmp_serde::decode::Error),
+    /// It ends before it is whole.
+    #[error("the record ends early")]
+    Truncated(#[source] std::io::Error),
+    /// No bytes at all.
+    #[error("the record is empty")]
+    Empty,
+    /// A section of a snapshot that this version does not know.
+    #[error("unknown snapshot section {0}")]
+    Section(u8),
+}
+
+/// Format of entries and runs on disk and wire; the first byte of each.
+const FORMAT: u8 = 1;
+
+/// MessagePack with structs as arrays, behind a version byte. A field may be added at the end of a
+/// struct with `#[serde(default)]`, for a shorter array reads with the default.
+pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = vec![FORMAT];
+    rmp_serde::encode::write(&mut bytes, value)
+        .expect("a vector takes all, and no type here fails to serialise");
+    bytes
+}
+
+pub(super) fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, CodecError> {
+    match bytes.split_first() {
+        Some((&FORMAT, rest)) => rmp_serde::from_slice(rest).map_err(CodecError::Malformed),
+        Some((&found, _)) => Err(CodecError::Version { found, known: FORMAT }),
+        None => Err(CodecError::Empty),
+    }
+}
+
+impl Entry {
+    /// The bytes of the log and the wire.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        encode(self)
+    }
+
+    /// Reads them back.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the bytes are of another version or no entry.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        decode(bytes)
+    }
+}
+
+/// An armed occurrence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Due {
+    /// When it is to be fired: the nominal instant plus jitter.
+    pub due_at: Timestamp,
+    /// The nominal instant.
+    pub scheduled_at: Timestamp,
+}
+
+/// Who asks, why, and under which id for repeats.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Request {
+    /// A repeat under the same id is answered with the first outcome. Empty: not remembered.
+    pub operation_id: String,
+    /// For the record.
+    pub actor: String,
+    /// For the record.
+    pub reason: String,
+}
+
+/// A proposed change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Command {
+    /// A new leader's first entry of its term: a record for people, which decides nothing.
+    Lead {
+        /// The node that leads.
+        node: u64,
+        /// Its term.
+        term: u64,
+    },
+    /// Creates or replaces a job.
+    PutJob {
+        /// The definition, checked.
+        spec: Arc<JobSpec>,
+        /// First occurrence after the stamp.
+        next: Option<Due>,
+        /// Who.
+        request: Request,
+    },
+    /// Deletes a job. Live runs go on unless cancelled; records stay.
+    DeleteJob {
+        /// Which.
+        job: JobId,
+        /// Cancel its live runs.
+        cancel_runs: bool,
+        /// Who.
+        request: Request,
+    },
+    /// Stops the creation of occurrences.
+    PauseJob {
+        /// Which.
+        job: JobId,
+        /// Who.
+        request: Request,
+    },
+    /// Lets occurrences be created again.
+    ResumeJob {
+        /// Which.
+        job: JobId,
+        /// The version that `next` was computed from.
+        version: u64,
+        /// First occurrence: after the stamp, or after the pause began (`on_resume: catch_up`).
+        next: Option<Due>,
+        /// Who.
+        request: Request,
+    },
+    /// Makes a run by hand.
+    TriggerJob {
+        /// Which.
+        job: JobId,
+        /// Who.
+        request: Request,
+    },
+    /// Decides occurrences of a job that are due, and arms the next.
+    Fire {
+        /// Which.
+        job: JobId,
+        /// The version that the occurrences were computed from.
+        version: u64,
+        /// The armed nominal instant; the first verdict begins with it.
+        expect: Timestamp,
+        /// In ascending order, without gaps: together they cover all instants before `next`.
+        verdicts: Vec<Verdict>,
+        /// The occurrence after those.
+        next: Option<Due>,
+    },
+    /// Starts an attempt. Once applied, and not before, the order may leave for the worker.
+    Start {
+        /// Which run; it must wait for a worker.
+        run: RunId,
+        /// The number of the attempt.
+        attempt: u32,
+        /// Who carries it out.
+        worker: Arc<str>,
+        /// Until when the worker is believed alive without a sign.
+        lease_until: Timestamp,
+    },
+    /// Records the end of an attempt.
+    Complete {
+        /// Which run.
+        run: RunId,
+        /// The fence of the attempt; another one is refused.
+        fence: u64,
+        /// How it ended.
+        outcome: AttemptOutcome,
+        /// What the worker says of it.
+        report: Arc<Report>,
+        /// The wait before another attempt, if the policy wants one.
+        retry_after: Duration,
+    },
+    /// A worker gave a sign of life.
+    Renew {
+        /// Which.
+        worker: Arc<str>,
+        /// The new end of its lease.
+        lease_until: Timestamp,
+    },
+    /// A worker's lease ended without a sign: its attempts are lost, and `on_lost` decides.
+    Lose {
+        /// Which.
+        worker: Arc<str>,
+        /// The end of the lease as known to the proposer.
+        expect: Timestamp,
+        /// The wait before another attempt, where `retry` wants one.
+        retry_after: Duration,
+    },
+    /// The wait before the next attempt is over.
+    Retry {
+        /// Which run.
+        run: RunId,
+    },
+    /// The run did not start in time.
+    Expire {
+        /// Which run.
+        run: RunId,
+    },
+    /// Ends a run.
+    CancelRun {
+        /// Which run.
+        run: RunId,
+        /// Who.
+        request: Request,
+    },
+    /// The cool-down of a breaker is over.
+    HalfOpen {
+        /// Which.
+        breaker: BreakerKey,
+        /// Log index of its opening.
+        opened: u64,
+    },
+    /// Opens a breaker by hand.
+    TripBreaker {
+        /// Which.
+        breaker: BreakerKey,
+        /// For how long; the policy's cool-down where absent.
+        open_for: Option<Duration>,
+        /// Who.
+        request: Request,
+    },
+    /// Closes a breaker by hand.
+    ResetBreaker {
+        /// Which.
+        breaker: BreakerKey,
+        /// Who.
+        request: Request,
+    },
+}
+
+impl Command {
+    /// The request of a client's command.
+    #[must_use]
+    pub const fn request(&self) -> Option<&Request> {
+        match self {
+            Self::PutJob { request, .. }
+            | Self::DeleteJob { request, .. }
+            | Self::PauseJob { request, .. }
+            | Self::ResumeJob { request, .. }
+            | Self::TriggerJob { request, .. }
+            | Self::CancelRun { request, .. }
+            | Self::TripBreaker { request, .. }
+            | Self::ResetBreaker { request, .. } => Some(request),
+            Self::Lead { .. }
+            | Self::Fire { .. }
+            | Self::Start { .. }
+            | Self::Complete { .. }
+            | Self::Renew { .. }
+            | Self::Lose { .. }
+            | Self::Retry { .. }
+            | Self::Expire { .. }
+            | Self::HalfOpen { .. } => None,
+        }
+    }
+}
+
+/// What becomes of an occurrence that is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It becomes a run, if overlap and breaker let it.
+    Run {
+        /// The nominal instant.
+        scheduled_at: Timestamp,
+        /// Plus jitter.
+        due_at: Timestamp,
+        /// [`Cause::Schedule`] or [`Cause::CatchUp`].
+        cause: Cause,
+        /// How many instants it stands for: with `catch_up: latest` also the missed ones before it.
+        stands_for: u64,
+    },
+    /// These instants were missed, and catch-up does not want them: one record for all.
+    Missed {
+        /// The first.
+        from: Timestamp,
+        /// The last.
+        until: Timestamp,
+        /// How many.
+        count: u64,
+    },
+}
+
+/// Identity of a breaker.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum BreakerKey {
+    /// A job's own.
+    Job(JobId),
+    /// Shared by name: namespace, name.
+    Shared(Arc<str>, Arc<str>),
+}
+
+/// What became of a command.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// It is so.
+    Done,
+    /// The job stands.
+    Put {
+        /// Its incarnation.
+        job: JobId,
+        /// Its version.
+        version: u64,
+        /// What the command changed.
+        change: Change,
+    },
+    /// The occurrences are decided; these runs came of it, skipped ones included.
+    Fired {
+        /// In the order of the verdicts.
+        runs: Vec<RunId>,
+        /// How many of them wait to start.
+        started: u32,
+    },
+    /// The run was made by hand.
+    Triggered {
+        /// Its identity.
+        run: RunId,
+    },
+    /// The attempt may leave for its worker.
+    Started {
+        /// The run.
+        run: RunId,
+        /// The fence of the attempt.
+        fence: u64,
+    },
+    /// The end of the attempt is recorded.
+    Completed {
+        /// Whether the run has ended with it.
+        ended: bool,
+    },
+    /// Nothing changed, by rule.
+    Rejected(Rejection),
+}
+
+/// What [`Command::PutJob`] changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// There was no job of this name.
+    Created,
+    /// It had another definition.
+    Updated,
+    /// It had this very definition.
+    Unchanged,
+}
+
+/// Why a command was refused: deterministic, the same on every node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Rejection {
+    /// No such job.
+    #[error("no such job")]
+    NoJob,
+    /// No such live run.
+    #[error("no such live run")]
+    NoRun,
+    /// No such breaker.
+    #[error("no such breaker")]
+    NoBreaker,
+    /// Something has changed since the command was computed.
+    #[error("the state has moved on")]
+    Stale,
+    /// An occurrence of the job is due and must be decided first.
+    #[error("an occurrence of the job is being decided")]
+    OccurrenceDue,
+    /// The report's fence is not that of the running attempt.
+    #[error("stale fence")]
+    Fence,
+    /// The breaker does not let it through.
+    #[error("the breaker is open")]
+    BreakerOpen,
+    /// It is too early.
+    #[error("too early")]
+    Early,
+    /// A limit of the cluster is reached.
+    #[error("a limit of the cluster is reached")]
+    Limit,
+    /// The command contradicts itself.
+    #[error("malformed command")]
+    Malformed,
+}

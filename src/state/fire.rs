@@ -1,0 +1,161 @@
+//! Decides occurrences, and makes runs by hand.
+
+use std::sync::Arc;
+
+use super::apply::{Applying, who};
+use super::command::{Due, Outcome, Rejection, Request, Verdict};
+use super::job::Job;
+use super::run::{Cause, JobId, Phase, Reason, Run, RunId, RunState};
+use super::time::Timestamp;
+
+/// What makes one run different from the next of its job.
+struct Birth {
+    id: RunId,
+    cause: Cause,
+    due_at: Timestamp,
+    stands_for: u64,
+    actor: String,
+    detail: String,
+}
+
+impl Applying<'_> {
+    /// Decides the occurrences from the armed one up to the next that is to be armed.
+    pub(super) fn fire(
+        &mut self,
+        id: JobId,
+        version: u64,
+        expect: Timestamp,
+        (verdicts, next): (&[Verdict], Option<Due>),
+    ) -> Result<Outcome, Rejection> {
+        let job = self.live_job(id)?;
+        if job.version != version || job.next.map(|armed| armed.scheduled_at) != Some(expect) {
+            return Err(Rejection::Stale);
+        }
+        self.check(expect, verdicts, next)?;
+        let mut armed = job.as_ref().clone();
+        armed.next = next;
+        self.state.put_job(armed);
+
+        let mut runs = Vec::with_capacity(verdicts.len());
+        let mut started = 0;
+        for verdict in verdicts {
+            let run = match *verdict {
+                Verdict::Run { scheduled_at, due_at, cause, stands_for } => {
+                    let id = RunId { job: id, at: scheduled_at, seq: 0 };
+                    let detail = if stands_for > 1 {
+                        format!("stands for {stands_for} instants")
+                    } else {
+                        String::new()
+                    };
+                    self.enter_new(
+                        &job,
+                        Birth { id, cause, due_at, stands_for, actor: String::new(), detail },
+                    );
+                    id
+                }
+                Verdict::Missed { from, until, count } => self.miss(&job, from, until, count),
+            };
+            started += u32::from(self.state.runs.contains_key(&run));
+            runs.push(run);
+        }
+        Ok(Outcome::Fired { runs, started })
+    }
+
+    /// Never early, in order, beginning with the armed instant, ending before the next.
+    fn check(&self, expect: Timestamp, verdicts: &[Verdict], next: Option<Due>) -> Result<(), Rejection> {
+        let mut last: Option<Timestamp> = None;
+        for verdict in verdicts {
+            let (first, until, due_at) = match *verdict {
+                Verdict::Run { scheduled_at, due_at, .. } => (scheduled_at, scheduled_at, due_at),
+                Verdict::Missed { from, until, .. } => (from, until, until),
+            };
+            let in_order = match last {
+                // With `stands_for`, the record of the newest instant comes for the older ones too.
+                None => first >= expect,
+                Some(last) => first > last,
+            };
+            if !in_order || until < first {
+                return Err(Rejection::Malformed);
+            }
+            if due_at > self.moment.at {
+                return Err(Rejection::Early);
+            }
+            last = Some(until);
+        }
+        match (last, next) {
+            (None, _) => Err(Rejection::Malformed),
+            (Some(last), Some(next)) if next.scheduled_at <= last => Err(Rejection::Malformed),
+            (Some(_), _) => Ok(()),
+        }
+    }
+
+    fn born(&self, job: &Arc<Job>, birth: Birth) -> Run {
+        Run {
+            id: birth.id,
+            namespace: job.spec.namespace.as_str().into(),
+            job: job.spec.name.as_str().into(),
+            version: job.version,
+            queue: job.spec.queue.as_str().into(),
+            cause: birth.cause,
+            due_at: birth.due_at,
+            fired_at: self.moment.at,
+            scheduled_until: None,
+            stands_for: birth.stands_for,
+            state: RunState::Pending,
+            reason: None,
+            detail: birth.detail,
+            actor: birth.actor,
+            finished_at: None,
+            phase: Phase::Queued,
+            attempts: Vec::new(),
+            reruns: 0,
+            cancel: None,
+            breaker: job.breaker(),
+            start_by: job.spec.start_within.map(|span| birth.due_at.plus(span)),
+            overdue_at: None,
+        }
+    }
+
+    fn enter_new(&mut self, job: &Arc<Job>, birth: Birth) {
+        let run = self.born(job, birth);
+        match run.start_by {
+            Some(start_by) if start_by < self.moment.at => {
+                let detail = format!("decided {} ms after it was due", run.lateness().as_millis());
+                self.end(run, RunState::Skipped, Some(Reason::Expired), detail);
+            }
+            Some(_) | None => self.enter(job, run),
+        }
+    }
+
+    /// One record for a range of instants that nobody wants any more.
+    fn miss(&mut self, job: &Arc<Job>, from: Timestamp, until: Timestamp, count: u64) -> RunId {
+        let id = RunId { job: job.id, at: from, seq: 0 };
+        let detail = format!("missed {count} from {from} to {until}");
+        let birth = Birth {
+            id,
+            cause: Cause::CatchUp,
+            due_at: from,
+            stands_for: count,
+            actor: String::new(),
+            detail: detail.clone(),
+        };
+        let mut run = self.born(job, birth);
+        run.scheduled_until = Some(until);
+        run.start_by = None;
+        self.end(run, RunState::Skipped, Some(Reason::CatchUp), detail);
+        id
+    }
+
+    /// Makes a run now.
+    pub(super) fn trigger(&mut self, id: JobId, request: &Request) -> Result<Outcome, Rejection> {
+        let job = self.live_job(id)?;
+        let at = self.moment.at;
+        let id = RunId { job: id, at, seq: self.number.max(1) };
+        let actor = request.actor.clone();
+        let detail = format!("triggered{}", who(request));
+        let run =
+            self.born(&job, Birth { id, cause: Cause::Manual, due_at: at, stands_for: 1, actor, detail });
+        self.enter(&job, run);
+        Ok(Outcome::Triggered { run: id })
+    }
+}

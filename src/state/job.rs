@@ -1,0 +1,93 @@
+//! A job in the state: its definition and what the schedule is at.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::command::{BreakerKey, Due, Request};
+use super::run::{JobId, Reason, Run, RunId, RunState};
+use super::spec::JobSpec;
+use super::time::Timestamp;
+
+/// A job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its incarnation.
+    pub id: JobId,
+    /// Its definition.
+    pub spec: Arc<JobSpec>,
+    /// 1 when created, one more with each change, pause and resumption.
+    pub version: u64,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it last changed.
+    pub updated_at: Timestamp,
+    /// The armed occurrence.
+    pub next: Option<Due>,
+    /// Its pause, while it is paused.
+    pub pause: Option<Pause>,
+    /// It is deleted and stays only until its last live run has ended.
+    pub deleted: bool,
+    /// The newest record of it.
+    pub last: Option<LastRun>,
+}
+
+/// Who paused a job, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pause {
+    /// Who, and why.
+    pub request: Request,
+    /// Since when.
+    pub paused_at: Timestamp,
+    /// The occurrence that was armed then: where catch-up goes on with `on_resume: catch_up`.
+    pub armed: Option<Due>,
+}
+
+/// What a job remembers of its newest record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastRun {
+    /// Which run.
+    pub id: RunId,
+    /// How it ended.
+    pub state: RunState,
+    /// Why.
+    pub reason: Option<Reason>,
+    /// When.
+    pub finished_at: Timestamp,
+}
+
+impl LastRun {
+    /// What is remembered of a run that has ended.
+    #[must_use]
+    pub fn of(run: &Run) -> Self {
+        Self {
+            id: run.id,
+            state: run.state,
+            reason: run.reason,
+            finished_at: run.finished_at.unwrap_or(run.fired_at),
+        }
+    }
+}
+
+impl Job {
+    /// The breaker that guards its target.
+    #[must_use]
+    pub fn breaker(&self) -> BreakerKey {
+        match &self.spec.breaker.name {
+            Some(name) => BreakerKey::Shared(self.spec.namespace.as_str().into(), name.as_str().into()),
+            None => BreakerKey::Job(self.id),
+        }
+    }
+
+    /// The armed occurrence, or the one that was armed when the job was paused.
+    #[must_use]
+    pub fn armed(&self) -> Option<Due> {
+        self.next.or_else(|| self.pause.as_ref().and_then(|pause| pause.armed))
+    }
+
+    /// Whether its schedule has no further occurrence.
+    #[must_use]
+    pub fn is_exhausted(&self) -> bool {
+        self.pause.is_none() && self.next.is_none() && !self.spec.schedules.is_empty()
+    }
+}

@@ -1,0 +1,34 @@
+//! Every bound of the replicated state, by name. What happens at a bound is said at each.
+
+use std::time::Duration;
+
+/// Commands in one entry; also what keeps job numbers unique, see [`super::JobId`]. A proposer splits.
+pub const COMMANDS_PER_ENTRY: usize = 4_096;
+/// Jobs in the cluster; one more is refused.
+pub const JOBS: usize = 1_000_000;
+/// Live runs in the cluster; an occurrence beyond is skipped with reason `limit`.
+pub const LIVE_RUNS: usize = 1_000_000;
+/// Live runs of one job, whatever its overlap policy; an occurrence beyond is skipped as `overlap`.
+pub const LIVE_RUNS_PER_JOB: usize = 1_000;
+/// Bytes of an attempt's `error`; the rest is cut off.
+pub const ERROR_BYTES: usize = 512;
+/// Bytes of an attempt's `output`; the first ones are cut off.
+pub const OUTPUT_BYTES: usize = 4_096;
+/// Attempts of a run that keep their output; older attempts lose theirs.
+pub const OUTPUTS_PER_RUN: usize = 8;
+/// Attempts of one run that may be lost and run again by `on_lost: rerun`; then the run fails as
+/// `lost`, for a run that takes its worker down each time must not do so for ever.
+pub const RERUNS: u32 = 10;
+/// Attempts that `retry` may ask for.
+pub const ATTEMPTS: u32 = 100;
+/// Results of client operations that are remembered for repeats; the oldest is forgotten.
+pub const OPERATIONS: usize = 10_000;
+/// Transitions that a breaker remembers; the oldest is forgotten.
+pub const TRANSITIONS: usize = 16;
+/// Changes of leadership that are remembered; the oldest is forgotten.
+pub const LEADERSHIPS: usize = 16;
+/// An occurrence found later than this is missed, and catch-up decides about it.
+pub const GRACE: Duration = Duration::from_secs(1);
+/// How long past its timeout an attempt may go unreported before the cluster closes it as timed out.
+/// The worker enforces the timeout itself; this is for a worker that hangs.
+pub const TIMEOUT_GRACE: Duration = Duration::from_secs(30);

@@ -1,0 +1,369 @@
+//! A run: the record of one decided occurrence, from the decision to its end.
+//!
+//! A live run is in the state; when it ends it leaves the state for the run log and never changes
+//! again. `state` and `reason` are what users see; [`Phase`] says what a live run waits for.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::command::{BreakerKey, CodecError};
+use super::time::Timestamp;
+
+/// Identity of a job for ever: from the log index of the entry that created it. A job that is deleted
+/// and created again under its name has another one, so its runs can never be taken for the old ones.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct JobId(pub u64);
+
+/// Identity of a run for ever: the job's incarnation and the nominal instant.
+///
+/// `seq` is 0 for a run of the schedule, so the same instant can be fired only once; a run made by
+/// hand carries the number of the command that made it. As text `JOB-MILLISECONDS[-mSEQ]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RunId {
+    /// The job's incarnation.
+    pub job: JobId,
+    /// The nominal instant.
+    pub at: Timestamp,
+    /// 0, or the number of the command that made the run by hand.
+    pub seq: u64,
+}
+
+impl RunId {
+    /// The lowest and the highest identity that a run of `job` can have.
+    #[must_use]
+    pub const fn range_of(job: JobId) -> std::ops::RangeInclusive<Self> {
+        Self { job, at: Timestamp::MIN, seq: 0 }..=Self { job, at: Timestamp::MAX, seq: u64::MAX }
+    }
+}
+
+impl fmt::Display for RunId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.job.0, self.at.millis())?;
+        if self.seq > 0 { write!(f, "-m{}", self.seq) } else { Ok(()) }
+    }
+}
+
+/// Why a text is no run id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a run id such as 4096-1774746000000")]
+pub struct RunIdError;
+
+impl FromStr for RunId {
+    type Err = RunIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (job, rest) = text.split_once('-').ok_or(RunIdError)?;
+        let (at, seq) = match rest.rsplit_once("-m") {
+            Some((at, seq)) => (at, seq.parse().map_err(|_| RunIdError)?),
+            None => (rest, 0),
+        };
+        let id = Self {
+            job: JobId(job.parse().map_err(|_| RunIdError)?),
+            at: Timestamp::from_millis(at.parse().map_err(|_| RunIdError)?),
+            seq,
+        };
+        if id.to_string() == text { Ok(id) } else { Err(RunIdError) }
+    }
+}
+
+/// What made the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Cause {
+    /// The schedule, on time.
+    Schedule,
+    /// Someone's trigger.
+    Manual,
+    /// Catch-up of a missed occurrence.
+    CatchUp,
+}
+
+/// What users see of a run's progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RunState {
+    /// Decided, waits.
+    Pending,
+    /// An attempt runs.
+    Running,
+    /// An attempt succeeded.
+    Succeeded,
+    /// The last attempt failed, and no other follows.
+    Failed,
+    /// Someone, or a newer run, ended it.
+    Cancelled,
+    /// It never started.
+    Skipped,
+}
+
+/// Why a run was skipped or failed, or what a pending one waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reason {
+    /// Missed, and catch-up did not want it.
+    CatchUp,
+    /// Runs of the job were live.
+    Overlap,
+    /// The breaker was open.
+    BreakerOpen,
+    /// Not started within `start_within`.
+    Expired,
+    /// A newer run took its place.
+    Superseded,
+    /// The attempt took too long.
+    Timeout,
+    /// The worker vanished.
+    Lost,
+    /// The process ended with another code than 0.
+    Exit,
+    /// The status code was no success.
+    HttpStatus,
+    /// The attempt failed in another way; the attempt's `error` says how.
+    Error,
+    /// Someone cancelled it.
+    Cancelled,
+    /// A limit of the cluster was reached.
+    Limit,
+    /// Pending: waits for a worker with room.
+    Worker,
+    /// Pending: waits for its next attempt.
+    Backoff,
+}
+
+impl Reason {
+    /// The word of the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::CatchUp => "catch_up",
+            Self::Overlap => "overlap",
+            Self::BreakerOpen => "breaker_open",
+            Self::Expired => "expired",
+            Self::Superseded => "superseded",
+            Self::Timeout => "timeout",
+            Self::Lost => "lost",
+            Self::Exit => "exit",
+            Self::HttpStatus => "http_status",
+            Self::Error => "error",
+            Self::Cancelled => "cancelled",
+            Self::Limit => "limit",
+            Self::Worker => "worker",
+            Self::Backoff => "backoff",
+        }
+    }
+}
+
+/// What a live run waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Phase {
+    /// For live runs of its job to end.
+    Queued,
+    /// For its breaker to let it through: it is not closed.
+    Held,
+    /// For a worker with room.
+    Waiting,
+    /// For the instant of its next attempt.
+    Backoff {
+        /// That instant.
+        retry_at: Timestamp,
+    },
+    /// For its last attempt to end.
+    Running,
+    /// For nothing: it has ended.
+    Ended,
+}
+
+/// How an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AttemptOutcome {
+    /// It has not.
+    Running,
+    /// Well.
+    Succeeded,
+    /// Badly.
+    Failed,
+    /// It took too long.
+    TimedOut,
+    /// It was told to stop.
+    Cancelled,
+    /// Nobody knows: its worker vanished.
+    Lost,
+}
+
+/// One try at a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// From 1.
+    pub number: u32,
+    /// Log index of the entry that started it.
+    pub fence: u64,
+    /// Who carries it out.
+    pub worker: Arc<str>,
+    /// When it was started.
+    pub started_at: Timestamp,
+    /// When its end was recorded.
+    pub finished_at: Option<Timestamp>,
+    /// The end.
+    pub outcome: AttemptOutcome,
+    /// What was reported of it.
+    pub report: Option<Arc<Report>>,
+    /// As a probe of the breaker that turned half open at this log index.
+    pub probe: Option<u64>,
+}
+
+/// What a worker reports of an attempt that ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Of a process.
+    pub exit_code: Option<i32>,
+    /// Of a request.
+    pub http_status: Option<u16>,
+    /// What went wrong; at most [`super::limits::ERROR_BYTES`].
+    pub error: String,
+    /// The last bytes of output; at most [`super::limits::OUTPUT_BYTES`].
+    #[serde(with = "serde_bytes_vec")]
+    pub output: Vec<u8>,
+    /// There was more output.
+    pub output_truncated: bool,
+}
+
+/// MessagePack's binary form instead of a list of numbers.
+mod serde_bytes_vec {
+    use serde::{Deserializer, Serializer, de::Visitor};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(bytes)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        struct Bytes;
+        impl Visitor<'_> for Bytes {
+            type Value = Vec<u8>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Vec<u8>, E> {
+                Ok(bytes.to_vec())
+            }
+        }
+        deserializer.deserialize_bytes(Bytes)
+    }
+}
+
+/// Someone wants the run to end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CancelRequest {
+    /// When it was asked for.
+    pub at: Timestamp,
+    /// [`Reason::Cancelled`] or [`Reason::Superseded`].
+    pub reason: Reason,
+    /// Who, and why; for people.
+    pub detail: String,
+}
+
+/// The record of one decided occurrence, or of a range of skipped ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// Its identity.
+    pub id: RunId,
+    /// The job's namespace.
+    pub namespace: Arc<str>,
+    /// The job's name.
+    pub job: Arc<str>,
+    /// The job's version that fired it.
+    pub version: u64,
+    /// The queue that it waits in.
+    pub queue: Arc<str>,
+    /// What made it.
+    pub cause: Cause,
+    /// The nominal instant plus jitter.
+    pub due_at: Timestamp,
+    /// When the decision was stamped.
+    pub fired_at: Timestamp,
+    /// The last instant that a range record covers.
+    pub scheduled_until: Option<Timestamp>,
+    /// How many instants this record covers.
+    pub stands_for: u64,
+    /// What users see.
+    pub state: RunState,
+    /// Why it was skipped or failed.
+    pub reason: Option<Reason>,
+    /// More about the reason.
+    pub detail: String,
+    /// Who asked for a manual run.
+    pub actor: String,
+    /// When it ended.
+    pub finished_at: Option<Timestamp>,
+    /// What it waits for.
+    pub phase: Phase,
+    /// Its tries, in order.
+    pub attempts: Vec<Attempt>,
+    /// How many of them were lost and run again by `on_lost: rerun`.
+    pub reruns: u32,
+    /// Someone wants it to end.
+    pub cancel: Option<CancelRequest>,
+    /// The breaker that guards it, as the job named it when it fired.
+    pub breaker: BreakerKey,
+    /// It expires if no attempt has started by then.
+    pub start_by: Option<Timestamp>,
+    /// While an attempt runs: when the cluster closes it as timed out, for its worker hangs.
+    pub overdue_at: Option<Timestamp>,
+}
+
+impl Run {
+    /// The bytes of the run log.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        super::command::encode(self)
+    }
+
+    /// Reads them back.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the bytes are of another version or no run.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        super::command::decode(bytes)
+    }
+
+    /// The attempt that runs, if one does.
+    #[must_use]
+    pub fn running(&self) -> Option<&Attempt> {
+        self.attempts.last().filter(|attempt| attempt.outcome == AttemptOutcome::Running)
+    }
+
+    /// Whether no attempt was ever started.
+    #[must_use]
+    pub fn is_untouched(&self) -> bool {
+        self.attempts.is_empty()
+    }
+
+    /// Whether it has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.phase == Phase::Ended
+    }
+
+    /// How late the decision was against the due instant.
+    #[must_use]
+    pub fn lateness(&self) -> Duration {
+        self.fired_at.since(self.due_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_ids_read_back_and_nothing_else_does() {
+        let id = RunId { job: JobId(4096), at: Timestamp::from_millis(-5), seq: 0 };
+        assert_eq!(id.to_string().parse(), Ok(id));
+        let manual = RunId { seq: 17, ..id };
+        assert_eq!(manual.to_string(), "4096--5-m17");
+        assert_eq!(manual.to_string().parse(), Ok(manual));
+        for text in ["", "x", "1-2-m0", "01-2", "1-+2", "1-2-m", "1-2-m03", "1"] {
+            assert_eq!(text.parse::<RunId>(), Err(RunIdError), "{text}");
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! The snapshot form of the state: a header, then each item behind a section byte and its length.
+//!
+//! Only what is not derived is written; reading builds the derived sets anew, so they cannot disagree.
+//! Items are written one at a time, so the memory needed does not grow with the state. Checksums are
+//! the storage's business.
+
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
+use super::breaker::Breaker;
+use super::command::{BreakerKey, CodecError, Outcome, decode, encode};
+use super::job::Job;
+use super::run::Run;
+use super::time::Timestamp;
+use super::{Leadership, State};
+
+const HEADER: u8 = 1;
+const JOB: u8 = 2;
+const RUN: u8 = 3;
+const BREAKER: u8 = 4;
+const LEASE: u8 = 5;
+const OPERATION: u8 = 6;
+const END: u8 = 255;
+
+/// The longest item that is believed; a longer one means that the bytes are no snapshot.
+const ITEM_BYTES: u32 = 64 << 20;
+
+fn item(out: &mut impl Write, section: u8, bytes: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+    out.write_all(&[section])?;
+    out.write_all(&length.to_le_bytes())?;
+    out.write_all(bytes)
+}
+
+impl State {
+    /// Writes the snapshot form.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        item(out, HEADER, &encode(&(self.now, self.before, self.applied, self.leaderships.as_ref())))?;
+        for job in self.jobs.values() {
+            item(out, JOB, &encode(job.as_ref()))?;
+        }
+        for run in self.runs.values() {
+            item(out, RUN, &encode(run.as_ref()))?;
+        }
+        for (key, breaker) in &self.breakers {
+            item(out, BREAKER, &encode(&(key, breaker.as_ref())))?;
+        }
+        for (worker, until) in &self.leases {
+            item(out, LEASE, &encode(&(worker.as_ref(), until)))?;
+        }
+        for (number, key) in &self.operations_by_age {
+            if let Some(outcome) = self.operations.get(key) {
+                item(out, OPERATION, &encode(&(number, key.as_ref(), outcome)))?;
+            }
+        }
+        item(out, END, &[])
+    }
+
+    /// Reads the snapshot form.
+    ///
+    /// # Errors
+    /// [`CodecError`] when the bytes are not whole, or of a version that this one does not know.
+    pub fn read_from(input: &mut impl Read) -> Result<Self, CodecError> {
+        let mut state = Self::default();
+        let mut bytes = Vec::new();
+        loop {
+            let mut head = [0; 5];
+            input.read_exact(&mut head).map_err(CodecError::Truncated)?;
+            let [section, length @ ..] = head;
+            let length = u32::from_le_bytes(length);
+            if length > ITEM_BYTES {
+                return Err(CodecError::Section(section));
+            }
+            bytes.clear();
+            let read =
+                input.take(u64::from(length)).read_to_end(&mut bytes).map_err(CodecError::Truncated)?;
+            if read != bytes.len() || u64::from(length) != bytes.len() as u64 {
+                return Err(CodecError::Truncated(io::ErrorKind::UnexpectedEof.into()));
+            }
+            match section {
+                END => return Ok(state),
+                _ => state.read_item(section, &bytes)?,
+            }
+        }
+    }
+
+    fn read_item(&mut self, section: u8, bytes: &[u8]) -> Result<(), CodecError> {
+        match section {
+            HEADER => {
+                let (now, before, applied, leaderships): (Timestamp, Timestamp, u64, Vec<Leadership>) =
+                    decode(bytes)?;
+                (self.now, self.before, self.applied) = (now, before, applied);
+                self.leaderships = Arc::new(leaderships);
+            }
+            JOB => self.put_job(decode::<Job>(bytes)?),
+            RUN => self.put_run(decode::<Run>(bytes)?),
+            BREAKER => {
+                let (key, breaker): (BreakerKey, Breaker) = decode(bytes)?;
+                self.put_breaker(key, breaker);
+            }
+            LEASE => {
+                let (worker, until): (String, Timestamp) = decode(bytes)?;
+                self.leases.insert(worker.into(), until);
+            }
+            OPERATION => {
+                let (number, key, outcome): (u64, String, Outcome) = decode(bytes)?;
+                let key: Arc<str> = key.into();
+                self.operations.insert(key.clone(), outcome);
+                self.operations_by_age.insert(number, key);
+            }
+            other => return Err(CodecError::Section(other)),
+        }
+        Ok(())
+    }
+}

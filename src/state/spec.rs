@@ -1,0 +1,247 @@
+//! The definition of a job as the replicated state holds it: checked, complete, without defaults.
+//!
+//! `api` makes these from what a client sent and refuses what is not in range; here every field has
+//! a value. Ratios are integers (thousandths), for the state computes in integers alone.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::schedule::Schedule;
+
+/// One job, as its owner defined it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSpec {
+    /// The namespace that the name is unique in.
+    pub namespace: String,
+    /// `[a-z0-9._-]{1,128}`.
+    pub name: String,
+    /// Free text for people.
+    pub description: String,
+    /// For people and filters.
+    pub labels: BTreeMap<String, String>,
+    /// Rules whose instants are the occurrences; none for a job that runs on trigger alone.
+    pub schedules: Vec<Schedule>,
+    /// What an attempt does.
+    pub target: Target,
+    /// Workers that serve this queue carry it out.
+    pub queue: String,
+    /// Labels that the worker must have.
+    pub requires: BTreeMap<String, String>,
+    /// The longest an attempt may take.
+    pub timeout: Duration,
+    /// When a failed attempt is followed by another.
+    pub retry: Retry,
+    /// What becomes of missed occurrences.
+    pub catch_up: CatchUp,
+    /// A run not started so long after it was due ends as `expired`.
+    pub start_within: Option<Duration>,
+    /// What becomes of an occurrence while runs of the job are live.
+    pub overlap: Overlap,
+    /// What becomes of a run whose worker vanished in the middle of an attempt.
+    pub on_lost: OnLost,
+    /// Whether a pause counts as missed time.
+    pub on_resume: OnResume,
+    /// When the job stops calling a sick target.
+    pub breaker: BreakerPolicy,
+    /// How many records are kept, and for how long.
+    pub retention: Retention,
+}
+
+/// What an attempt does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// An HTTP request.
+    Http {
+        /// Method in upper case.
+        method: String,
+        /// `http://` or `https://`.
+        url: String,
+        /// Headers of the user.
+        headers: BTreeMap<String, String>,
+        /// Request body.
+        body: String,
+        /// Status codes that count as success, as ranges: `200-299,304`.
+        success: String,
+    },
+    /// A process on the worker's machine.
+    Exec {
+        /// What is run.
+        program: Program,
+        /// Variables of the job.
+        env: BTreeMap<String, String>,
+        /// Working directory; the worker's default where absent.
+        cwd: Option<String>,
+        /// Fed to standard input, which is empty where absent.
+        stdin: Option<String>,
+    },
+}
+
+/// The process of an exec target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Program {
+    /// Program and arguments, no shell between.
+    Command(Vec<String>),
+    /// A line for `/bin/sh -c`.
+    Shell(String),
+}
+
+impl Target {
+    /// The kind that a worker announces that it can carry out.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Http { .. } => "http",
+            Self::Exec { .. } => "exec",
+        }
+    }
+}
+
+/// When a failed attempt is followed by another.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retry {
+    /// Attempts in all, 1 to 100; attempts lost with a worker do not count.
+    pub max_attempts: u32,
+    /// Wait before the second attempt.
+    pub initial: Duration,
+    /// Factor from wait to wait, in thousandths.
+    pub multiplier_milli: u32,
+    /// The longest wait.
+    pub max: Duration,
+    /// Random part of the wait, in thousandths.
+    pub jitter_milli: u32,
+    /// What is tried again; empty: every failure.
+    pub on: Vec<RetryOn>,
+}
+
+/// A class of failures that is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RetryOn {
+    /// Every failure that is not a timeout.
+    Failed,
+    /// The attempt took longer than `timeout`.
+    Timeout,
+    /// The worker vanished; tried again within `max_attempts`, whatever `on_lost` says of reruns.
+    Lost,
+    /// This exit code.
+    Exit(i32),
+    /// HTTP status codes from the first to the last.
+    Http(u16, u16),
+}
+
+/// What becomes of missed occurrences.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CatchUp {
+    /// Which of them run.
+    pub runs: CatchUpRuns,
+    /// How old one may be to be worth a run.
+    pub window: Duration,
+    /// With [`CatchUpRuns::All`]: at most so many, the newest.
+    pub max: u32,
+}
+
+/// Which missed occurrences run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CatchUpRuns {
+    /// None.
+    None,
+    /// The newest, standing for all.
+    Latest,
+    /// Each, oldest first.
+    All,
+}
+
+/// What becomes of an occurrence while runs of the job are live.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Overlap {
+    /// The rule.
+    pub policy: OverlapPolicy,
+    /// With [`OverlapPolicy::Queue`]: how many runs may wait.
+    pub limit: u32,
+    /// With [`OverlapPolicy::Queue`]: which runs stay when more would wait.
+    pub keep: Keep,
+    /// Live runs at a time.
+    pub max_parallel: u32,
+}
+
+/// The rule for overlaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OverlapPolicy {
+    /// The occurrence is skipped.
+    Skip,
+    /// It runs beside the others.
+    Allow,
+    /// It waits for its turn.
+    Queue,
+    /// The live runs are cancelled, then it runs.
+    Replace,
+}
+
+/// Which runs stay in a full overlap queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Keep {
+    /// The newest; the oldest waiting one is skipped.
+    Newest,
+    /// The oldest; the new one is skipped.
+    Oldest,
+}
+
+/// What becomes of a run whose worker vanished in the middle of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnLost {
+    /// It starts again: effects happen at least once.
+    Rerun,
+    /// It ends as failed: effects happen at most once.
+    Fail,
+}
+
+/// Whether a pause counts as missed time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnResume {
+    /// It does not: the next occurrence is the first after the resumption.
+    Skip,
+    /// It does: catch-up decides about what passed.
+    CatchUp,
+}
+
+/// When a breaker opens, and how it closes again (DESIGN section 7).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BreakerPolicy {
+    /// Shared by the jobs of the namespace that name it; absent: the job's own.
+    pub name: Option<String>,
+    /// Opens after so many failed attempts in a row; 0: never by this rule.
+    pub consecutive_failures: u32,
+    /// Opens at this share of failed attempts, in thousandths; 0: never by this rule.
+    pub failure_rate_milli: u32,
+    /// The rate counts from so many attempts on.
+    pub minimum_attempts: u32,
+    /// What the rate looks back on.
+    pub window: Duration,
+    /// How long it stays open the first time.
+    pub open_for: Duration,
+    /// How long at most, after doublings.
+    pub max_open_for: Duration,
+    /// Runs let through while half open.
+    pub probes: u32,
+    /// What becomes of an occurrence while it is open.
+    pub on_open: OnOpen,
+}
+
+/// What becomes of an occurrence while the breaker is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnOpen {
+    /// It is skipped, and the record says so.
+    Skip,
+    /// The newest is kept and runs when the breaker lets it.
+    Hold,
+}
+
+/// How many records of a job are kept, and for how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// The newest so many.
+    pub runs: u32,
+    /// Nothing older.
+    pub age: Duration,
+}
