@@ -171,7 +171,8 @@ type Value<'a> = Spanned<DeValue<'a>>;
 
 impl Reader<'_> {
     fn problem(&mut self, at: Option<usize>, key: &str, reason: &str) {
-        let place = at.map_or_else(|| self.name.to_owned(), |at| format!("{}:{}", self.name, line_of(self.text, at)));
+        let place =
+            at.map_or_else(|| self.name.to_owned(), |at| format!("{}:{}", self.name, line_of(self.text, at)));
         self.problems.push(format!("{place}: {key}: {reason}"));
     }
 
@@ -183,7 +184,8 @@ impl Reader<'_> {
         let node_id = overrides.node_id.or_else(|| self.integer(&mut table, "", "node_id", 1..=u64::MAX));
         let listen = overrides.listen.or_else(|| self.address(&mut table, "listen"));
         let peer_listen = overrides.peer_listen.or_else(|| self.address(&mut table, "peer_listen"));
-        let data_dir = overrides.data_dir.or_else(|| self.string(&mut table, "", "data_dir").map(PathBuf::from));
+        let data_dir =
+            overrides.data_dir.or_else(|| self.string(&mut table, "", "data_dir").map(PathBuf::from));
         let peers = overrides.peers.unwrap_or_else(|| self.peers(&mut table));
         let config = Config {
             node_id: self.required(node_id, "node_id", "an integer from 1").unwrap_or(0),
@@ -324,7 +326,11 @@ impl Reader<'_> {
         match value.get_ref() {
             DeValue::String(text) if !text.is_empty() => Some(text.to_string()),
             _ => {
-                self.problem(Some(value.span().start), &path(section, key), "expected a string that is not empty");
+                self.problem(
+                    Some(value.span().start),
+                    &path(section, key),
+                    "expected a string that is not empty",
+                );
                 None
             }
         }

@@ -109,7 +109,11 @@ impl Metrics {
             attempts_started,
             endings,
             faulty_jobs: gauge(&mut registry, "jobs_faulty", "Jobs whose schedule cannot be evaluated"),
-            unarmed_jobs: gauge(&mut registry, "jobs_unarmed", "Enabled jobs with no armed next instant: a bug"),
+            unarmed_jobs: gauge(
+                &mut registry,
+                "jobs_unarmed",
+                "Enabled jobs with no armed next instant: a bug",
+            ),
             jobs: gauge(&mut registry, "jobs", "Jobs"),
             live_runs: gauge(&mut registry, "runs_live", "Live runs"),
             waiting_runs: gauge(&mut registry, "runs_waiting", "Runs that wait for a worker"),

@@ -221,6 +221,7 @@ mod tests {
 
     use super::*;
     use crate::state::Entry;
+    use crate::state::time::Timestamp;
 
     fn node(port: u16) -> NodeAddress {
         NodeAddress {
@@ -280,7 +281,7 @@ mod tests {
 
     #[test]
     fn stored_normal_entry_carries_the_bytes_of_the_state_module_unchanged() {
-        let logged = LoggedEntry::new(Entry::default());
+        let logged = LoggedEntry::new(Entry { at: Timestamp::from_millis(5), commands: Vec::new() });
         let entry = RaftEntry { log_id: log_id(1, 3), payload: Payload::Normal(logged.clone()) };
         let stored = store_entry(&entry);
         let encoded = logged.encoded();

@@ -8,17 +8,18 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use tokio::sync::{Notify, Semaphore, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
-use super::config::RaftConfig;
 use super::dial::{Connections, Dialer};
 use super::fatal::{FatalError, Verdict};
 use super::formation::{self, FormationError};
 use super::leadership::Leadership;
+use super::library;
 use super::log_store::LogStore;
 use super::run_log::{OpenRunSink, RunLogGap, RunSink};
 use super::startup::Starter;
-use super::state_machine::StateAt;
+use super::state_machine::Published;
 use super::submit::IN_FLIGHT_PERMITS;
-use super::types::{ClusterId, NodeAddress, OpenRaft};
+use super::types::{ClusterId, LogPosition, NodeAddress, OpenRaft};
+use crate::config::RaftTiming;
 use crate::state::State;
 use crate::storage::snapshot_file::SnapshotDir;
 use crate::storage::{DataDir, StorageError};
@@ -30,7 +31,7 @@ pub struct RaftOptions {
     /// Where this node is reached.
     pub address: NodeAddress,
     /// Times and sizes.
-    pub config: RaftConfig,
+    pub timing: RaftTiming,
     /// The locked data folder.
     pub data_dir: Arc<DataDir>,
     /// Opens the run log, once the folder is known to be this node's.
@@ -79,13 +80,13 @@ pub struct Raft {
 struct Shared {
     node_id: u64,
     address: NodeAddress,
-    config: RaftConfig,
+    timing: RaftTiming,
     initial_peers: BTreeMap<u64, String>,
     fresh_cluster_id: ClusterId,
     connections: Arc<Connections>,
     room: Arc<Semaphore>,
     verdict: Verdict,
-    published: watch::Sender<StateAt>,
+    published: Published,
     leadership: watch::Sender<Leadership>,
     closing: Arc<AtomicBool>,
     core: OnceLock<Core>,
@@ -111,7 +112,7 @@ impl Raft {
     /// # Errors
     /// [`OpenError`]; nothing is running then.
     pub async fn open(options: RaftOptions) -> Result<Self, OpenError> {
-        options.config.library().map_err(|error| OpenError::Config(error.to_string()))?;
+        library::library(&options.timing).map_err(|error| OpenError::Config(error.to_string()))?;
         formation::check_peers(options.node_id, &options.initial_peers)?;
         let known = options.data_dir.identity()?;
         let raft = Self { shared: Arc::new(Shared::new(options)) };
@@ -167,12 +168,17 @@ impl Raft {
 
     /// The newest applied state of this node, which may be behind the cluster's: see [`Raft::read_barrier`].
     pub fn state(&self) -> Arc<State> {
-        Arc::clone(&self.shared.published.borrow().state)
+        Arc::clone(&self.shared.published.states.borrow())
     }
 
     /// The applied states as they come. Intermediate ones may be skipped, none is ever seen twice or out of order.
-    pub fn watch_state(&self) -> watch::Receiver<StateAt> {
-        self.shared.published.subscribe()
+    pub fn watch_state(&self) -> watch::Receiver<Arc<State>> {
+        self.shared.published.states.subscribe()
+    }
+
+    /// The last entry applied here, of any kind. The state that is published has at least that much.
+    pub fn watch_applied(&self) -> watch::Receiver<Option<LogPosition>> {
+        self.shared.published.applied.subscribe()
     }
 
     /// The part of the run log that this node still has to fetch.
@@ -214,8 +220,8 @@ impl Raft {
         self.shared.core.get()
     }
 
-    pub(super) fn config(&self) -> &RaftConfig {
-        &self.shared.config
+    pub(super) fn timing(&self) -> &RaftTiming {
+        &self.shared.timing
     }
 
     pub(super) fn initial_peers(&self) -> &BTreeMap<u64, String> {
@@ -242,7 +248,7 @@ impl Raft {
         &self.shared.closing
     }
 
-    pub(super) fn state_sender(&self) -> &watch::Sender<StateAt> {
+    pub(super) fn published(&self) -> &Published {
         &self.shared.published
     }
 
@@ -257,13 +263,13 @@ impl Shared {
         Self {
             node_id: options.node_id,
             address: options.address,
-            config: options.config,
+            timing: options.timing,
             initial_peers: options.initial_peers,
             fresh_cluster_id: options.fresh_cluster_id,
             connections: Arc::new(Connections::new(options.dialer)),
             room: Arc::new(Semaphore::new(IN_FLIGHT_PERMITS)),
             verdict: Verdict::new(),
-            published: watch::Sender::default(),
+            published: Published::default(),
             leadership: watch::Sender::default(),
             closing: Arc::default(),
             core: OnceLock::new(),

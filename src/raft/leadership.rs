@@ -13,8 +13,8 @@ use tokio::sync::watch;
 
 use super::fatal::{FatalError, Verdict};
 use super::handle::Raft;
-use super::state_machine::{SnapshotClock, StateAt};
-use super::types::{NodeAddress, OpenRaft};
+use super::state_machine::SnapshotClock;
+use super::types::{LogPosition, NodeAddress, OpenRaft};
 
 /// A due snapshot is asked for at most this often: while one is being built the library ignores the next.
 const SNAPSHOT_PACE: Duration = Duration::from_millis(100);
@@ -49,12 +49,12 @@ impl Raft {
 /// Keeps `leadership` up to date until the library ends.
 pub(super) async fn follow(
     raft: OpenRaft,
-    mut states: watch::Receiver<StateAt>,
+    mut applied: watch::Receiver<Option<LogPosition>>,
     leadership: watch::Sender<Leadership>,
 ) {
     let mut metrics = raft.server_metrics();
     loop {
-        let applied_term = states.borrow_and_update().applied.map(|applied| applied.term);
+        let applied_term = applied.borrow_and_update().map(|applied| applied.term);
         let now = {
             let metrics = metrics.borrow_and_update();
             let term = metrics.vote.leader_id().term;
@@ -73,7 +73,7 @@ pub(super) async fn follow(
         let caught_up = leads || metrics.borrow_watched().state != ServerState::Leader;
         let alive = tokio::select! {
             changed = metrics.changed() => changed.is_ok(),
-            changed = states.changed(), if !caught_up => changed.is_ok(),
+            changed = applied.changed(), if !caught_up => changed.is_ok(),
         };
         if !alive {
             leadership.send_modify(|last| (last.leader, last.is_leader) = (None, false));

@@ -314,7 +314,8 @@ impl Tail {
 mod tests {
     use super::*;
     use crate::raft::types::{LoggedEntry, Payload};
-    use crate::state::Entry;
+    use crate::state::time::Timestamp;
+    use crate::state::{Command, Entry};
 
     fn blank(index: u64) -> RaftEntry {
         RaftEntry { log_id: log_id(1, index), payload: Payload::Blank }
@@ -354,7 +355,8 @@ mod tests {
 
     #[test]
     fn tail_and_reads_are_bounded_by_bytes() {
-        let fat = Entry { commands: vec![u64::MAX; 100_000], ..Entry::default() };
+        let renew = Command::Renew { worker: "w".repeat(900_000).into(), lease_until: Timestamp::default() };
+        let fat = Entry { at: Timestamp::default(), commands: vec![renew] };
         let logged = LoggedEntry::new(fat);
         let size = logged.encoded().len() + TAIL_ENTRY_BYTES;
         let entry = |index| RaftEntry { log_id: log_id(1, index), payload: Payload::Normal(logged.clone()) };

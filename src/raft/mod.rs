@@ -36,13 +36,13 @@
 //! end the process. It does not bring back a node whose folder was lost.
 
 mod codec;
-mod config;
 mod dial;
 mod fatal;
 mod formation;
 mod guard;
 mod handle;
 mod leadership;
+mod library;
 mod log_store;
 mod network;
 mod reads;
@@ -56,16 +56,15 @@ mod submit;
 mod types;
 
 pub use self::codec::CodecError;
-pub use self::config::RaftConfig;
 pub use self::dial::{CONNECT_TIMEOUT, Dialer, KEEPALIVE, MESSAGE_BYTES_MAX, PeerStream, tcp_dialer};
 pub use self::fatal::FatalError;
 pub use self::formation::FormationError;
 pub use self::handle::{OpenError, Raft, RaftOptions};
 pub use self::leadership::Leadership;
+pub use self::library::{PROPOSE_TIMEOUT, READ_TIMEOUT};
 pub use self::reads::ReadError;
 pub use self::run_log::{OpenRunSink, RUNS_CHUNK_BYTES, RunLogGap, RunSink, StoredRun};
 pub use self::server::{SNAPSHOT_BYTES_MAX, serve};
-pub use self::state_machine::StateAt;
 pub use self::status::{PeerStatus, RaftStatus, Role, TransferError};
 pub use self::submit::{IN_FLIGHT_BYTES, ProposeError, Proposed};
 pub use self::types::{ClusterId, ENTRY_BYTES_MAX, LogPosition, NodeAddress};

@@ -6,9 +6,9 @@
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::fatal::FatalError;
 use super::handle::Raft;
-use super::types::LogId;
+use super::library::READ_TIMEOUT;
+use super::types::{LogId, LogPosition};
 use super::{guard, network};
 use crate::pb::peer;
 
@@ -18,27 +18,28 @@ pub enum ReadError {
     /// No leader was found that a majority follows, or this node did not catch up with it in time.
     #[error("no leader confirmed the read in time")]
     Timeout,
-    /// The node is ending.
-    #[error("the node is ending: {0}")]
-    Fatal(FatalError),
+    /// The node is ending. [`Raft::fatal`] has the reason.
+    #[error("the node is ending")]
+    Fatal,
 }
 
 impl Raft {
     /// Returns when [`Raft::state`] shows everything that was acknowledged anywhere before this call. Waits through
-    /// a change of leadership for at most `RaftConfig::read_timeout`.
+    /// a change of leadership for at most [`READ_TIMEOUT`].
     ///
     /// # Errors
     /// [`ReadError`]; the state may be stale then.
     pub async fn read_barrier(&self) -> Result<(), ReadError> {
-        let deadline = Instant::now() + self.config().read_timeout;
+        let deadline = Instant::now() + READ_TIMEOUT;
         let barrier = async {
             let index = self.read_index().await;
-            let reached = |at: &super::StateAt| at.applied.is_some_and(|applied| applied.index >= index);
+            let reached =
+                |applied: &Option<LogPosition>| applied.is_some_and(|applied| applied.index >= index);
             // The sender lives in `self`, so the channel cannot close.
-            let _ = self.watch_state().wait_for(reached).await;
+            let _ = self.watch_applied().wait_for(reached).await;
         };
         tokio::select! {
-            error = self.fatal() => Err(ReadError::Fatal(error)),
+            _ = self.fatal() => Err(ReadError::Fatal),
             done = timeout_at(deadline, barrier) => done.map_err(|_| ReadError::Timeout),
         }
     }
@@ -59,7 +60,7 @@ impl Raft {
                 Err(reason) => tracing::debug!(reason, "no leader confirmed the read"),
             }
             // A new leader is worth asking at once; the same one may have been in the middle of its election.
-            let _ = timeout(self.config().heartbeat, leadership.changed()).await;
+            let _ = timeout(self.timing().heartbeat, leadership.changed()).await;
         }
     }
 
@@ -73,7 +74,7 @@ impl Raft {
         let channels = self.connections().to(address).map_err(|error| error.to_string())?;
         let request = guard::label(peer::ReadIndexRequest {}, self.cluster_id(), self.node_id(), id);
         let mut client = network::client(channels.control);
-        let answer = timeout(self.config().election_max, client.read_index(request)).await;
+        let answer = timeout(self.timing().election_max, client.read_index(request)).await;
         let answer = answer.map_err(|_| "no answer")?.map_err(|status| status.to_string())?;
         let read = answer.into_inner().read_log_id.map(LogId::from);
         read.map(|id| id.index).ok_or_else(|| "the answer names no index".to_owned())

@@ -23,7 +23,7 @@ use super::leadership::Leadership;
 use super::types::{ClusterId, OpenRaft};
 use super::{guard, network};
 use crate::pb::peer;
-use crate::state::Run;
+use crate::state::run::Run;
 use crate::storage::StorageError;
 
 /// Bytes of runs in one piece; a single larger run is a piece of its own.

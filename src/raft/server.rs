@@ -113,7 +113,7 @@ impl PeerService {
             return Err(Status::data_loss(format!("the snapshot ends {missing} of {length} bytes early")));
         }
         // From the moment the file has its name, a restart may begin with it: the runs it skips are noted first.
-        let applied = self.raft.watch_state().borrow().applied.map(|applied| applied.index);
+        let applied = self.raft.watch_applied().borrow().map(|applied| applied.index);
         let widened = run_log::widen_gap(&*core.sink, applied, id.index).await;
         widened.map_err(|error| self.fatal(error))?;
         core.gap_widened.notify_one();

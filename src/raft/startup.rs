@@ -10,13 +10,13 @@ use tokio::sync::Notify;
 
 use super::fatal::FatalError;
 use super::handle::{Core, OpenError, Raft};
-use super::leadership;
 use super::log_store::{LogStore, WAL_TAIL_BYTES};
 use super::network::Network;
 use super::run_log::{GapFetcher, OpenRunSink};
 use super::snapshot::blocking;
 use super::state_machine::{SnapshotClock, StateMachine, Surroundings};
 use super::types::{ClusterId, OpenRaft};
+use super::{leadership, library};
 use crate::storage::identity::Claim;
 use crate::storage::snapshot_file::SnapshotDir;
 use crate::storage::wal::{Opened, Wal, WalOptions};
@@ -45,14 +45,14 @@ impl Starter {
         let (wal, opened, sink, snapshots) = opened.await?;
         report(&opened);
         let log = LogStore::new(wal, raft.verdict().clone());
-        let config = raft.config();
+        let timing = raft.timing();
         // Nodes apply the same entries at the same time; spread out, their snapshots do not slow them all at once.
         let stagger = 16 + raft.node_id() % 4;
         let spread = |limit: u64| (limit / 16).saturating_mul(stagger).max(limit);
-        let clock = SnapshotClock::new(spread(config.snapshot_entries), spread(config.snapshot_bytes));
+        let clock = SnapshotClock::new(spread(timing.snapshot_entries), spread(timing.snapshot_bytes));
         let clock = Arc::new(clock);
         let machine = StateMachine::open(Surroundings {
-            published: raft.state_sender().clone(),
+            published: raft.published().clone(),
             sink: Arc::clone(&sink),
             snapshots: snapshots.clone(),
             clock: Arc::clone(&clock),
@@ -61,7 +61,7 @@ impl Starter {
         let machine = machine.await.map_err(FatalError::from)?;
         let network =
             Network { node_id: raft.node_id(), cluster, connections: Arc::clone(raft.connections()) };
-        let library = config.library().map_err(|error| OpenError::Config(error.to_string()))?;
+        let library = library::library(timing).map_err(|error| OpenError::Config(error.to_string()))?;
         let built = OpenRaft::build(raft.node_id(), Arc::new(library), network, log.clone(), machine).await;
         let library = match built {
             Ok(library) => library,
@@ -85,7 +85,7 @@ fn watch(raft: &Raft, core: &Core, clock: Arc<SnapshotClock>) {
     raft.spawn(leadership::watch_life(core.raft.clone(), closing, verdict.clone()));
     raft.spawn(leadership::take_snapshots(core.raft.clone(), clock));
     let leadership = raft.leadership_sender().clone();
-    raft.spawn(leadership::follow(core.raft.clone(), raft.watch_state(), leadership));
+    raft.spawn(leadership::follow(core.raft.clone(), raft.watch_applied(), leadership));
     let fetcher = GapFetcher {
         node_id: raft.node_id(),
         cluster: core.cluster,

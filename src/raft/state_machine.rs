@@ -29,13 +29,11 @@ use crate::storage::snapshot_file::SnapshotDir;
 /// Commands after which the state is published and clients are answered within a batch of entries.
 const PUBLISH_COMMANDS: usize = 256;
 
-/// The state, and how much of the log is in it.
-#[derive(Clone, Debug, Default)]
-pub struct StateAt {
-    /// The state.
-    pub state: Arc<State>,
-    /// The last entry applied to it, of any kind.
-    pub applied: Option<LogPosition>,
+/// Where the state is seen from outside. Whoever sees a position finds a state that has at least that much.
+#[derive(Clone, Default)]
+pub(super) struct Published {
+    pub(super) states: watch::Sender<Arc<State>>,
+    pub(super) applied: watch::Sender<Option<LogPosition>>,
 }
 
 /// When a snapshot is due: after so many bytes or entries since the last one was begun.
@@ -75,7 +73,7 @@ impl SnapshotClock {
 
 /// What the state machine works with.
 pub(super) struct Surroundings {
-    pub(super) published: watch::Sender<StateAt>,
+    pub(super) published: Published,
     pub(super) sink: Arc<dyn RunSink>,
     pub(super) snapshots: SnapshotDir,
     pub(super) clock: Arc<SnapshotClock>,
@@ -127,8 +125,8 @@ impl StateMachine {
     }
 
     fn publish(&self) {
-        let applied = self.applied.as_ref().map(LogPosition::from);
-        self.with.published.send_replace(StateAt { state: Arc::new(self.state.clone()), applied });
+        self.with.published.states.send_replace(Arc::new(self.state.clone()));
+        self.with.published.applied.send_replace(self.applied.as_ref().map(LogPosition::from));
     }
 
     async fn apply_normal(&mut self, index: u64, logged: &LoggedEntry) -> Result<Answer, FatalError> {

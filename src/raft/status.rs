@@ -167,7 +167,7 @@ impl Raft {
         if to == Some(self.node_id()) {
             return Ok(self.node_id());
         }
-        let silence_max = self.config().heartbeat * TRANSFER_SILENCE_HEARTBEATS;
+        let silence_max = self.timing().heartbeat * TRANSFER_SILENCE_HEARTBEATS;
         let enough = status.last_index.map(|last| last.saturating_sub(TRANSFER_LAG_MAX));
         let candidates = status.peers.iter().filter(|peer| {
             to.is_none_or(|id| id == peer.id)
@@ -194,7 +194,7 @@ impl Raft {
     pub async fn snapshot_now(&self) -> Result<(), FatalError> {
         let stopped = || FatalError::Consensus("there is nothing to take a snapshot of".to_owned());
         let core = self.core().ok_or_else(stopped)?;
-        let Some(wanted) = self.watch_state().borrow().applied.map(|applied| applied.index) else {
+        let Some(wanted) = self.watch_applied().borrow().map(|applied| applied.index) else {
             return Ok(());
         };
         let mut metrics = core.raft.metrics();

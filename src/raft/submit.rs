@@ -14,8 +14,8 @@ use openraft::raft::ClientWriteResult;
 use openraft::raft::responder::Responder;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use super::fatal::FatalError;
 use super::handle::Raft;
+use super::library::PROPOSE_TIMEOUT;
 use super::types::{ENTRY_BYTES_MAX, LogId, LoggedEntry, NodeAddress, TypeConfig};
 use crate::state::{Applied, Entry};
 
@@ -59,9 +59,9 @@ pub enum ProposeError {
         /// Its encoded size.
         bytes: usize,
     },
-    /// The node is ending; the result is unknown.
-    #[error("the node is ending: {0}")]
-    Fatal(FatalError),
+    /// The node is ending; the result is unknown. [`Raft::fatal`] has the reason.
+    #[error("the node is ending")]
+    Fatal,
 }
 
 /// Takes the library's answer to one proposal; dropped without one, the result is unknown.
@@ -98,11 +98,13 @@ impl Raft {
         let answer = self.enqueue(term, entry);
         let raft = self.clone();
         async move {
-            let result = tokio::time::timeout(raft.config().propose_timeout, answer?).await;
+            let result = tokio::time::timeout(PROPOSE_TIMEOUT, answer?).await;
             match result {
                 Ok(Ok(Ok(response))) => Ok(proposed(response.log_id, response.data)?),
                 Ok(Ok(Err(error))) => Err(raft.refusal(error)),
-                Ok(Err(_)) => Err(raft.verdict().get().map_or(ProposeError::Unknown, ProposeError::Fatal)),
+                Ok(Err(_)) => {
+                    Err(raft.verdict().get().map_or(ProposeError::Unknown, |_| ProposeError::Fatal))
+                }
                 Err(_) => Err(ProposeError::Unknown),
             }
         }
@@ -113,8 +115,8 @@ impl Raft {
         term: Option<u64>,
         entry: Entry,
     ) -> Result<oneshot::Receiver<ClientWriteResult<TypeConfig>>, ProposeError> {
-        if let Some(error) = self.verdict().get() {
-            return Err(ProposeError::Fatal(error));
+        if self.verdict().get().is_some() {
+            return Err(ProposeError::Fatal);
         }
         let Some(core) = self.core() else {
             return Err(ProposeError::NotLeader { leader: None });
@@ -133,12 +135,12 @@ impl Raft {
             Some(term) => write.with_leader(term),
             None => write,
         };
-        // The queue has more places than there are permits, so a first poll puts the entry in. Without the task's
-        // budget in the way it is never pending but for a queue that is full of other things.
+        // The queue has as many places as there are permits, so the first poll puts the entry in: without the task's
+        // budget in the way it is pending only when peers have filled the queue.
         match tokio::task::unconstrained(write.into_future()).now_or_never() {
             Some(Ok(())) => Ok(answered),
-            Some(Err(error)) => Err(ProposeError::Fatal(FatalError::Consensus(error.to_string()))),
-            None => Err(self.verdict().get().map_or(ProposeError::Overloaded, ProposeError::Fatal)),
+            Some(Err(_)) => Err(ProposeError::Fatal),
+            None => Err(self.verdict().get().map_or(ProposeError::Overloaded, |_| ProposeError::Fatal)),
         }
     }
 

@@ -12,7 +12,7 @@
 //! - Every ending is a [`Report`]. Nothing here returns an error or panics because of what a job contains.
 //! - [`Outcome::Refused`] means that the target was not touched: no process started, no request sent. Whatever
 //!   else went wrong is [`Outcome::Failed`].
-//! - When `carry_out` returns, the attempt is over: its processes are dead (limits in `exec::tree`), its
+//! - When `carry_out` returns, the attempt is over: its processes are dead (limits in `exec`, `exec::tree`), its
 //!   connection is closed or idle. Dropping the future has the same effect at once, without grace.
 //! - Memory of an attempt is bounded by the constants below, whatever the job writes or the server sends.
 //! - An error text names what failed and never repeats the value of a header or variable, a body or a URL's path.
@@ -214,11 +214,8 @@ impl Report {
     /// terminals and logs.
     #[must_use]
     pub fn with_error(mut self, error: impl std::fmt::Display) -> Self {
-        let mut text: String = error
-            .to_string()
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
+        let mut text: String =
+            error.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
         text.truncate(text.floor_char_boundary(ERROR_BYTES_MAX));
         self.error = Some(text);
         self
@@ -237,6 +234,7 @@ pub struct TargetsConfig {
     /// Whether jobs may start programs here; default no.
     pub allow_exec: bool,
     /// The only programs that may be started, by absolute path; None: any. With a list, `shell` needs `/bin/sh`.
+    /// The list judges the first program alone, not what that one starts by its arguments or environment.
     pub exec_programs: Option<Vec<PathBuf>>,
     /// `PATH` of a process, and where a program without a slash is looked for.
     pub exec_path: String,

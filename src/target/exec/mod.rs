@@ -11,6 +11,9 @@
 //!   cannot be taken by another.
 //! - The environment is clean: what is in it is in the worker's configuration, the order, or `told`.
 //!
+//! A process that has left the group *and* closed the output is left alone when the attempt ends by itself, as cron
+//! would: that is how a job starts something that is to stay. A timeout or a cancellation ends that one too.
+//!
 //! Deliberately absent: resource limits, users and umask, which a process can only be given before it starts by
 //! means that this crate forbids itself (`unsafe`); they are those of the worker's own service unit. Should the
 //! worker itself be killed by SIGKILL its processes live on, unless that unit's control group takes them along.
@@ -173,18 +176,18 @@ impl Running {
         Self::exited(tree, child, pipes).await;
         pipes.close_input();
         while tree.count().await > 0 {
-            let _still_open = timeout(GRACE_LOOK, pipes.pump()).await;
-            tokio::time::sleep(GRACE_LOOK).await;
+            let move_output = async {
+                pipes.pump().await;
+                std::future::pending::<()>().await;
+            };
+            let _look_again = timeout(GRACE_LOOK, move_output).await;
         }
     }
 
     /// Collects the status; None if the process cannot be ended, which must not hold the attempt for ever.
     async fn reap(&mut self, survivors: Survivors) -> Option<ExitStatus> {
-        let status = if survivors == 0 {
-            self.child.wait().await.ok()
-        } else {
-            self.child.try_wait().ok().flatten()
-        };
+        let status =
+            if survivors == 0 { self.child.wait().await.ok() } else { self.child.try_wait().ok().flatten() };
         self.tree.over();
         status
     }
@@ -193,11 +196,8 @@ impl Running {
 fn ending(interrupt: Option<Interrupt>, status: Option<ExitStatus>, survivors: Survivors) -> Report {
     let code = status.and_then(|status| status.code());
     let signal = status.and_then(|status| status.signal());
-    let left = if survivors == 0 {
-        String::new()
-    } else {
-        format!("; {survivors} processes outlived SIGKILL")
-    };
+    let left =
+        if survivors == 0 { String::new() } else { format!("; {survivors} processes outlived SIGKILL") };
     let how = match (code, signal) {
         (Some(code), _) => format!("exit code {code}"),
         (None, Some(signal)) => format!("killed by signal {signal}"),

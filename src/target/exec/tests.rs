@@ -170,7 +170,8 @@ async fn what_cannot_be_started_fails_and_names_the_field() {
 
 #[tokio::test]
 async fn the_environment_holds_what_was_meant_for_it_and_no_more() {
-    let mut order = order("env", Exec { env: [("GREETING".into(), "a=b\nc".into())].into(), ..shell("env -0") });
+    let mut order =
+        order("env", Exec { env: [("GREETING".into(), "a=b\nc".into())].into(), ..shell("env -0") });
     order.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
     let config = TargetsConfig { exec_tmp_dir: Some("/var/tmp".to_owned()), ..config() };
     let report = targets(config).carry_out(&order, CancellationToken::new()).await;
@@ -199,7 +200,8 @@ async fn the_environment_holds_what_was_meant_for_it_and_no_more() {
 #[tokio::test]
 async fn what_a_job_is_told_cannot_be_overridden() {
     for name in ["CHRONARCH_FENCE", "CHRONARCH_ANYTHING", "TRACEPARENT", "A=B", "", "A\0"] {
-        let report = run("override", Exec { env: [(name.into(), "secret".into())].into(), ..shell("true") }).await;
+        let report =
+            run("override", Exec { env: [(name.into(), "secret".into())].into(), ..shell("true") }).await;
         assert_eq!(report.outcome, Outcome::Refused, "{name:?}");
         assert!(error(&report).starts_with("env: ") && !error(&report).contains("secret"), "{report:?}");
     }
@@ -241,7 +243,10 @@ async fn a_process_inherits_nothing_that_the_worker_has_open() {
     let report = run("fds", shell("for fd in /proc/$$/fd/*; do readlink $fd; done")).await;
     let places: Vec<&str> = text(&report).lines().collect();
     assert_eq!(places.first(), Some(&"/dev/null"), "{places:?}");
-    assert!(places.iter().all(|place| !place.ends_with("/secret") && !place.contains("socket:")), "{places:?}");
+    assert!(
+        places.iter().all(|place| !place.ends_with("/secret") && !place.contains("socket:")),
+        "{places:?}"
+    );
 }
 
 #[tokio::test]
@@ -268,7 +273,8 @@ async fn of_a_flood_only_the_tail_is_kept() {
 
 #[tokio::test]
 async fn a_timeout_gives_the_process_its_grace() {
-    let mut order = order("grace", shell("trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.01; done"));
+    let mut order =
+        order("grace", shell("trap 'echo bye; exit 3' TERM; echo up; while :; do sleep 0.01; done"));
     order.timeout = Some(Duration::from_millis(300));
     let report = targets(config()).carry_out(&order, CancellationToken::new()).await;
     assert_eq!((report.outcome, report.exit_code), (Outcome::TimedOut, Some(3)));

@@ -48,9 +48,16 @@ impl Tree {
     /// `child` must lead a process group of its own.
     pub(super) fn of(child: &Child, run_id: &str, fence: u64) -> Self {
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        let variables =
-            [format!("CHRONARCH_RUN_ID={run_id}").into_bytes(), format!("CHRONARCH_FENCE={fence}").into_bytes()];
-        Self { mark: Mark { group, variables }, known: Vec::new(), exit: group.and_then(exit::Watch::on), over: false }
+        let variables = [
+            format!("CHRONARCH_RUN_ID={run_id}").into_bytes(),
+            format!("CHRONARCH_FENCE={fence}").into_bytes(),
+        ];
+        Self {
+            mark: Mark { group, variables },
+            known: Vec::new(),
+            exit: group.and_then(exit::Watch::on),
+            over: false,
+        }
     }
 
     /// Resolves when the process that we started has ended; where possible without reaping it.

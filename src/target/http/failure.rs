@@ -64,7 +64,9 @@ impl CallFailure {
             if let Some(resolve) = cause.downcast_ref::<ResolveError>() {
                 return match resolve {
                     ResolveError::OutOfBounds(why) => Self::OutOfBounds(why.clone()),
-                    ResolveError::Lookup { .. } | ResolveError::NoAddress(_) => Self::Dns(resolve.to_string()),
+                    ResolveError::Lookup { .. } | ResolveError::NoAddress(_) => {
+                        Self::Dns(resolve.to_string())
+                    }
                 };
             }
             if let Some(tls) = cause.downcast_ref::<rustls::Error>() {
@@ -74,7 +76,8 @@ impl CallFailure {
         if error.is_connect() && error.is_timeout() {
             return Self::ConnectTimeout;
         }
-        let io_words = causes.iter().rev().find_map(|cause| cause.downcast_ref::<io::Error>()).and_then(words);
+        let io_words =
+            causes.iter().rev().find_map(|cause| cause.downcast_ref::<io::Error>()).and_then(words);
         let cause = io_words.unwrap_or_else(|| causes.last().map_or_else(String::new, ToString::to_string));
         match stage {
             _ if error.is_connect() => Self::Connect(cause),

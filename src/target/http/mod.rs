@@ -145,9 +145,7 @@ enum BodyRead {
 
 async fn read_body(mut response: Response, tail: &mut Tail) -> Result<BodyRead, CallFailure> {
     let mut room_bytes = HTTP_BODY_BYTES_MAX;
-    while let Some(chunk) =
-        response.chunk().await.map_err(|error| CallFailure::of(&error, Stage::Body))?
-    {
+    while let Some(chunk) = response.chunk().await.map_err(|error| CallFailure::of(&error, Stage::Body))? {
         let taken = chunk.len().min(usize::try_from(room_bytes).unwrap_or(usize::MAX));
         tail.push(&chunk[..taken]);
         if taken < chunk.len() {
@@ -170,7 +168,9 @@ fn judged(success: &[RangeInclusive<u16>], status: Option<u16>, read: BodyRead) 
         (false, Some(status), BodyRead::Cut) => {
             Report::of(Outcome::Failed).with_error(format_args!("http status {status}; {cut}"))
         }
-        (false, None, BodyRead::Whole | BodyRead::Cut) => Report::of(Outcome::Failed).with_error("no response"),
+        (false, None, BodyRead::Whole | BodyRead::Cut) => {
+            Report::of(Outcome::Failed).with_error("no response")
+        }
     }
 }
 
@@ -193,8 +193,7 @@ fn settings(reach: &Arc<Reach>) -> ClientBuilder {
 }
 
 fn certificates(path: &Path) -> Result<Vec<Certificate>, TargetsError> {
-    let pem =
-        std::fs::read(path).map_err(|source| TargetsError::CaRead { path: path.to_owned(), source })?;
+    let pem = std::fs::read(path).map_err(|source| TargetsError::CaRead { path: path.to_owned(), source })?;
     match Certificate::from_pem_bundle(&pem) {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
         Ok(_) | Err(_) => Err(TargetsError::CaParse { path: path.to_owned() }),

@@ -143,7 +143,10 @@ impl HostRule {
             Ok(address) => format!("[{address}]"),
             Err(_) => host.to_owned(),
         };
-        if host.is_empty() || host.contains(['/', '?', '#', '@', '\\', '*']) || host.contains(char::is_whitespace) {
+        if host.is_empty()
+            || host.contains(['/', '?', '#', '@', '\\', '*'])
+            || host.contains(char::is_whitespace)
+        {
             return Err(malformed());
         }
         // the scheme has no default port that the parser would drop from the rule
@@ -178,7 +181,8 @@ pub(super) fn plain_host(url: &Url) -> String {
 
 impl AddressScope {
     fn contains(self, address: IpAddr) -> bool {
-        let nowhere_or_everywhere = |v4: Ipv4Addr| v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast();
+        let nowhere_or_everywhere =
+            |v4: Ipv4Addr| v4.is_unspecified() || v4.is_broadcast() || v4.is_multicast();
         let (link_local, no_host, inside) = match carried_v4(address) {
             IpAddr::V4(v4) => (v4.is_link_local(), nowhere_or_everywhere(v4), is_inside_v4(v4)),
             IpAddr::V6(v6) => (
@@ -239,12 +243,41 @@ mod tests {
     fn every_spelling_of_an_inner_address_is_out_of_public_scope() {
         let public = Reach::new(None, AddressScope::Public).expect("no rules");
         for inner in [
-            "127.0.0.1", "127.1", "2130706433", "0x7f000001", "0177.0.0.1", "0x7f.1", "127.0.0.1.", "[::1]",
-            "[::ffff:127.0.0.1]", "[::ffff:7f00:1]", "[::127.0.0.1]", "[64:ff9b::10.0.0.1]", "[2002:7f00:1::]",
-            "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1", "100.64.0.1", "169.254.169.254",
-            "2852039166", "[::ffff:169.254.169.254]", "0.0.0.0", "0", "255.255.255.255", "224.0.0.1", "[fe80::1]",
-            "[fc00::1]", "[fd00:ec2::254]", "[ff02::1]", "[::]", "192.0.0.8", "198.18.0.1", "240.0.0.1",
-            "[100::1]", "１２７.０.０.１",
+            "127.0.0.1",
+            "127.1",
+            "2130706433",
+            "0x7f000001",
+            "0177.0.0.1",
+            "0x7f.1",
+            "127.0.0.1.",
+            "[::1]",
+            "[::ffff:127.0.0.1]",
+            "[::ffff:7f00:1]",
+            "[::127.0.0.1]",
+            "[64:ff9b::10.0.0.1]",
+            "[2002:7f00:1::]",
+            "10.1.2.3",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "100.64.0.1",
+            "169.254.169.254",
+            "2852039166",
+            "[::ffff:169.254.169.254]",
+            "0.0.0.0",
+            "0",
+            "255.255.255.255",
+            "224.0.0.1",
+            "[fe80::1]",
+            "[fc00::1]",
+            "[fd00:ec2::254]",
+            "[ff02::1]",
+            "[::]",
+            "192.0.0.8",
+            "198.18.0.1",
+            "240.0.0.1",
+            "[100::1]",
+            "１２７.０.０.１",
         ] {
             assert!(!permits(&public, &format!("http://{inner}/")), "{inner}");
         }
@@ -281,7 +314,8 @@ mod tests {
     #[test]
     fn host_rules_name_hosts_subdomains_addresses_and_ports() {
         let rules =
-            ["API.example.com", "*.inner.test", "10.0.0.7:8080", "169.254.1.1", "::1", "port80.test:80"].map(str::to_owned);
+            ["API.example.com", "*.inner.test", "10.0.0.7:8080", "169.254.1.1", "::1", "port80.test:80"]
+                .map(str::to_owned);
         let reach = Reach::new(Some(&rules), AddressScope::NotLinkLocal).expect("good rules");
         for (url, expected) in [
             ("https://api.example.com/x", true),
@@ -309,7 +343,8 @@ mod tests {
 
     #[test]
     fn a_malformed_host_rule_is_named() {
-        for rule in ["", "*.", "a/b", "http://a", "a b", "*.*.a", "*.10.0.0.1", "a:99999", "a:x", "u@a", "*"] {
+        for rule in ["", "*.", "a/b", "http://a", "a b", "*.*.a", "*.10.0.0.1", "a:99999", "a:x", "u@a", "*"]
+        {
             let error = Reach::new(Some(&[rule.to_owned()]), AddressScope::Any).expect_err(rule);
             assert_eq!(error, HostRuleError(rule.to_owned()));
         }

@@ -3,8 +3,8 @@
 use std::ops::RangeInclusive;
 
 use http::header::{
-    ACCEPT, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LENGTH, HOST, HeaderName, LOCATION, TE, TRAILER, TRANSFER_ENCODING,
-    UPGRADE, USER_AGENT,
+    ACCEPT, ACCEPT_LANGUAGE, CONNECTION, CONTENT_LENGTH, HOST, HeaderName, LOCATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, USER_AGENT,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use reqwest::{Method as Verb, Url};
@@ -161,7 +161,8 @@ fn own_headers(http: &Http) -> Result<HeaderMap, NotSent> {
         let name = HeaderName::from_bytes(name.as_bytes())
             .map_err(|_| NotSent::BadName(name.chars().take(64).collect()))?;
         // framing is the client's business: a wrong length or a hop-by-hop header would smuggle a second request
-        let is_framing = [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE, TE, TRAILER, HOST].contains(&name);
+        let is_framing =
+            [CONTENT_LENGTH, TRANSFER_ENCODING, CONNECTION, UPGRADE, TE, TRAILER, HOST].contains(&name);
         if is_framing || is_reserved_header(name.as_str()) {
             return Err(NotSent::Reserved(name));
         }
