@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::{Notify, Semaphore, watch};
@@ -88,11 +87,13 @@ struct Shared {
     verdict: Verdict,
     published: Published,
     leadership: watch::Sender<Leadership>,
-    closing: Arc<AtomicBool>,
+    closing: watch::Sender<bool>,
     core: OnceLock<Core>,
     joined: watch::Sender<bool>,
     starter: tokio::sync::Mutex<Option<Starter>>,
     tasks: Mutex<Vec<AbortHandle>>,
+    /// Held for its lock.
+    data_dir: Mutex<Option<Arc<DataDir>>>,
 }
 
 /// What a member of a cluster has.
@@ -192,10 +193,10 @@ impl Raft {
         async move { verdict.wait().await }
     }
 
-    /// Stops taking part, and syncs and closes the log. A leader should hand over first
+    /// Stops taking part, syncs and closes the log, and lets go of the folder. A leader should hand over first
     /// ([`Raft::transfer_leader`]): its followers wait for an election otherwise.
     pub async fn shutdown(&self) {
-        self.shared.closing.store(true, Ordering::Release);
+        self.shared.closing.send_replace(true);
         // Nobody starts from here on: an adoption that is under way comes first.
         self.shared.starter.lock().await.take();
         if let Some(core) = self.core() {
@@ -209,6 +210,7 @@ impl Raft {
         }
         let tasks = std::mem::take(&mut *self.shared.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.iter().for_each(AbortHandle::abort);
+        self.shared.data_dir.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
@@ -244,8 +246,9 @@ impl Raft {
         &self.shared.verdict
     }
 
-    pub(super) fn closing(&self) -> &Arc<AtomicBool> {
-        &self.shared.closing
+    /// Whether this node was asked to stop.
+    pub(super) fn closing(&self) -> watch::Receiver<bool> {
+        self.shared.closing.subscribe()
     }
 
     pub(super) fn published(&self) -> &Published {
@@ -259,6 +262,7 @@ impl Raft {
 
 impl Shared {
     fn new(options: RaftOptions) -> Self {
+        let data_dir = Mutex::new(Some(Arc::clone(&options.data_dir)));
         let starter = Starter { data_dir: options.data_dir, run_log: options.run_log };
         Self {
             node_id: options.node_id,
@@ -271,11 +275,12 @@ impl Shared {
             verdict: Verdict::new(),
             published: Published::default(),
             leadership: watch::Sender::default(),
-            closing: Arc::default(),
+            closing: watch::Sender::new(false),
             core: OnceLock::new(),
             joined: watch::Sender::new(false),
             starter: tokio::sync::Mutex::new(Some(starter)),
             tasks: Mutex::default(),
+            data_dir,
         }
     }
 }

@@ -4,7 +4,6 @@
 //! and goes on believing; [`Raft::quorum_acked_within`] tells sooner, and a proposal with a term tells for sure.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::ServerState;
@@ -83,7 +82,7 @@ pub(super) async fn follow(
 }
 
 /// Tells the verdict when the library ends without having been asked to.
-pub(super) async fn watch_life(raft: OpenRaft, closing: Arc<AtomicBool>, verdict: Verdict) {
+pub(super) async fn watch_life(raft: OpenRaft, closing: watch::Receiver<bool>, verdict: Verdict) {
     let mut metrics = raft.metrics();
     loop {
         let ended = metrics.borrow_and_update().running_state.clone().err().map(|error| error.to_string());
@@ -92,7 +91,7 @@ pub(super) async fn watch_life(raft: OpenRaft, closing: Arc<AtomicBool>, verdict
             None if metrics.changed().await.is_ok() => continue,
             None => "its task has ended".to_owned(),
         };
-        if !closing.load(Ordering::Acquire) {
+        if !*closing.borrow() {
             verdict.reach(FatalError::Consensus(ended));
         }
         return;

@@ -97,10 +97,18 @@ impl LogStore {
             TailRead::Entries(entries) => return Ok(entries),
             TailRead::OnDisk(range) => range,
         };
+        let behind = on_disk.end..range.end;
         let stored = self.wal().read(on_disk, READ_BYTES_MAX).await.map_err(|error| self.storage(error))?;
         let decode = |entry: WalEntry| {
             codec::load_entry(entry.payload).map_err(|error| self.undecodable("a log entry", error))
         };
+        if stored.is_empty() && !behind.is_empty() {
+            // The log begins where the tail does: nothing before it was left, or ever there.
+            return match self.tail().read(behind) {
+                TailRead::Entries(entries) => Ok(entries),
+                TailRead::OnDisk(_) => Ok(Vec::new()),
+            };
+        }
         stored.into_iter().map(decode).collect()
     }
 

@@ -207,7 +207,10 @@ impl RaftService for PeerService {
             let decoded = request.map(network::append_request_from);
             decoded.ok()?.inspect_err(|error| tracing::warn!(%error, "append stream ends")).ok()
         });
-        let answers = raft.stream_append(requests).map(|answer| match answer {
+        // An idle stream would outlive this node's part in it, and the leader would not look for another.
+        let mut closing = self.raft.closing();
+        let closed = Box::pin(async move { closing.wait_for(|closing| *closing).await.is_ok() });
+        let answers = raft.stream_append(requests.take_until(closed)).map(|answer| match answer {
             Ok(result) => Ok(network::append_response(&result)),
             Err(error) => Err(ending(error)),
         });

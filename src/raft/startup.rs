@@ -81,7 +81,7 @@ impl Starter {
 }
 
 fn watch(raft: &Raft, core: &Core, clock: Arc<SnapshotClock>) {
-    let (closing, verdict) = (Arc::clone(raft.closing()), raft.verdict().clone());
+    let (closing, verdict) = (raft.closing(), raft.verdict().clone());
     raft.spawn(leadership::watch_life(core.raft.clone(), closing, verdict.clone()));
     raft.spawn(leadership::take_snapshots(core.raft.clone(), clock));
     let leadership = raft.leadership_sender().clone();
