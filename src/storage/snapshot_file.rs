@@ -20,8 +20,10 @@ use super::error::StorageError;
 use super::files;
 
 mod read;
+mod send;
 
 pub use self::read::SnapshotReader;
+pub use self::send::OutgoingSnapshot;
 
 const MAGIC: &[u8; 8] = b"CHRONSNP";
 /// Format of the files that this release writes and reads.

@@ -200,14 +200,18 @@ mod tests {
         let mut negative = order_of(shell("true"));
         negative.timeout = Some(prost_types::Duration { seconds: -1, nanos: 0 });
         assert_eq!(order(negative), Err(OrderError::Timeout));
-        assert_eq!(order(pb::Order { scheduled_at: None, ..order_of(shell("true")) }), Err(OrderError::NoDueTime));
+        assert_eq!(
+            order(pb::Order { scheduled_at: None, ..order_of(shell("true")) }),
+            Err(OrderError::NoDueTime)
+        );
     }
 
     #[test]
     fn a_report_never_exceeds_the_limits_of_the_protocol() {
         let mut long = target::Report::of(target::Outcome::Failed);
         long.error = Some("é".repeat(ERROR_BYTES_MAX));
-        long.output = (0..OUTPUT_TAIL_BYTES + 3).map(|at| u8::try_from(at % 251).expect("below 251")).collect();
+        long.output =
+            (0..OUTPUT_TAIL_BYTES + 3).map(|at| u8::try_from(at % 251).expect("below 251")).collect();
         let last = *long.output.last().expect("not empty");
         let sent = report(&key(), long);
         assert_eq!(sent.error.len(), ERROR_BYTES_MAX);

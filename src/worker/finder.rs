@@ -98,7 +98,13 @@ impl Finder {
     ///
     /// A stream that hardly lived does not count as one: whoever accepts and drops us again and again is asked with
     /// pauses.
-    pub(super) fn lost(&mut self, address: &Arc<str>, opened_at: Instant, leader: Option<Arc<str>>, now: Instant) {
+    pub(super) fn lost(
+        &mut self,
+        address: &Arc<str>,
+        opened_at: Instant,
+        leader: Option<Arc<str>>,
+        now: Instant,
+    ) {
         if now.duration_since(opened_at) < STEADY {
             self.pause(now);
             return;
@@ -123,7 +129,8 @@ impl Finder {
         self.asked.clear();
         let (before, from) = self.endpoints.split_at(self.first);
         let in_turn = from.iter().chain(before);
-        self.round = in_turn.clone().filter(|address| !self.shunned_until.contains_key(*address)).cloned().collect();
+        self.round =
+            in_turn.clone().filter(|address| !self.shunned_until.contains_key(*address)).cloned().collect();
         if self.round.is_empty() {
             self.round = in_turn.cloned().collect();
         }

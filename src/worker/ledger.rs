@@ -122,7 +122,8 @@ impl Ledger {
         }
         self.make_room()?;
         if self.knows_newer(key) {
-            let report = convert::untouched(key, pb::Outcome::Cancelled, "a newer attempt of the run is known");
+            let report =
+                convert::untouched(key, pb::Outcome::Cancelled, "a newer attempt of the run is known");
             self.end(key, report);
             return Ok(());
         }
@@ -320,7 +321,8 @@ impl Ledger {
 
     fn knows_newer(&self, key: &Key) -> bool {
         let newer = key.clone()..=key.last_of_run();
-        self.attempts.range(newer.clone()).next().is_some() || self.acknowledged.set.range(newer).next().is_some()
+        self.attempts.range(newer.clone()).next().is_some()
+            || self.acknowledged.set.range(newer).next().is_some()
     }
 
     /// None: all that was ever sent.

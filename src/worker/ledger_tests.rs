@@ -187,7 +187,11 @@ async fn leaving_reports_what_it_stops_as_lost_but_not_what_the_leader_cancelled
     let expected = [(stops, lost), (cancelled, pb::Outcome::Cancelled), (hangs.clone(), lost), (waits, lost)];
     assert_eq!(reports(&mut ledger, now), expected);
     ledger.ended(&hangs, Report::of(Outcome::Cancelled));
-    assert_eq!((ledger.running(), ledger.unacknowledged()), (0, 4), "the end of a dropped attempt changes nothing");
+    assert_eq!(
+        (ledger.running(), ledger.unacknowledged()),
+        (0, 4),
+        "the end of a dropped attempt changes nothing"
+    );
 }
 
 #[test]

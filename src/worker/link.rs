@@ -23,8 +23,8 @@ use tower::service_fn;
 use super::dial::Dialer;
 use super::ledger::Overflow;
 use super::{
-    CONNECT_TIMEOUT, HEARTBEAT_EVERY, KEEP_ALIVE, LEASE_MIN, MESSAGE_BYTES_MAX, OUTBOX, SILENCE_MAX, UNANSWERED_MAX,
-    WELCOME_TIMEOUT,
+    CONNECT_TIMEOUT, HEARTBEAT_EVERY, KEEP_ALIVE, LEASE_MIN, MESSAGE_BYTES_MAX, OUTBOX, SILENCE_MAX,
+    UNANSWERED_MAX, WELCOME_TIMEOUT,
 };
 use crate::pb::v1 as pb;
 use crate::pb::v1::leader_message::Kind as FromLeader;
@@ -125,7 +125,8 @@ pub(super) struct OpenLink {
 /// Connects, says hello and waits for the welcome, all within [`CONNECT_TIMEOUT`] and [`WELCOME_TIMEOUT`].
 pub(super) async fn open(opening: Opening) -> Result<OpenLink, OpenError> {
     let Opening { address, dialer, hello, draining } = opening;
-    let client = timeout(CONNECT_TIMEOUT, connect(&address, dialer)).await.map_err(|_| OpenError::Silent)??;
+    let client =
+        timeout(CONNECT_TIMEOUT, connect(&address, dialer)).await.map_err(|_| OpenError::Silent)??;
     let opened_at = Instant::now();
     let welcomed = timeout(WELCOME_TIMEOUT, greet(client, hello, draining)).await;
     let (outgoing, incoming, welcome) = welcomed.map_err(|_| OpenError::Silent)??;
@@ -271,7 +272,8 @@ impl OpenLink {
     }
 
     fn heard(&mut self, message: Result<Option<pb::LeaderMessage>, Status>) -> Result<LinkEvent, LinkError> {
-        let message = message.map_err(|status| LinkError::Broken(Box::new(status)))?.ok_or(LinkError::Ended)?;
+        let message =
+            message.map_err(|status| LinkError::Broken(Box::new(status)))?.ok_or(LinkError::Ended)?;
         self.heard_at = Instant::now();
         Ok(match message.kind {
             Some(FromLeader::Order(order)) => LinkEvent::Order(Box::new(order)),

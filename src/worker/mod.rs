@@ -182,7 +182,8 @@ impl WorkerOptions {
         }
         let is_address = |endpoint: &&String| {
             let authority = endpoint.parse::<http::uri::Authority>();
-            authority.is_ok_and(|authority| authority.port_u16().is_some() && !authority.as_str().contains('@'))
+            authority
+                .is_ok_and(|authority| authority.port_u16().is_some() && !authority.as_str().contains('@'))
         };
         match self.endpoints.iter().find(|endpoint| !is_address(endpoint)) {
             Some(endpoint) => Err(OptionsError::Endpoint(endpoint.clone())),

@@ -168,7 +168,10 @@ impl Worker {
                 if !error.is_cancelled() {
                     tracing::error!(%error, "an attempt panicked");
                 }
-                (error.id(), Report::of(Outcome::Failed).with_error("the worker failed while carrying it out"))
+                (
+                    error.id(),
+                    Report::of(Outcome::Failed).with_error("the worker failed while carrying it out"),
+                )
             }
         };
         if let Some(key) = self.keys.remove(&id) {
@@ -296,9 +299,11 @@ impl Worker {
         }
         let leader = match error {
             LinkError::NotLeader { leader } => leader,
-            LinkError::Ended | LinkError::Broken(_) | LinkError::Silent | LinkError::Protocol | LinkError::Flood(_) => {
-                None
-            }
+            LinkError::Ended
+            | LinkError::Broken(_)
+            | LinkError::Silent
+            | LinkError::Protocol
+            | LinkError::Flood(_) => None,
         };
         self.finder.lost(&link.address, link.opened_at, leader, now);
     }
