@@ -232,6 +232,13 @@ fn the_example_in_the_repository_is_read() {
     assert_eq!((spec.name.as_str(), spec.schedule.len()), ("isin-download", 1));
 }
 
+#[test]
+fn a_job_with_every_field_survives_export() {
+    let spec: JobSpec =
+        serde_json::from_str(include_str!("../../pb/testdata/job_spec.json")).expect("the fixture is read");
+    assert_eq!(specs("a.yaml", &serde_saphyr::to_string(&spec).expect("it is written")), [spec]);
+}
+
 proptest::proptest! {
     #[test]
     fn no_text_makes_a_reader_panic(text in "([ -~\n]|[\\[\\]{}:,&*!|>'\"#%@\t-]|name|é|\\\\u00e9){0,60}") {
