@@ -1,4 +1,11 @@
 //! Chronarch: a replicated job scheduler that fires every due job exactly once.
+//!
+//! ARCHITECTURE.md is the map; each module opens with what it is for.
 
+pub mod clock;
+pub mod config;
+pub mod metrics;
 pub mod pb;
+pub mod scheduler;
 pub mod state;
+pub mod target;

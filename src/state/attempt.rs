@@ -166,7 +166,7 @@ impl Applying<'_> {
         run.phase = Phase::Backoff { retry_at: self.moment.at };
         run.state = RunState::Pending;
         self.state.put_run(run.clone());
-        if self.state.carried_by(&worker).next().is_none() {
+        if self.state.load(&worker) == 0 {
             self.state.leases.remove(&worker);
         }
         self.count(&run, outcome, probe);

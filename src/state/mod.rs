@@ -99,6 +99,8 @@ pub struct State {
     held: OrdSet<(BreakerKey, RunId)>,
     deadlines: OrdSet<(Timestamp, RunId)>,
     carried: OrdSet<(Arc<str>, RunId)>,
+    loads: OrdMap<Arc<str>, u32>,
+    stopping: OrdSet<RunId>,
     cooling: OrdSet<(Timestamp, BreakerKey)>,
     probing: OrdSet<BreakerKey>,
     sharers: OrdSet<(BreakerKey, JobId)>,
@@ -236,6 +238,17 @@ impl State {
             .map(|(_, run)| *run)
     }
 
+    /// How many attempts run with this worker.
+    #[must_use]
+    pub fn load(&self, worker: &Arc<str>) -> u32 {
+        self.loads.get(worker).copied().unwrap_or(0)
+    }
+
+    /// Runs that someone wants to end while an attempt runs.
+    pub fn stopping(&self) -> impl Iterator<Item = RunId> + '_ {
+        self.stopping.iter().copied()
+    }
+
     /// How many attempts run.
     #[must_use]
     pub fn carried_count(&self) -> usize {
@@ -323,6 +336,11 @@ impl State {
             Phase::Running => {
                 if let Some(attempt) = run.running() {
                     self.carried.insert((attempt.worker.clone(), run.id));
+                    let load = self.load(&attempt.worker);
+                    self.loads.insert(attempt.worker.clone(), load + 1);
+                }
+                if run.cancel.is_some() {
+                    self.stopping.insert(run.id);
                 }
             }
             Phase::Queued | Phase::Backoff { .. } | Phase::Ended => {}
@@ -343,7 +361,12 @@ impl State {
             Phase::Running => {
                 if let Some(attempt) = run.running() {
                     self.carried.remove(&(attempt.worker.clone(), run.id));
+                    match self.load(&attempt.worker) {
+                        0 | 1 => self.loads.remove(&attempt.worker),
+                        load => self.loads.insert(attempt.worker.clone(), load - 1),
+                    };
                 }
+                self.stopping.remove(&run.id);
             }
             Phase::Queued | Phase::Backoff { .. } | Phase::Ended => {}
         }

@@ -1,0 +1,518 @@
+//! A node's configuration file: TOML, unknown keys refused, all problems at once.
+//!
+//! A key exists only where an operator has a reason to change it. `cluster/node-1.toml` is the
+//! smallest file that works; `cluster/example.toml` names every key with its default and is tested
+//! against the defaults here.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+/// A node's configuration, complete.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Identity of the node in its cluster, from 1, never used again for another disk.
+    pub node_id: u64,
+    /// Where clients connect: `host:port`.
+    pub listen: String,
+    /// Where other nodes connect: `host:port`.
+    pub peer_listen: String,
+    /// What clients dial, where it differs from `listen`.
+    pub advertise: Option<String>,
+    /// What other nodes dial, where it differs from `peer_listen`.
+    pub peer_advertise: Option<String>,
+    /// Everything that the node keeps.
+    pub data_dir: PathBuf,
+    /// The first members, by node id; the same on each node.
+    pub peers: BTreeMap<u64, String>,
+    /// Listen beyond loopback though nothing is encrypted yet.
+    pub insecure: bool,
+    /// Raft's timing.
+    pub raft: RaftTiming,
+    /// The worker inside the node.
+    pub worker: WorkerConfig,
+}
+
+/// Raft's timing, and when the log is cut.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RaftTiming {
+    /// How often the leader shows itself.
+    pub heartbeat: Duration,
+    /// Shortest wait of a follower without a leader.
+    pub election_min: Duration,
+    /// Longest wait of a follower without a leader.
+    pub election_max: Duration,
+    /// Entries after which a snapshot is taken.
+    pub snapshot_entries: u64,
+    /// Bytes of log after which a snapshot is taken.
+    pub snapshot_bytes: u64,
+    /// Entries kept behind a snapshot, for followers that were away briefly.
+    pub keep_entries: u64,
+}
+
+/// The worker inside a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerConfig {
+    /// Whether the node carries out attempts itself.
+    pub enabled: bool,
+    /// Queues that it serves.
+    pub queues: Vec<String>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// Attempts at the same time, 1 to 10,000.
+    pub slots: u32,
+    /// Whether jobs may run processes on this machine.
+    pub allow_exec: bool,
+    /// How long a worker may be silent before its attempts count as lost.
+    pub lease: Duration,
+}
+
+impl Default for RaftTiming {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(40),
+            election_min: Duration::from_millis(150),
+            election_max: Duration::from_millis(200),
+            snapshot_entries: 50_000,
+            snapshot_bytes: 64 << 20,
+            keep_entries: 20_000,
+        }
+    }
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            queues: vec!["default".to_owned()],
+            labels: BTreeMap::new(),
+            slots: 256,
+            allow_exec: false,
+            lease: Duration::from_secs(5),
+        }
+    }
+}
+
+/// What is typed on the command line and goes before the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--node-id`
+    pub node_id: Option<u64>,
+    /// `--listen`
+    pub listen: Option<String>,
+    /// `--peer-listen`
+    pub peer_listen: Option<String>,
+    /// `--data-dir`
+    pub data_dir: Option<PathBuf>,
+    /// `--peers 1=host:port,2=host:port`
+    pub peers: Option<BTreeMap<u64, String>>,
+}
+
+/// All that is wrong with a configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigError {
+    /// One line each: place, key, reason.
+    pub problems: Vec<String>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.problems.join("\n"))
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads the text of a file called `name`, under the overrides of the command line.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every problem found, each with file, line and key.
+    pub fn read(name: &str, text: &str, overrides: Overrides) -> Result<Self, ConfigError> {
+        let table = DeTable::parse(text).map_err(|error| {
+            let line = line_of(text, error.span().map_or(0, |span| span.start));
+            ConfigError { problems: vec![format!("{name}:{line}: {}", error.message())] }
+        })?;
+        let mut reader = Reader { name, text, problems: Vec::new() };
+        let config = reader.config(table.into_inner(), overrides);
+        reader.finish(config)
+    }
+
+    /// Where clients reach this node.
+    #[must_use]
+    pub fn client_address(&self) -> &str {
+        self.advertise.as_deref().unwrap_or(&self.listen)
+    }
+
+    /// Where other nodes reach this node.
+    #[must_use]
+    pub fn peer_address(&self) -> &str {
+        self.peer_advertise.as_deref().unwrap_or(&self.peer_listen)
+    }
+}
+
+fn line_of(text: &str, offset: usize) -> usize {
+    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
+}
+
+struct Reader<'a> {
+    name: &'a str,
+    text: &'a str,
+    problems: Vec<String>,
+}
+
+type Table<'a> = DeTable<'a>;
+type Value<'a> = Spanned<DeValue<'a>>;
+
+impl Reader<'_> {
+    fn problem(&mut self, at: Option<usize>, key: &str, reason: &str) {
+        let place =
+            at.map_or_else(|| self.name.to_owned(), |at| format!("{}:{}", self.name, line_of(self.text, at)));
+        self.problems.push(format!("{place}: {key}: {reason}"));
+    }
+
+    fn finish(self, config: Config) -> Result<Config, ConfigError> {
+        if self.problems.is_empty() { Ok(config) } else { Err(ConfigError { problems: self.problems }) }
+    }
+
+    fn config(&mut self, mut table: Table<'_>, overrides: Overrides) -> Config {
+        let node_id = overrides.node_id.or_else(|| self.integer(&mut table, "", "node_id", 1..=u64::MAX));
+        let listen = overrides.listen.or_else(|| self.address(&mut table, "listen"));
+        let peer_listen = overrides.peer_listen.or_else(|| self.address(&mut table, "peer_listen"));
+        let data_dir =
+            overrides.data_dir.or_else(|| self.string(&mut table, "", "data_dir").map(PathBuf::from));
+        let peers = overrides.peers.unwrap_or_else(|| self.peers(&mut table));
+        let config = Config {
+            node_id: self.required(node_id, "node_id", "an integer from 1").unwrap_or(0),
+            listen: self.required(listen, "listen", "host:port").unwrap_or_default(),
+            peer_listen: self.required(peer_listen, "peer_listen", "host:port").unwrap_or_default(),
+            advertise: self.address(&mut table, "advertise"),
+            peer_advertise: self.address(&mut table, "peer_advertise"),
+            data_dir: self.required(data_dir, "data_dir", "a folder").unwrap_or_default(),
+            peers,
+            insecure: self.boolean(&mut table, "", "insecure").unwrap_or(false),
+            raft: self.raft(&mut table),
+            worker: self.worker(&mut table),
+        };
+        self.nothing_left(&table, "");
+        self.check(&config);
+        config
+    }
+
+    fn required<T>(&mut self, value: Option<T>, key: &str, expected: &str) -> Option<T> {
+        let is_reported = self.problems.iter().any(|problem| problem.contains(&format!(": {key}: ")));
+        if value.is_none() && !is_reported {
+            self.problem(None, key, &format!("is missing; expected {expected}"));
+        }
+        value
+    }
+
+    fn check(&mut self, config: &Config) {
+        if !config.peers.is_empty() && !config.peers.contains_key(&config.node_id) {
+            self.problem(None, "peers", &format!("does not name this node, {}", config.node_id));
+        }
+        let raft = &config.raft;
+        if raft.election_min <= raft.heartbeat * 2 {
+            self.problem(None, "raft.election_min", "must be more than twice raft.heartbeat");
+        }
+        if raft.election_max <= raft.election_min {
+            self.problem(None, "raft.election_max", "must be more than raft.election_min");
+        }
+        for (key, address) in [("listen", &config.listen), ("peer_listen", &config.peer_listen)] {
+            if !config.insecure && !address.is_empty() && !is_loopback(address) {
+                self.problem(
+                    None,
+                    key,
+                    "is beyond loopback, and this version has no TLS: say `insecure = true` to listen there anyway",
+                );
+            }
+        }
+    }
+
+    fn raft(&mut self, table: &mut Table<'_>) -> RaftTiming {
+        let mut raft = RaftTiming::default();
+        let Some(mut section) = self.section(table, "raft") else { return raft };
+        let span = Duration::from_millis(5)..=Duration::from_secs(60);
+        self.duration(&mut section, "raft", "heartbeat", span.clone(), &mut raft.heartbeat);
+        self.duration(&mut section, "raft", "election_min", span.clone(), &mut raft.election_min);
+        self.duration(&mut section, "raft", "election_max", span, &mut raft.election_max);
+        for (key, field) in [
+            ("snapshot_entries", &mut raft.snapshot_entries),
+            ("snapshot_bytes", &mut raft.snapshot_bytes),
+            ("keep_entries", &mut raft.keep_entries),
+        ] {
+            if let Some(value) = self.integer(&mut section, "raft", key, 1..=u64::MAX) {
+                *field = value;
+            }
+        }
+        self.nothing_left(&section, "raft.");
+        raft
+    }
+
+    fn worker(&mut self, table: &mut Table<'_>) -> WorkerConfig {
+        let mut worker = WorkerConfig::default();
+        let Some(mut section) = self.section(table, "worker") else { return worker };
+        if let Some(enabled) = self.boolean(&mut section, "worker", "enabled") {
+            worker.enabled = enabled;
+        }
+        if let Some(allow) = self.boolean(&mut section, "worker", "allow_exec") {
+            worker.allow_exec = allow;
+        }
+        if let Some(slots) = self.integer(&mut section, "worker", "slots", 1..=10_000) {
+            worker.slots = u32::try_from(slots).unwrap_or(worker.slots);
+        }
+        let span = Duration::from_secs(1)..=Duration::from_secs(3_600);
+        self.duration(&mut section, "worker", "lease", span, &mut worker.lease);
+        if let Some(queues) = self.strings(&mut section, "worker", "queues") {
+            worker.queues = queues;
+        }
+        if let Some(mut labels) = self.section(&mut section, "labels") {
+            let keys: Vec<String> = labels.keys().map(|key| key.get_ref().to_string()).collect();
+            for key in keys {
+                if let Some(value) = self.string(&mut labels, "worker.labels", &key) {
+                    worker.labels.insert(key, value);
+                }
+            }
+        }
+        self.nothing_left(&section, "worker.");
+        worker
+    }
+
+    fn peers(&mut self, table: &mut Table<'_>) -> BTreeMap<u64, String> {
+        let mut peers = BTreeMap::new();
+        let Some(section) = self.section(table, "peers") else { return peers };
+        for (key, value) in section {
+            let path = format!("peers.{}", key.get_ref());
+            let at = Some(value.span().start);
+            match (key.get_ref().parse::<u64>(), value.get_ref()) {
+                (Ok(id), DeValue::String(address)) if id > 0 => {
+                    if is_address(address) {
+                        peers.insert(id, address.to_string());
+                    } else {
+                        self.problem(at, &path, "expected host:port");
+                    }
+                }
+                (Ok(id), _) if id > 0 => self.problem(at, &path, "expected a string, host:port"),
+                _ => self.problem(at, &path, "expected a node id from 1 as the key"),
+            }
+        }
+        peers
+    }
+
+    fn take<'t>(&mut self, table: &mut Table<'t>, key: &str) -> Option<Value<'t>> {
+        let name = table.keys().find(|name| name.get_ref() == key)?.clone();
+        table.remove(&name)
+    }
+
+    fn section<'t>(&mut self, table: &mut Table<'t>, key: &str) -> Option<Table<'t>> {
+        let value = self.take(table, key)?;
+        let at = value.span().start;
+        match value.into_inner() {
+            DeValue::Table(section) => Some(section),
+            _ => {
+                self.problem(Some(at), key, "expected a table");
+                None
+            }
+        }
+    }
+
+    fn string(&mut self, table: &mut Table<'_>, section: &str, key: &str) -> Option<String> {
+        let value = self.take(table, key)?;
+        match value.get_ref() {
+            DeValue::String(text) if !text.is_empty() => Some(text.to_string()),
+            _ => {
+                self.problem(
+                    Some(value.span().start),
+                    &path(section, key),
+                    "expected a string that is not empty",
+                );
+                None
+            }
+        }
+    }
+
+    fn strings(&mut self, table: &mut Table<'_>, section: &str, key: &str) -> Option<Vec<String>> {
+        let value = self.take(table, key)?;
+        let texts: Option<Vec<String>> = match value.get_ref() {
+            DeValue::Array(items) => items
+                .iter()
+                .map(|item| match item.get_ref() {
+                    DeValue::String(text) if !text.is_empty() => Some(text.to_string()),
+                    _ => None,
+                })
+                .collect(),
+            _ => None,
+        };
+        if texts.as_ref().is_none_or(Vec::is_empty) {
+            self.problem(Some(value.span().start), &path(section, key), "expected a list of strings");
+            return None;
+        }
+        texts
+    }
+
+    fn address(&mut self, table: &mut Table<'_>, key: &str) -> Option<String> {
+        let at = self.place(table, key);
+        let text = self.string(table, "", key)?;
+        if is_address(&text) {
+            return Some(text);
+        }
+        self.problem(at, key, "expected host:port");
+        None
+    }
+
+    fn place(&self, table: &Table<'_>, key: &str) -> Option<usize> {
+        table.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value.span().start)
+    }
+
+    fn boolean(&mut self, table: &mut Table<'_>, section: &str, key: &str) -> Option<bool> {
+        let value = self.take(table, key)?;
+        match value.get_ref() {
+            DeValue::Boolean(flag) => Some(*flag),
+            _ => {
+                self.problem(Some(value.span().start), &path(section, key), "expected true or false");
+                None
+            }
+        }
+    }
+
+    fn integer(
+        &mut self,
+        table: &mut Table<'_>,
+        section: &str,
+        key: &str,
+        range: std::ops::RangeInclusive<u64>,
+    ) -> Option<u64> {
+        let value = self.take(table, key)?;
+        let number = match value.get_ref() {
+            DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix()).ok(),
+            _ => None,
+        };
+        let found = number.filter(|number| range.contains(number));
+        if found.is_none() {
+            let expected = if *range.end() == u64::MAX {
+                format!("expected an integer from {}", range.start())
+            } else {
+                format!("expected an integer from {} to {}", range.start(), range.end())
+            };
+            self.problem(Some(value.span().start), &path(section, key), &expected);
+        }
+        found
+    }
+
+    fn duration(
+        &mut self,
+        table: &mut Table<'_>,
+        section: &str,
+        key: &str,
+        range: std::ops::RangeInclusive<Duration>,
+        field: &mut Duration,
+    ) {
+        let at = self.place(table, key);
+        let Some(text) = self.string(table, section, key) else { return };
+        match humantime::parse_duration(&text) {
+            Ok(span) if range.contains(&span) => *field = span,
+            Ok(_) | Err(_) => {
+                let expected = format!("expected a duration from {:?} to {:?}", range.start(), range.end());
+                self.problem(at, &path(section, key), &expected);
+            }
+        }
+    }
+
+    fn nothing_left(&mut self, table: &Table<'_>, section: &str) {
+        for (key, value) in table {
+            let path = format!("{section}{}", key.get_ref());
+            self.problem(Some(value.span().start), &path, "unknown key");
+        }
+    }
+}
+
+fn path(section: &str, key: &str) -> String {
+    if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
+}
+
+fn is_address(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+}
+
+fn is_loopback(address: &str) -> bool {
+    match address.to_socket_addrs() {
+        Ok(mut addresses) => addresses.all(|address| address.ip().is_loopback()),
+        // A name that cannot be resolved fails at binding, with a better message.
+        Err(_) => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: &str = r#"
+node_id     = 1
+listen      = "127.0.0.1:7401"
+peer_listen = "127.0.0.1:7501"
+data_dir    = "data/node-1"
+peers       = { 1 = "127.0.0.1:7501", 2 = "127.0.0.1:7502" }
+"#;
+
+    fn problems(text: &str) -> Vec<String> {
+        Config::read("n.toml", text, Overrides::default()).expect_err("it is wrong").problems
+    }
+
+    #[test]
+    fn the_smallest_file_reads_with_defaults() {
+        let config = Config::read("n.toml", SMALL, Overrides::default()).expect("it is right");
+        assert_eq!(config.node_id, 1);
+        assert_eq!(config.peers.len(), 2);
+        assert_eq!(config.raft, RaftTiming::default());
+        assert_eq!(config.worker, WorkerConfig::default());
+        assert_eq!(config.client_address(), "127.0.0.1:7401");
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once_with_their_lines() {
+        let text = "node_id = 0\nlisten = \"nowhere\"\npeer_listen = \"127.0.0.1:1\"\nspeed = 3\n[raft]\nheartbeat = 5\n[worker]\nslots = 0\nqueus = []\n";
+        assert_eq!(
+            problems(text),
+            [
+                "n.toml:1: node_id: expected an integer from 1",
+                "n.toml:2: listen: expected host:port",
+                "n.toml: data_dir: is missing; expected a folder",
+                "n.toml:6: raft.heartbeat: expected a string that is not empty",
+                "n.toml:8: worker.slots: expected an integer from 1 to 10000",
+                "n.toml:9: worker.queus: unknown key",
+                "n.toml:4: speed: unknown key",
+            ]
+        );
+    }
+
+    #[test]
+    fn beyond_loopback_needs_a_word() {
+        let text = SMALL.replace("127.0.0.1:7401", "0.0.0.0:7401");
+        assert!(problems(&text)[0].contains("insecure = true"), "{:?}", problems(&text));
+        assert!(Config::read("n.toml", &format!("insecure = true\n{text}"), Overrides::default()).is_ok());
+    }
+
+    #[test]
+    fn a_node_that_its_peers_do_not_name_is_refused() {
+        let text = SMALL.replace("node_id     = 1", "node_id = 9");
+        assert_eq!(problems(&text), ["n.toml: peers: does not name this node, 9"]);
+    }
+
+    #[test]
+    fn text_that_is_no_toml_is_refused_with_its_line() {
+        assert!(problems("node_id = 1\nlisten = \n")[0].starts_with("n.toml:2: "));
+    }
+
+    #[test]
+    fn the_example_file_states_the_defaults() {
+        let text = include_str!("../cluster/example.toml");
+        let config = Config::read("example.toml", text, Overrides::default()).expect("it is right");
+        assert_eq!(config.raft, RaftTiming::default());
+        assert_eq!(config.worker, WorkerConfig::default());
+    }
+}

@@ -1,0 +1,106 @@
+//! What is proposed and not yet visible in the state that the loop plans from.
+//!
+//! A command stays in flight until its entry is applied *and* the loop has seen a state that contains
+//! it; otherwise the loop would plan it again from the old state.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::scheduler::plan::InFlight;
+use crate::state::Command;
+
+/// The keys of what is in flight.
+#[derive(Debug, Default)]
+pub(super) struct Flight {
+    pub(super) in_flight: InFlight,
+    /// Starts in flight for each worker.
+    pub(super) starts: HashMap<Arc<str>, u32>,
+    /// Applied entries that the loop has not seen in a state yet.
+    landed: Vec<(u64, Arc<Vec<Command>>)>,
+}
+
+impl Flight {
+    pub(super) fn take_off(&mut self, commands: &[Command]) {
+        for command in commands {
+            match command {
+                Command::Fire { job, .. } => {
+                    self.in_flight.jobs.insert(*job);
+                }
+                Command::Start { run, worker, .. } => {
+                    self.in_flight.runs.insert(*run);
+                    *self.starts.entry(worker.clone()).or_insert(0) += 1;
+                }
+                Command::Complete { run, .. } | Command::Retry { run } | Command::Expire { run } => {
+                    self.in_flight.runs.insert(*run);
+                }
+                Command::HalfOpen { breaker, .. } => {
+                    self.in_flight.breakers.insert(breaker.clone());
+                }
+                Command::Renew { worker, .. } | Command::Lose { worker, .. } => {
+                    self.in_flight.workers.insert(worker.clone());
+                }
+                Command::Lead { .. }
+                | Command::PutJob { .. }
+                | Command::DeleteJob { .. }
+                | Command::PauseJob { .. }
+                | Command::ResumeJob { .. }
+                | Command::TriggerJob { .. }
+                | Command::CancelRun { .. }
+                | Command::TripBreaker { .. }
+                | Command::ResetBreaker { .. } => {}
+            }
+        }
+    }
+
+    /// The entry at `index` is applied.
+    pub(super) fn land(&mut self, index: u64, commands: Arc<Vec<Command>>) {
+        self.landed.push((index, commands));
+    }
+
+    /// The loop sees a state that contains everything up to `applied`.
+    pub(super) fn see(&mut self, applied: u64) {
+        let (seen, landed) = std::mem::take(&mut self.landed).into_iter().partition(|(index, _)| *index <= applied);
+        self.landed = landed;
+        for (_, commands) in seen {
+            self.forget(&commands);
+        }
+    }
+
+    /// The commands will not be applied, or nobody knows: they may be planned again.
+    pub(super) fn forget(&mut self, commands: &[Command]) {
+        for command in commands {
+            match command {
+                Command::Fire { job, .. } => {
+                    self.in_flight.jobs.remove(job);
+                }
+                Command::Start { run, worker, .. } => {
+                    self.in_flight.runs.remove(run);
+                    if let Some(starts) = self.starts.get_mut(worker) {
+                        *starts -= 1;
+                        if *starts == 0 {
+                            self.starts.remove(worker);
+                        }
+                    }
+                }
+                Command::Complete { run, .. } | Command::Retry { run } | Command::Expire { run } => {
+                    self.in_flight.runs.remove(run);
+                }
+                Command::HalfOpen { breaker, .. } => {
+                    self.in_flight.breakers.remove(breaker);
+                }
+                Command::Renew { worker, .. } | Command::Lose { worker, .. } => {
+                    self.in_flight.workers.remove(worker);
+                }
+                Command::Lead { .. }
+                | Command::PutJob { .. }
+                | Command::DeleteJob { .. }
+                | Command::PauseJob { .. }
+                | Command::ResumeJob { .. }
+                | Command::TriggerJob { .. }
+                | Command::CancelRun { .. }
+                | Command::TripBreaker { .. }
+                | Command::ResetBreaker { .. } => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! The loop itself.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::flight::Flight;
+use super::sessions::{Listening, Message, Session, SessionEvent, SessionId, Sessions, WorkerInfo};
+use super::{ENTRIES_IN_FLIGHT, LOOK, LeaderOptions, REPORTS_PER_ENTRY};
+use crate::raft::{Leadership, ProposeError, Proposed, Raft};
+use crate::scheduler::backoff::backoff;
+use crate::scheduler::plan::{Rules, plan};
+use crate::state::run::{AttemptOutcome, JobId, Report, RunId};
+use crate::state::time::Timestamp;
+use crate::state::{Command, Entry, State};
+
+/// A report that is not committed yet.
+pub(super) struct PendingReport {
+    pub(super) run: RunId,
+    pub(super) fence: u64,
+    pub(super) outcome: AttemptOutcome,
+    pub(super) report: Arc<Report>,
+    /// Who is told.
+    pub(super) worker: Arc<str>,
+}
+
+/// A proposal that has been answered.
+pub(super) struct Landed {
+    pub(super) commands: Arc<Vec<Command>>,
+    pub(super) at: Timestamp,
+    pub(super) reports: Vec<PendingReport>,
+    pub(super) result: Result<Proposed, ProposeError>,
+}
+
+type Answer = Pin<Box<dyn Future<Output = Landed> + Send>>;
+
+/// The loop's own state; see the module for why a takeover loses nothing by it.
+pub(super) struct Loop {
+    raft: Raft,
+    pub(super) options: LeaderOptions,
+    inbox: mpsc::Receiver<SessionEvent>,
+    publish: watch::Sender<Arc<Vec<WorkerInfo>>>,
+    states: watch::Receiver<Arc<State>>,
+    leadership: watch::Receiver<Leadership>,
+    pub(super) state: Arc<State>,
+    /// The term that this node leads, and since when.
+    leading: Option<(u64, Instant)>,
+    /// The leader's `Lead` entry of this term is proposed.
+    announced: bool,
+    pub(super) sessions: Sessions,
+    pub(super) flight: Flight,
+    answers: FuturesUnordered<Answer>,
+    reports: Vec<PendingReport>,
+    /// Reports pending or in flight.
+    reported: HashSet<(RunId, u64)>,
+    rules: Rules,
+    faulty: HashSet<JobId>,
+}
+
+impl Loop {
+    pub(super) fn new(
+        raft: Raft,
+        options: LeaderOptions,
+        inbox: mpsc::Receiver<SessionEvent>,
+        publish: watch::Sender<Arc<Vec<WorkerInfo>>>,
+    ) -> Self {
+        let states = raft.watch_state();
+        let leadership = raft.leadership();
+        let state = states.borrow().clone();
+        Self {
+            raft,
+            options,
+            inbox,
+            publish,
+            states,
+            leadership,
+            state,
+            leading: None,
+            announced: false,
+            sessions: Sessions::default(),
+            flight: Flight::default(),
+            answers: FuturesUnordered::new(),
+            reports: Vec::new(),
+            reported: HashSet::new(),
+            rules: Rules::default(),
+            faulty: HashSet::new(),
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        loop {
+            self.follow_leadership();
+            self.state = self.states.borrow_and_update().clone();
+            self.flight.see(self.state.applied_index());
+            let wake = self.turn();
+            let sleep = tokio::time::sleep(wake);
+            tokio::select! {
+                () = stop.cancelled() => return self.dismiss(),
+                changed = self.states.changed() => if changed.is_err() { return self.dismiss() },
+                changed = self.leadership.changed() => if changed.is_err() { return self.dismiss() },
+                Some(landed) = self.answers.next() => self.land(landed),
+                event = self.inbox.recv() => match event {
+                    Some(event) => self.hear(event),
+                    None => return self.dismiss(),
+                },
+                () = sleep => {}
+            }
+            self.hear_more();
+        }
+    }
+
+    /// Takes what else is there already, so that a turn serves many events.
+    fn hear_more(&mut self) {
+        use futures::FutureExt;
+        while let Some(Some(landed)) = self.answers.next().now_or_never() {
+            self.land(landed);
+        }
+        for _ in 0..super::EVENTS {
+            match self.inbox.try_recv() {
+                Ok(event) => self.hear(event),
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn follow_leadership(&mut self) {
+        let now = self.leadership.borrow_and_update().clone();
+        let leads = now.is_leader.then_some(now.term);
+        let led = self.leading.map(|(term, _)| term);
+        if leads == led {
+            return;
+        }
+        self.dismiss();
+        self.flight = Flight::default();
+        self.reports.clear();
+        self.reported.clear();
+        self.announced = false;
+        self.leading = leads.map(|term| (term, Instant::now()));
+        match leads {
+            Some(term) => info!(term, "leading"),
+            None => info!(term = now.term, leader = now.leader.as_ref().map(|(id, _)| *id), "not leading"),
+        }
+    }
+
+    /// Tells every worker to look for the leader elsewhere.
+    fn dismiss(&mut self) {
+        let leader = self.leader_address();
+        for session in self.sessions.drain_all() {
+            // A full outbox is as good: the stream ends with the session.
+            let _ = session.outbox.try_send(Message::NotLeader { leader: leader.clone() });
+        }
+        self.publish.send_replace(Arc::new(Vec::new()));
+    }
+
+    fn leader_address(&self) -> Option<String> {
+        let leadership = self.leadership.borrow();
+        if leadership.is_leader {
+            return None;
+        }
+        leadership.leader.as_ref().map(|(_, node)| node.address.clone())
+    }
+
+    /// Plans and proposes; returns how long to wait for something to change.
+    fn turn(&mut self) -> Duration {
+        let Some((term, since)) = self.leading else { return LOOK };
+        self.stop_attempts();
+        if !self.announced {
+            self.announced = true;
+            let lead = Command::Lead { node: self.options.node_id, term };
+            self.propose(term, vec![lead], Vec::new());
+        }
+        while !self.reports.is_empty() && self.answers.len() < ENTRIES_IN_FLIGHT {
+            let count = self.reports.len().min(REPORTS_PER_ENTRY);
+            let reports: Vec<PendingReport> = self.reports.drain(..count).collect();
+            let commands = reports.iter().map(|report| self.completion(report)).collect();
+            self.propose(term, commands, reports);
+        }
+        loop {
+            if self.answers.len() >= ENTRIES_IN_FLIGHT {
+                return LOOK;
+            }
+            let listening = Listening { since, now: Instant::now(), lease: self.options.lease };
+            let mut view = self.sessions.view(&self.state, &self.flight.starts, listening);
+            let now = self.now();
+            let plan = plan(&self.state, &mut view, &self.flight.in_flight, now, &mut self.rules);
+            self.report_faults(&plan.faulty);
+            let more = plan.more && !plan.commands.is_empty();
+            if !plan.commands.is_empty() {
+                self.propose(term, plan.commands, Vec::new());
+            }
+            if !more {
+                let wait = plan.wake_at.map_or(LOOK, |at| at.since(self.options.clock.now()));
+                // Once a second at least: leases are heard of, and the clock may be set.
+                return wait.clamp(Duration::from_millis(1), LOOK);
+            }
+        }
+    }
+
+    /// The leader's time: the clock's, but never behind what is stamped already.
+    fn now(&self) -> Timestamp {
+        self.options.clock.now().max(self.state.now())
+    }
+
+    fn report_faults(&mut self, faulty: &[JobId]) {
+        for job in faulty {
+            if self.faulty.insert(*job) {
+                error!(job = job.0, "the schedule of a job cannot be evaluated; it does not fire");
+            }
+        }
+        self.options.metrics.faulty_jobs.set(i64::try_from(faulty.len()).unwrap_or(i64::MAX));
+    }
+
+    fn completion(&self, report: &PendingReport) -> Command {
+        let retry_after = self.state.run(report.run).zip(self.state.job(report.run.job)).map_or(
+            Duration::ZERO,
+            |(run, job)| {
+                let ended = u32::try_from(run.attempts.len()).unwrap_or(u32::MAX).saturating_sub(run.reruns);
+                backoff(&job.spec.retry, ended.max(1), self.options.clock.random())
+            },
+        );
+        Command::Complete {
+            run: report.run,
+            fence: report.fence,
+            outcome: report.outcome,
+            report: report.report.clone(),
+            retry_after,
+        }
+    }
+
+    fn propose(&mut self, term: u64, commands: Vec<Command>, reports: Vec<PendingReport>) {
+        self.flight.take_off(&commands);
+        let at = self.now();
+        let commands = Arc::new(commands);
+        let entry = Entry { at, commands: commands.as_ref().clone() };
+        let answer = self.raft.submit(Some(term), entry);
+        self.answers.push(Box::pin(async move { Landed { commands, at, reports, result: answer.await } }));
+    }
+
+    fn land(&mut self, landed: Landed) {
+        match landed.result {
+            Ok(ref proposed) if self.leading.is_some() => {
+                self.flight.land(proposed.index, landed.commands.clone());
+                self.dispatch(&landed, proposed);
+                for report in &landed.reports {
+                    self.reported.remove(&(report.run, report.fence));
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.flight.forget(&landed.commands);
+                match error {
+                    ProposeError::NotLeader { .. } => {}
+                    ProposeError::Unknown | ProposeError::Overloaded | ProposeError::Fatal => {
+                        warn!(%error, commands = landed.commands.len(), "a proposal was not applied");
+                    }
+                }
+                // Proposed again if this node still leads; else the workers repeat them elsewhere.
+                self.reports.extend(landed.reports);
+            }
+        }
+    }
+
+    fn hear(&mut self, event: SessionEvent) {
+        let now = Instant::now();
+        match event {
+            SessionEvent::Opened { session, hello, outbox } => self.open(session, hello, outbox),
+            SessionEvent::Heartbeat { session } => {
+                if let Some(open) = self.sessions.heard(session, now)
+                    && open.outbox.try_send(Message::Heartbeat).is_err()
+                {
+                    self.drop_session(session);
+                }
+            }
+            SessionEvent::Report { session, run, fence, outcome, report } => {
+                let Some(open) = self.sessions.heard(session, now) else { return };
+                let worker = open.hello.worker.clone();
+                open.hello.held.remove(&(run, fence));
+                if self.reported.insert((run, fence)) {
+                    self.reports.push(PendingReport { run, fence, outcome, report, worker });
+                }
+            }
+            SessionEvent::Drain { session } => {
+                if let Some(open) = self.sessions.heard(session, now) {
+                    open.draining = true;
+                    self.publish_workers();
+                }
+            }
+            SessionEvent::Closed { session } => self.drop_session(session),
+        }
+    }
+
+    fn open(&mut self, id: SessionId, hello: super::Hello, outbox: mpsc::Sender<Message>) {
+        let Some((term, _)) = self.leading else {
+            let _ = outbox.try_send(Message::NotLeader { leader: self.leader_address() });
+            return;
+        };
+        let lease = self.options.lease;
+        if outbox.try_send(Message::Welcome { lease, term }).is_err() {
+            return;
+        }
+        info!(worker = %hello.worker, slots = hello.slots, held = hello.held.len(), "worker connected");
+        let session =
+            Session { hello, outbox, last_heard: Instant::now(), draining: false, cancelled: HashSet::new() };
+        self.sessions.open(id, session);
+        self.reconcile(id);
+        self.publish_workers();
+    }
+
+    pub(super) fn drop_session(&mut self, id: SessionId) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            info!(worker = %session.hello.worker, "worker disconnected");
+            self.sessions.close(id);
+            self.publish_workers();
+        }
+    }
+
+    fn publish_workers(&mut self) {
+        self.publish.send_replace(Arc::new(self.sessions.infos(&self.state)));
+    }
+}

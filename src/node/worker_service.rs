@@ -1,0 +1,228 @@
+//! `WorkerService` on the client listener: carries the streams of workers to the leader's loop.
+//!
+//! It checks what a worker says and translates; it decides nothing. A message that is not of the form
+//! ends the stream with a status that names the field. Each stream has a bounded queue each way.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::leader::{Hello, Message, SessionEvent, SessionId};
+use crate::pb::v1 as pb;
+use crate::state::limits;
+use crate::state::run::{AttemptOutcome, Report, RunId};
+use crate::state::spec::{Program, Target};
+use crate::state::time::Timestamp;
+
+/// Attempts that a worker may offer to carry out at the same time.
+pub const SLOTS: u32 = 10_000;
+/// Queues that a worker may serve.
+pub const QUEUES: usize = 256;
+/// Labels that a worker may have.
+pub const LABELS: usize = 64;
+/// Messages beside orders that may wait for a worker: it can be told to stop all it holds, and each of
+/// its reports is acknowledged.
+const SLACK: usize = 1_024;
+
+/// The service.
+#[derive(Debug)]
+pub struct WorkerStreams {
+    events: mpsc::Sender<SessionEvent>,
+    next: AtomicU64,
+}
+
+impl WorkerStreams {
+    /// Streams that report to the loop behind `events`.
+    #[must_use]
+    pub const fn new(events: mpsc::Sender<SessionEvent>) -> Self {
+        Self { events, next: AtomicU64::new(1) }
+    }
+}
+
+#[tonic::async_trait]
+impl pb::worker_service_server::WorkerService for WorkerStreams {
+    type ServeStream = Pin<Box<dyn Stream<Item = Result<pb::LeaderMessage, Status>> + Send>>;
+
+    async fn serve(&self, request: Request<Streaming<pb::WorkerMessage>>) -> Result<Response<Self::ServeStream>, Status> {
+        let mut inbound = request.into_inner();
+        let first = inbound.message().await?.and_then(|message| message.kind);
+        let Some(pb::worker_message::Kind::Hello(hello)) = first else {
+            return Err(Status::invalid_argument("hello: the first message of a worker must be its hello"));
+        };
+        let hello = read_hello(hello)?;
+        let session = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
+        let capacity = usize::try_from(hello.slots).unwrap_or(usize::MAX).saturating_mul(3).saturating_add(SLACK);
+        let (outbox, messages) = mpsc::channel(capacity.min(64 * 1_024));
+        let gone = || Status::unavailable("this node is stopping");
+        self.events.send(SessionEvent::Opened { session, hello, outbox }).await.map_err(|_| gone())?;
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            listen(session, inbound, &events).await;
+            // The loop may be gone already when the node stops; then nobody needs to know.
+            let _ = events.send(SessionEvent::Closed { session }).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages).map(|message| Ok(write(message))))))
+    }
+}
+
+/// Passes on what the worker says until it ends the stream or says something that is not of the form.
+async fn listen(session: SessionId, mut inbound: Streaming<pb::WorkerMessage>, events: &mpsc::Sender<SessionEvent>) {
+    use pb::worker_message::Kind;
+    loop {
+        let message = match inbound.message().await {
+            Ok(Some(message)) => message,
+            Ok(None) | Err(_) => return,
+        };
+        let event = match message.kind {
+            Some(Kind::Heartbeat(_)) => SessionEvent::Heartbeat { session },
+            Some(Kind::Drain(_)) => SessionEvent::Drain { session },
+            Some(Kind::Report(report)) => match read_report(session, report) {
+                Ok(event) => event,
+                Err(status) => {
+                    tracing::warn!(reason = status.message(), "a worker sent a report that is not of the form");
+                    return;
+                }
+            },
+            Some(Kind::Hello(_)) | None => {
+                tracing::warn!("a worker sent a message that has no place here");
+                return;
+            }
+        };
+        if events.send(event).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn read_hello(hello: pb::Hello) -> Result<Hello, Status> {
+    let invalid = |text: &str| Status::invalid_argument(format!("hello.{text}"));
+    if hello.worker.is_empty() || hello.worker.len() > 256 {
+        return Err(invalid("worker: expected 1 to 256 bytes"));
+    }
+    if hello.queues.is_empty() || hello.queues.len() > QUEUES {
+        return Err(invalid("queues: expected 1 to 256 queues"));
+    }
+    if hello.labels.len() > LABELS {
+        return Err(invalid("labels: expected at most 64 labels"));
+    }
+    if !(1..=SLOTS).contains(&hello.slots) {
+        return Err(invalid("slots: expected 1 to 10000"));
+    }
+    if hello.kinds.is_empty() || hello.kinds.len() > 64 {
+        return Err(invalid("kinds: expected 1 to 64 kinds of targets"));
+    }
+    let held = hello
+        .held
+        .iter()
+        .map(|held| {
+            let run: RunId = held.run_id.parse().map_err(|_| invalid("held.run_id: expected a run id"))?;
+            Ok((run, held.fence))
+        })
+        .collect::<Result<BTreeSet<_>, Status>>()?;
+    Ok(Hello {
+        worker: hello.worker.into(),
+        queues: hello.queues.into_iter().map(Arc::from).collect(),
+        labels: hello.labels.into_iter().collect::<BTreeMap<_, _>>(),
+        kinds: hello.kinds.into_iter().collect(),
+        slots: hello.slots,
+        held,
+    })
+}
+
+fn read_report(session: SessionId, report: pb::Report) -> Result<SessionEvent, Status> {
+    let invalid = |text: &str| Status::invalid_argument(format!("report.{text}"));
+    let run: RunId = report.run_id.parse().map_err(|_| invalid("run_id: expected a run id"))?;
+    let outcome = match pb::Outcome::try_from(report.outcome) {
+        Ok(pb::Outcome::Succeeded) => AttemptOutcome::Succeeded,
+        Ok(pb::Outcome::Failed) => AttemptOutcome::Failed,
+        Ok(pb::Outcome::Timeout) => AttemptOutcome::TimedOut,
+        Ok(pb::Outcome::Cancelled) => AttemptOutcome::Cancelled,
+        Ok(pb::Outcome::Lost) => AttemptOutcome::Lost,
+        Ok(pb::Outcome::Running | pb::Outcome::Unspecified) | Err(_) => {
+            return Err(invalid("outcome: expected SUCCEEDED, FAILED, TIMEOUT, CANCELLED or LOST"));
+        }
+    };
+    let http_status = match report.http_status {
+        None => None,
+        Some(status) => Some(u16::try_from(status).map_err(|_| invalid("http_status: expected a status code"))?),
+    };
+    let mut error = report.error;
+    let mut end = error.len().min(limits::ERROR_BYTES);
+    while !error.is_char_boundary(end) {
+        end -= 1;
+    }
+    error.truncate(end);
+    let mut output = report.output;
+    let surplus = output.len().saturating_sub(limits::OUTPUT_BYTES);
+    let output_truncated = report.output_truncated || surplus > 0;
+    output.drain(..surplus);
+    let fence = report.fence;
+    let report = Arc::new(Report { exit_code: report.exit_code, http_status, error, output, output_truncated });
+    Ok(SessionEvent::Report { session, run, fence, outcome, report })
+}
+
+fn write(message: Message) -> pb::LeaderMessage {
+    use pb::leader_message::Kind;
+    let kind = match message {
+        Message::Welcome { lease, term } => Kind::Welcome(pb::Welcome { lease: Some(span(lease)), term }),
+        Message::Order { run, fence, attempt, namespace, job, scheduled_at, timeout, target } => {
+            Kind::Order(pb::Order {
+                run_id: run.to_string(),
+                fence,
+                attempt,
+                namespace: namespace.to_string(),
+                job: job.to_string(),
+                scheduled_at: Some(instant(scheduled_at)),
+                timeout: Some(span(timeout)),
+                target: Some(write_target(*target)),
+                traceparent: String::new(),
+            })
+        }
+        Message::Cancel { run, fence } => Kind::Cancel(pb::Cancel { run_id: run.to_string(), fence }),
+        Message::Acknowledged { run, fence, refused } => {
+            Kind::Acknowledged(pb::Acknowledged { run_id: run.to_string(), fence, refused })
+        }
+        Message::Heartbeat => Kind::Heartbeat(pb::Heartbeat {}),
+        Message::NotLeader { leader } => Kind::NotLeader(pb::NotLeader { leader: leader.unwrap_or_default() }),
+    };
+    pb::LeaderMessage { kind: Some(kind) }
+}
+
+fn write_target(target: Target) -> pb::Target {
+    match target {
+        Target::Http { method, url, headers, body, success } => pb::Target {
+            http: Some(pb::HttpTarget { method, url, headers, body, success }),
+            ..pb::Target::default()
+        },
+        Target::Exec { program, env, cwd, stdin } => {
+            let (command, shell) = match program {
+                Program::Command(command) => (command, String::new()),
+                Program::Shell(line) => (Vec::new(), line),
+            };
+            let exec = pb::ExecTarget {
+                command,
+                shell,
+                env,
+                cwd: cwd.unwrap_or_default(),
+                stdin: stdin.unwrap_or_default(),
+            };
+            pb::Target { exec: Some(exec), ..pb::Target::default() }
+        }
+    }
+}
+
+fn span(span: std::time::Duration) -> prost_types::Duration {
+    prost_types::Duration::try_from(span).unwrap_or_default()
+}
+
+fn instant(at: Timestamp) -> prost_types::Timestamp {
+    let nanos = i32::try_from(at.millis().rem_euclid(1_000) * 1_000_000).unwrap_or(0);
+    prost_types::Timestamp { seconds: at.millis().div_euclid(1_000), nanos }
+}

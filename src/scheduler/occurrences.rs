@@ -1,0 +1,173 @@
+//! Which occurrences of a job are due, and what becomes of each: the questions of `Fire`.
+//!
+//! An occurrence is *missed* when it is found more than [`limits::GRACE`] after it was due. What
+//! becomes of missed ones is the job's catch-up policy; those found in time simply run. All walks are
+//! bounded: a backlog that is longer than one walk is decided in several `Fire`s, oldest part first,
+//! each with its own range record.
+
+use std::collections::VecDeque;
+
+use super::jitter;
+use super::set::ScheduleSet;
+use crate::state::limits;
+use crate::state::run::Cause;
+use crate::state::spec::{CatchUpRuns, JobSpec};
+use crate::state::time::Timestamp;
+use crate::state::{Due, Verdict};
+
+/// Instants that one decision walks over at most; what is left is decided next.
+pub const WALK: u64 = 100_000;
+/// Runs that one decision makes at most; what is left is decided next.
+pub const RUNS: usize = 1_000;
+
+/// Seed of a job's jitter: from its names, so that it stays when the job is created again.
+fn seed(spec: &JobSpec) -> u64 {
+    // FNV-1a, written out, for due instants must not change with a release of the standard library.
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in spec.namespace.bytes().chain([b'/']).chain(spec.name.bytes()) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    }
+    hash
+}
+
+/// The first occurrence whose nominal instant is later than `after`, with its due instant.
+#[must_use]
+pub fn arm(spec: &JobSpec, set: &ScheduleSet, after: Timestamp) -> Option<Due> {
+    let (scheduled_at, index) = set.next_after(after)?;
+    let schedule = spec.schedules.get(index)?;
+    let due_at = if schedule.jitter.is_zero() {
+        scheduled_at
+    } else {
+        let following = set.next_after(scheduled_at).map(|(at, _)| at);
+        jitter::due_at(schedule, seed(spec), scheduled_at, following)
+    };
+    Some(Due { due_at, scheduled_at })
+}
+
+/// Decides the occurrences of a job from the armed one on; `armed` must be due.
+///
+/// Returns the verdicts, at least one, and the occurrence to arm next.
+#[must_use]
+pub fn decide(spec: &JobSpec, set: &ScheduleSet, armed: Due, now: Timestamp) -> (Vec<Verdict>, Option<Due>) {
+    let mut walk = Walk { spec, set, now, cursor: Some(armed), steps: 0 };
+    let mut verdicts = Vec::new();
+    walk.too_old(&mut verdicts);
+    walk.missed(&mut verdicts);
+    walk.in_time(&mut verdicts);
+    (verdicts, walk.cursor)
+}
+
+struct Walk<'a> {
+    spec: &'a JobSpec,
+    set: &'a ScheduleSet,
+    now: Timestamp,
+    /// The first occurrence not decided yet.
+    cursor: Option<Due>,
+    steps: u64,
+}
+
+impl Walk<'_> {
+    fn is_missed(&self, due: Due) -> bool {
+        due.due_at.plus(limits::GRACE) < self.now
+    }
+
+    fn advance(&mut self) {
+        self.steps += 1;
+        self.cursor = self.cursor.and_then(|due| arm(self.spec, self.set, due.scheduled_at));
+    }
+
+    /// Missed occurrences before the catch-up window: one record for all.
+    fn too_old(&mut self, verdicts: &mut Vec<Verdict>) {
+        let window = match self.spec.catch_up.runs {
+            CatchUpRuns::None => return,
+            CatchUpRuns::Latest | CatchUpRuns::All => self.spec.catch_up.window,
+        };
+        let oldest = self.now.minus(window);
+        let mut range = Range::default();
+        while let Some(due) = self.cursor.filter(|due| due.scheduled_at < oldest && self.is_missed(*due)) {
+            if self.steps == WALK {
+                break;
+            }
+            range.add(due);
+            self.advance();
+        }
+        range.close(verdicts);
+    }
+
+    /// Missed occurrences within the window.
+    fn missed(&mut self, verdicts: &mut Vec<Verdict>) {
+        let keep = match self.spec.catch_up.runs {
+            CatchUpRuns::None => 0,
+            CatchUpRuns::Latest => 1,
+            CatchUpRuns::All => usize::try_from(self.spec.catch_up.max).unwrap_or(usize::MAX),
+        };
+        let mut kept = VecDeque::new();
+        let mut dropped = Range::default();
+        while let Some(due) = self.cursor.filter(|due| self.is_missed(*due)) {
+            if self.steps == WALK {
+                // The newest is not known yet, so nothing walked over so far may run.
+                kept.drain(..).for_each(|due| dropped.add(due));
+                break;
+            }
+            kept.push_back(due);
+            if kept.len() > keep
+                && let Some(oldest) = kept.pop_front()
+            {
+                dropped.add(oldest);
+            }
+            self.advance();
+        }
+        if self.spec.catch_up.runs == CatchUpRuns::Latest {
+            if let Some(due) = kept.pop_front() {
+                verdicts.push(run(due, Cause::CatchUp, dropped.count + 1));
+            } else {
+                dropped.close(verdicts);
+            }
+            return;
+        }
+        dropped.close(verdicts);
+        for due in kept {
+            if verdicts.len() >= RUNS {
+                self.cursor = Some(due);
+                return;
+            }
+            verdicts.push(run(due, Cause::CatchUp, 1));
+        }
+    }
+
+    /// Occurrences that are due and were found in time.
+    fn in_time(&mut self, verdicts: &mut Vec<Verdict>) {
+        while let Some(due) = self.cursor.filter(|due| due.due_at <= self.now && !self.is_missed(*due)) {
+            if verdicts.len() >= RUNS || self.steps == WALK {
+                return;
+            }
+            verdicts.push(run(due, Cause::Schedule, 1));
+            self.advance();
+        }
+    }
+}
+
+const fn run(due: Due, cause: Cause, stands_for: u64) -> Verdict {
+    Verdict::Run { scheduled_at: due.scheduled_at, due_at: due.due_at, cause, stands_for }
+}
+
+/// Instants that one record covers.
+#[derive(Default)]
+struct Range {
+    ends: Option<(Timestamp, Timestamp)>,
+    count: u64,
+}
+
+impl Range {
+    fn add(&mut self, due: Due) {
+        let from = self.ends.map_or(due.scheduled_at, |(from, _)| from);
+        self.ends = Some((from, due.scheduled_at));
+        self.count += 1;
+    }
+
+    fn close(self, verdicts: &mut Vec<Verdict>) {
+        if let Some((from, until)) = self.ends {
+            verdicts.push(Verdict::Missed { from, until, count: self.count });
+        }
+    }
+}

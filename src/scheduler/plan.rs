@@ -1,0 +1,392 @@
+//! What the leader should propose now, and when it should look again.
+//!
+//! A pure function of the state, of who is connected, and of the time. It is called again whenever
+//! one of them changes: there is no list of timers to keep or to rebuild, and nothing here knows
+//! whether this leader is a new one. What it plans may be out of date when it is applied; each command
+//! names what it expects, so the state refuses what no longer fits.
+//!
+//! Order within a plan: breakers whose cool-down is over, runs whose wait is over, workers whose lease
+//! is over, then starts of what waits, oldest first, then occurrences that are due, each with its
+//! start in the same commit where a worker has room.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::occurrences::decide;
+use super::set::ScheduleSet;
+use crate::state::breaker::{Status, StatusKind};
+use crate::state::run::{AttemptOutcome, JobId, Phase, Report, Run, RunId};
+use crate::state::spec::{JobSpec, OverlapPolicy};
+use crate::state::time::Timestamp;
+use crate::state::{BreakerKey, Command, Job, State, Verdict};
+
+/// Commands in one plan; what is left is planned next, at once.
+pub const COMMANDS: usize = 1_000;
+/// Verdicts in one plan, so that an entry stays small when many jobs catch up; what is left is planned
+/// next, at once.
+pub const VERDICTS: usize = 4_000;
+/// Waiting runs that one plan looks at for each queue with free slots: those that no worker may take
+/// cost no more than this.
+pub const WAITING: usize = 10_000;
+/// The wait before an attempt that `retry` wants after its worker was lost.
+pub const RETRY_AFTER_LOSS: Duration = Duration::from_secs(1);
+/// Compiled schedules that are remembered; beyond, all are forgotten and compiled again when due.
+const RULES: usize = 50_000;
+
+/// A connected worker, as the leader sees it.
+#[derive(Clone, Debug)]
+pub struct Session {
+    /// Its name, unique for this life of its process.
+    pub worker: Arc<str>,
+    /// The queues that it serves.
+    pub queues: BTreeSet<Arc<str>>,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// The kinds of targets that it carries out.
+    pub kinds: BTreeSet<String>,
+    /// Slots that are free, with all that was planned for it taken off.
+    pub free: u32,
+}
+
+/// Who is connected, and how long others have been silent.
+#[derive(Clone, Debug, Default)]
+pub struct Sessions {
+    /// Workers that take new attempts.
+    pub open: Vec<Session>,
+    /// Workers that gave a sign of life lately.
+    pub alive: HashSet<Arc<str>>,
+    /// Workers that may not be declared lost yet, though their lease has ended: this leader has not
+    /// listened long enough.
+    pub spared: HashSet<Arc<str>>,
+    /// The length of a lease.
+    pub lease: Duration,
+}
+
+/// What is proposed and not applied yet: it is not proposed a second time.
+#[derive(Clone, Debug, Default)]
+pub struct InFlight {
+    /// Jobs with a `Fire`.
+    pub jobs: HashSet<JobId>,
+    /// Runs with any command.
+    pub runs: HashSet<RunId>,
+    /// Breakers with a `HalfOpen`.
+    pub breakers: HashSet<BreakerKey>,
+    /// Workers with a `Renew` or `Lose`.
+    pub workers: HashSet<Arc<str>>,
+}
+
+/// What to propose, and when to look again.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// In order.
+    pub commands: Vec<Command>,
+    /// Look again then, if nothing changes before.
+    pub wake_at: Option<Timestamp>,
+    /// There is more to propose at once.
+    pub more: bool,
+    /// Jobs whose schedule cannot be evaluated; an operator must know.
+    pub faulty: Vec<JobId>,
+}
+
+/// Compiled schedules by job and version.
+#[derive(Debug, Default)]
+pub struct Rules {
+    compiled: HashMap<JobId, (Arc<JobSpec>, Arc<ScheduleSet>)>,
+}
+
+impl Rules {
+    /// The compiled schedules of a job; `None` if they cannot be evaluated, which only happens when
+    /// this binary knows less than the one that accepted the job.
+    fn of(&mut self, job: &Job) -> Option<Arc<ScheduleSet>> {
+        if let Some((spec, set)) = self.compiled.get(&job.id)
+            && Arc::ptr_eq(spec, &job.spec)
+        {
+            return Some(set.clone());
+        }
+        let set = Arc::new(ScheduleSet::compile(&job.spec.schedules).ok()?);
+        if self.compiled.len() >= RULES {
+            self.compiled.clear();
+        }
+        self.compiled.insert(job.id, (job.spec.clone(), set.clone()));
+        Some(set)
+    }
+}
+
+/// Plans. `sessions.open` loses the slots that the plan uses.
+pub fn plan(
+    state: &State,
+    sessions: &mut Sessions,
+    flight: &InFlight,
+    now: Timestamp,
+    rules: &mut Rules,
+) -> Plan {
+    let now = now.max(state.now());
+    let mut planning =
+        Planning { state, sessions, flight, now, plan: Plan::default(), taken: HashSet::new(), verdicts: 0 };
+    planning.breakers();
+    planning.deadlines();
+    planning.leases();
+    planning.probes();
+    planning.waiting();
+    planning.due(rules);
+    planning.plan
+}
+
+struct Planning<'a> {
+    state: &'a State,
+    sessions: &'a mut Sessions,
+    flight: &'a InFlight,
+    now: Timestamp,
+    plan: Plan,
+    /// Runs that this plan already has a command for.
+    taken: HashSet<RunId>,
+    verdicts: usize,
+}
+
+impl Planning<'_> {
+    fn full(&mut self) -> bool {
+        if self.plan.commands.len() >= COMMANDS || self.verdicts >= VERDICTS {
+            self.plan.more = true;
+        }
+        self.plan.more
+    }
+
+    fn wake(&mut self, at: Timestamp) {
+        self.plan.wake_at = Some(self.plan.wake_at.map_or(at, |wake| wake.min(at)));
+    }
+
+    fn breakers(&mut self) {
+        for (until, key) in self.state.cooling() {
+            if until > self.now {
+                return self.wake(until);
+            }
+            if self.flight.breakers.contains(key) {
+                continue;
+            }
+            if let Some(Status::Open { index, .. }) = self.state.breaker(key).map(|breaker| breaker.status) {
+                self.plan.commands.push(Command::HalfOpen { breaker: key.clone(), opened: index });
+            }
+        }
+    }
+
+    fn deadlines(&mut self) {
+        for (at, id) in self.state.deadlines() {
+            if at > self.now {
+                return self.wake(at);
+            }
+            if self.full() {
+                return;
+            }
+            if self.flight.runs.contains(&id) {
+                continue;
+            }
+            let Some(run) = self.state.run(id) else { continue };
+            match run.phase {
+                Phase::Backoff { .. } => {
+                    self.plan.commands.push(Command::Retry { run: id });
+                    if self.breaker_kind(&run.breaker) == StatusKind::Closed {
+                        self.start(run.as_ref(), id);
+                    }
+                    self.taken.insert(id);
+                }
+                Phase::Running => self.overdue(run),
+                Phase::Queued | Phase::Held | Phase::Waiting => {
+                    self.plan.commands.push(Command::Expire { run: id });
+                    self.taken.insert(id);
+                }
+                Phase::Ended => {}
+            }
+        }
+    }
+
+    /// The worker says nothing of an attempt that should long have ended.
+    fn overdue(&mut self, run: &Run) {
+        let Some(attempt) = run.running() else { return };
+        let report = Report { error: "its worker did not end it in time".to_owned(), ..Report::default() };
+        self.plan.commands.push(Command::Complete {
+            run: run.id,
+            fence: attempt.fence,
+            outcome: AttemptOutcome::TimedOut,
+            report: Arc::new(report),
+            retry_after: RETRY_AFTER_LOSS,
+        });
+        self.taken.insert(run.id);
+    }
+
+    fn leases(&mut self) {
+        let lease = self.sessions.lease;
+        for (worker, until) in self.state.leases() {
+            if self.flight.workers.contains(worker) {
+                continue;
+            }
+            let renew_from = until.minus(lease.mul_f32(0.66));
+            if self.sessions.alive.contains(worker) {
+                if renew_from <= self.now {
+                    let lease_until = self.now.plus(lease);
+                    self.plan.commands.push(Command::Renew { worker: worker.clone(), lease_until });
+                } else {
+                    self.wake(renew_from);
+                }
+            } else if until > self.now {
+                self.wake(until);
+            } else if self.sessions.spared.contains(worker) {
+                self.wake(self.now.plus(lease / 10));
+            } else {
+                self.plan.commands.push(Command::Lose {
+                    worker: worker.clone(),
+                    expect: until,
+                    retry_after: RETRY_AFTER_LOSS,
+                });
+            }
+        }
+    }
+
+    /// Half-open breakers let their probes start.
+    fn probes(&mut self) {
+        for key in self.state.probing() {
+            let Some(breaker) = self.state.breaker(key) else { continue };
+            let Status::HalfOpen { running, passed, .. } = breaker.status else { continue };
+            let mut room = breaker.policy.probes.saturating_sub(running + passed);
+            room = room.saturating_sub(self.probes_in_flight(key));
+            for id in self.state.held_by(key) {
+                if room == 0 || self.full() {
+                    break;
+                }
+                if self.flight.runs.contains(&id) || self.taken.contains(&id) {
+                    continue;
+                }
+                if let Some(run) = self.state.run(id)
+                    && self.start(run.as_ref(), id)
+                {
+                    room -= 1;
+                }
+            }
+        }
+    }
+
+    fn probes_in_flight(&self, key: &BreakerKey) -> u32 {
+        let held = self.state.held_by(key).filter(|id| self.flight.runs.contains(id)).count();
+        u32::try_from(held).unwrap_or(u32::MAX)
+    }
+
+    /// Runs that wait for a worker, in the queues that a worker with room serves.
+    fn waiting(&mut self) {
+        let queues: BTreeSet<Arc<str>> = self
+            .sessions
+            .open
+            .iter()
+            .filter(|session| session.free > 0)
+            .flat_map(|session| session.queues.iter().cloned())
+            .collect();
+        for queue in queues {
+            for id in self.state.waiting_in(&queue).take(WAITING) {
+                if self.full() || !self.has_room(&queue) {
+                    break;
+                }
+                if self.flight.runs.contains(&id) || self.taken.contains(&id) {
+                    continue;
+                }
+                if let Some(run) = self.state.run(id) {
+                    self.start(run.as_ref(), id);
+                }
+            }
+        }
+    }
+
+    fn has_room(&self, queue: &Arc<str>) -> bool {
+        self.sessions.open.iter().any(|session| session.free > 0 && session.queues.contains(queue))
+    }
+
+    fn start(&mut self, run: &Run, id: RunId) -> bool {
+        let attempt = run.attempts.last().map_or(1, |last| last.number.saturating_add(1));
+        let Some(job) = self.state.job(id.job).cloned() else { return false };
+        self.start_attempt(&job, id, &run.queue, attempt)
+    }
+
+    fn start_attempt(&mut self, job: &Job, run: RunId, queue: &str, attempt: u32) -> bool {
+        let Some(worker) = self.assign(&job.spec, queue) else { return false };
+        let lease_until = self.now.plus(self.sessions.lease);
+        self.plan.commands.push(Command::Start { run, attempt, worker, lease_until });
+        self.taken.insert(run);
+        true
+    }
+
+    /// The worker with the most free slots among those that may take it; takes a slot off it.
+    fn assign(&mut self, spec: &JobSpec, queue: &str) -> Option<Arc<str>> {
+        let kind = spec.target.kind();
+        let session = self
+            .sessions
+            .open
+            .iter_mut()
+            .filter(|session| session.free > 0)
+            .filter(|session| session.queues.contains(queue) && session.kinds.contains(kind))
+            .filter(|session| spec.requires.iter().all(|(key, value)| session.labels.get(key) == Some(value)))
+            .max_by_key(|session| session.free)?;
+        session.free -= 1;
+        Some(session.worker.clone())
+    }
+
+    fn breaker_kind(&self, key: &BreakerKey) -> StatusKind {
+        self.state.breaker(key).map_or(StatusKind::Closed, |breaker| breaker.kind())
+    }
+
+    fn due(&mut self, rules: &mut Rules) {
+        for (due_at, id) in self.state.due() {
+            if due_at > self.now {
+                return self.wake(due_at);
+            }
+            if self.full() {
+                return;
+            }
+            if self.flight.jobs.contains(&id) {
+                continue;
+            }
+            let Some(job) = self.state.job(id).cloned() else { continue };
+            self.fire(&job, rules);
+        }
+    }
+
+    fn fire(&mut self, job: &Arc<Job>, rules: &mut Rules) {
+        let Some(armed) = job.next else { return };
+        let Some(set) = rules.of(job) else {
+            self.plan.faulty.push(job.id);
+            return;
+        };
+        let (verdicts, next) = decide(&job.spec, &set, armed, self.now);
+        let runs: Vec<RunId> = verdicts
+            .iter()
+            .filter_map(|verdict| match *verdict {
+                Verdict::Run { scheduled_at, .. } => Some(RunId { job: job.id, at: scheduled_at, seq: 0 }),
+                Verdict::Missed { .. } => None,
+            })
+            .collect();
+        self.verdicts += verdicts.len();
+        self.plan.commands.push(Command::Fire {
+            job: job.id,
+            version: job.version,
+            expect: armed.scheduled_at,
+            verdicts,
+            next,
+        });
+        if self.breaker_kind(&job.breaker()) != StatusKind::Closed {
+            return;
+        }
+        for run in runs.into_iter().take(self.parallel_room(job)) {
+            if self.full() || !self.start_attempt(job, run, &job.spec.queue, 1) {
+                return;
+            }
+        }
+    }
+
+    /// How many new runs of the job overlap would let start now.
+    fn parallel_room(&self, job: &Job) -> usize {
+        match job.spec.overlap.policy {
+            OverlapPolicy::Allow => usize::MAX,
+            OverlapPolicy::Skip | OverlapPolicy::Queue | OverlapPolicy::Replace => {
+                let parallel = usize::try_from(job.spec.overlap.max_parallel).unwrap_or(usize::MAX);
+                parallel.saturating_sub(self.state.runs_of(job.id).take(parallel).count())
+            }
+        }
+    }
+}

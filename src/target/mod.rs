@@ -1,0 +1,357 @@
+//! What one attempt does: a target is carried out once, and how it ended is reported.
+//!
+//! A worker receives an [`Order`], calls [`Targets::carry_out`] and sends the [`Report`] back to the leader.
+//! [`Targets`] is built once per process from [`TargetsConfig`] and shared by all attempts; it holds what they
+//! have in common (the HTTP client with its connections, the rules of what is allowed) and nothing about any
+//! attempt.
+//!
+//! Words: an *order* is an attempt as the worker sees it; the *leader of an attempt's processes* is the one that
+//! we started; a *tail* is the last bytes of an output; a target is *told* who it is called for (`told`).
+//!
+//! Invariants:
+//! - Every ending is a [`Report`]. Nothing here returns an error or panics because of what a job contains.
+//! - [`Outcome::Refused`] means that the target was not touched: no process started, no request sent. Whatever
+//!   else went wrong is [`Outcome::Failed`].
+//! - When `carry_out` returns, the attempt is over: its processes are dead (limits in `exec`, `exec::tree`), its
+//!   connection is closed or idle. Dropping the future has the same effect at once, without grace.
+//! - Memory of an attempt is bounded by the constants below, whatever the job writes or the server sends.
+//! - An error text names what failed and never repeats the value of a header or variable, a body or a URL's path.
+//!
+//! Deliberately absent: retries, backoff, breakers and leases (the replicated state decides those), the meaning
+//! of an exit code beyond zero and not zero, and secrets, which the caller has put in place already.
+//!
+//! A further target is one more file, one more variant of [`Target`] and one more arm in `carry_out`; it takes
+//! what it must say about the run from `told` and its bounds from `interrupt` and `tail`.
+
+mod exec;
+mod http;
+mod interrupt;
+mod success;
+mod tail;
+mod told;
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+pub use exec::{EXEC_ENV_BYTES_MAX, EXEC_GRACE_DEFAULT, EXEC_PATH_DEFAULT};
+pub use http::reach::{AddressScope, HostRuleError};
+pub use http::{HTTP_BODY_BYTES_MAX, HTTP_CONNECT_TIMEOUT, HTTP_REDIRECTS_MAX, HTTP_TIMEOUT_DEFAULT};
+pub use success::{SUCCESS_RANGES_MAX, SuccessError, default_success, parse_success};
+
+/// The output that a report carries, at most; the last bytes are kept.
+pub const OUTPUT_TAIL_BYTES: usize = 4 * 1024;
+/// The error text of a report, at most; the first bytes are kept.
+pub const ERROR_BYTES_MAX: usize = 512;
+/// What a job hands to its target (body, stdin), at most; more is refused.
+pub const INPUT_BYTES_MAX: usize = 1024 * 1024;
+
+/// One attempt as the worker sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Order {
+    /// The job's name.
+    pub job: String,
+    /// The job's namespace.
+    pub namespace: String,
+    /// Unique for ever; the idempotency key of the effect.
+    pub run_id: String,
+    /// The due time, RFC 3339 in UTC.
+    pub scheduled_at: String,
+    /// From 1.
+    pub attempt: u32,
+    /// The log index of the entry that started this attempt; it only grows.
+    pub fence: u64,
+    /// From the start of the attempt to its end, the grace of a stopped process not included. None: no bound for
+    /// exec, [`HTTP_TIMEOUT_DEFAULT`] for http.
+    pub timeout: Option<Duration>,
+    /// W3C trace context, if the run is traced.
+    pub traceparent: Option<String>,
+    /// What to do.
+    pub target: Target,
+}
+
+/// What an attempt does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    /// Starts a program on the worker's machine.
+    Exec(Exec),
+    /// Sends one HTTP request.
+    Http(Http),
+}
+
+/// A program to start.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exec {
+    /// The program or the script.
+    pub program: Program,
+    /// Added to the clean environment; `CHRONARCH_*` and `TRACEPARENT` are refused.
+    pub env: BTreeMap<String, String>,
+    /// The working directory; None: that of the worker.
+    pub cwd: Option<PathBuf>,
+    /// Fed to the process and then closed; None: `/dev/null`. At most [`INPUT_BYTES_MAX`].
+    pub stdin: Option<Vec<u8>>,
+}
+
+/// How a program is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Program {
+    /// Program and arguments; no shell looks at them.
+    Command(Vec<String>),
+    /// A script for `/bin/sh -c`.
+    Shell(String),
+}
+
+/// One HTTP request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Http {
+    /// The request method.
+    pub method: Method,
+    /// `http` or `https`, absolute.
+    pub url: String,
+    /// Added to ours; `chronarch-*`, `idempotency-key`, `traceparent` and framing headers are refused.
+    pub headers: BTreeMap<String, String>,
+    /// At most [`INPUT_BYTES_MAX`].
+    pub body: Option<Vec<u8>>,
+    /// The status codes that mean success; empty: 200 to 299. A redirect code named here is not followed.
+    pub success: Vec<RangeInclusive<u16>>,
+}
+
+/// The request methods that a job may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Method {
+    /// GET, the default.
+    #[default]
+    Get,
+    /// POST
+    Post,
+    /// PUT
+    Put,
+    /// PATCH
+    Patch,
+    /// DELETE
+    Delete,
+    /// HEAD
+    Head,
+}
+
+/// The text is not a request method that a job may use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown method {0:?}: one of GET, POST, PUT, PATCH, DELETE, HEAD")]
+pub struct UnknownMethod(String);
+
+impl std::str::FromStr for Method {
+    type Err = UnknownMethod;
+
+    /// Reads a method's name in any case.
+    ///
+    /// # Errors
+    /// [`UnknownMethod`] for anything but the six names.
+    fn from_str(text: &str) -> Result<Self, UnknownMethod> {
+        Ok(match text.to_ascii_uppercase().as_str() {
+            "GET" => Self::Get,
+            "POST" => Self::Post,
+            "PUT" => Self::Put,
+            "PATCH" => Self::Patch,
+            "DELETE" => Self::Delete,
+            "HEAD" => Self::Head,
+            _ => return Err(UnknownMethod(text.chars().take(32).collect())),
+        })
+    }
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Exit code 0, or a status code that means success.
+    Succeeded,
+    /// It was tried and did not succeed.
+    Failed,
+    /// It ran longer than the order's timeout and was stopped.
+    TimedOut,
+    /// The token was cancelled and it was stopped.
+    Cancelled,
+    /// The worker's configuration or the order itself forbids it; nothing was touched.
+    Refused,
+}
+
+/// What is known of an attempt after its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// exec: the code with which the process ended by itself, also after a timeout.
+    pub exit_code: Option<i32>,
+    /// exec: the signal that ended the process.
+    pub signal: Option<i32>,
+    /// http: the status of the last response.
+    pub http_status: Option<u16>,
+    /// What went wrong, or a remark on a success; one line, at most [`ERROR_BYTES_MAX`].
+    pub error: Option<String>,
+    /// The last bytes of the output or response body, at most [`OUTPUT_TAIL_BYTES`].
+    pub output: Vec<u8>,
+    /// There was more output than `output` holds.
+    pub output_truncated: bool,
+}
+
+impl Report {
+    /// A report that carries no more than how the attempt ended.
+    pub fn of(outcome: Outcome) -> Self {
+        Self {
+            outcome,
+            exit_code: None,
+            signal: None,
+            http_status: None,
+            error: None,
+            output: Vec::new(),
+            output_truncated: false,
+        }
+    }
+
+    /// The same with an error text, cut at [`ERROR_BYTES_MAX`] and freed of control characters: it ends up in
+    /// terminals and logs.
+    #[must_use]
+    pub fn with_error(mut self, error: impl std::fmt::Display) -> Self {
+        let mut text: String =
+            error.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        text.truncate(text.floor_char_boundary(ERROR_BYTES_MAX));
+        self.error = Some(text);
+        self
+    }
+
+    fn with_output(mut self, tail: tail::Tail) -> Self {
+        self.output_truncated = tail.is_truncated();
+        self.output = tail.into_bytes();
+        self
+    }
+}
+
+/// What this worker's operator allows, and where programs live.
+#[derive(Debug, Clone)]
+pub struct TargetsConfig {
+    /// Whether jobs may start programs here; default no.
+    pub allow_exec: bool,
+    /// The only programs that may be started, by absolute path; None: any. With a list, `shell` needs `/bin/sh`.
+    /// The list judges the first program alone, not what that one starts by its arguments or environment.
+    pub exec_programs: Option<Vec<PathBuf>>,
+    /// `PATH` of a process, and where a program without a slash is looked for.
+    pub exec_path: String,
+    /// `HOME` of a process.
+    pub exec_home: String,
+    /// `LANG` of a process.
+    pub exec_lang: String,
+    /// `TMPDIR` of a process; None: unset.
+    pub exec_tmp_dir: Option<String>,
+    /// From SIGTERM to SIGKILL.
+    pub exec_grace: Duration,
+    /// The only hosts that http may call; None: any that `address_scope` permits. A rule is a name, `*.` and a
+    /// name (its subdomains), or an address, each with an optional `:port`. An address named here is permitted
+    /// whatever `address_scope` says.
+    pub allowed_hosts: Option<Vec<String>>,
+    /// Which addresses http may connect to.
+    pub address_scope: AddressScope,
+    /// A PEM file of authorities that are trusted besides the system's.
+    pub extra_ca: Option<PathBuf>,
+}
+
+impl Default for TargetsConfig {
+    fn default() -> Self {
+        Self {
+            allow_exec: false,
+            exec_programs: None,
+            exec_path: EXEC_PATH_DEFAULT.to_owned(),
+            exec_home: "/".to_owned(),
+            exec_lang: "C.UTF-8".to_owned(),
+            exec_tmp_dir: None,
+            exec_grace: EXEC_GRACE_DEFAULT,
+            allowed_hosts: None,
+            address_scope: AddressScope::default(),
+            extra_ca: None,
+        }
+    }
+}
+
+/// The configuration cannot be put into effect.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetsError {
+    /// A rule of `allowed_hosts` is malformed.
+    #[error("allowed_hosts: {0}")]
+    HostRule(#[from] HostRuleError),
+    /// A program of `exec_programs` is not an absolute path.
+    #[error("exec_programs: {} is not an absolute path", .0.display())]
+    ProgramPath(PathBuf),
+    /// The file of `extra_ca` cannot be read.
+    #[error("extra_ca: cannot read {}", path.display())]
+    CaRead {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The file of `extra_ca` holds no usable certificate.
+    #[error("extra_ca: {} holds no usable PEM certificate", path.display())]
+    CaParse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The HTTP client could not be set up.
+    #[error("cannot set up the HTTP client")]
+    Client(#[from] reqwest::Error),
+}
+
+/// Carries out orders; one per process, shared by all attempts.
+#[derive(Debug)]
+pub struct Targets {
+    launcher: exec::Launcher,
+    caller: http::Caller,
+}
+
+impl Targets {
+    /// Reads the trusted authorities and sets up the clients.
+    ///
+    /// Makes `ring` the process's default TLS provider unless one is installed already. A machine without any
+    /// trusted authority is no error: every `https` attempt then fails and says so.
+    ///
+    /// # Errors
+    /// [`TargetsError`] for each way in which the configuration cannot be put into effect.
+    pub fn new(config: &TargetsConfig) -> Result<Self, TargetsError> {
+        Ok(Self { launcher: exec::Launcher::new(config)?, caller: http::Caller::new(config)? })
+    }
+
+    /// Carries out one attempt, from start to end; every ending is a report.
+    ///
+    /// Cancelling the token stops the attempt in good order (a process gets its grace); dropping the future
+    /// stops it at once.
+    pub async fn carry_out(&self, order: &Order, cancel: CancellationToken) -> Report {
+        if cancel.is_cancelled() {
+            return Report::of(Outcome::Cancelled).with_error("cancelled before it was started");
+        }
+        match &order.target {
+            Target::Exec(exec) => self.launcher.carry_out(order, exec, &cancel).await,
+            Target::Http(http) => self.caller.carry_out(order, http, &cancel).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_text_is_one_line_and_is_cut_at_its_limit_between_characters() {
+        let report = Report::of(Outcome::Failed).with_error(format!("a\nb\u{1b}{}", "é".repeat(400)));
+        let error = report.error.expect("set above");
+        assert!(error.starts_with("a b é"));
+        assert_eq!(error.len(), ERROR_BYTES_MAX, "4 bytes and 254 characters of two");
+        assert!(!error.contains(char::is_control));
+    }
+
+    #[test]
+    fn a_method_is_read_in_any_case_and_nothing_else_is_a_method() {
+        assert_eq!("patch".parse(), Ok(Method::Patch));
+        assert!("TRACE".parse::<Method>().is_err());
+        assert!("GET\r\nx".parse::<Method>().is_err());
+    }
+}
