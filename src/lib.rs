@@ -2,10 +2,14 @@
 //!
 //! ARCHITECTURE.md is the map; each module opens with what it is for.
 
+pub mod api;
 pub mod clock;
 pub mod config;
+pub mod history;
 pub mod metrics;
 pub mod pb;
 pub mod scheduler;
 pub mod state;
+pub mod storage;
 pub mod target;
+pub mod view;
