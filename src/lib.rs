@@ -3,11 +3,14 @@
 //! ARCHITECTURE.md is the map; each module opens with what it is for.
 
 pub mod api;
+pub mod cli;
+pub mod client;
 pub mod clock;
 pub mod config;
 pub mod history;
 pub mod metrics;
 pub mod pb;
+pub mod raft;
 pub mod scheduler;
 pub mod state;
 pub mod storage;

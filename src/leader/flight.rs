@@ -59,7 +59,8 @@ impl Flight {
 
     /// The loop sees a state that contains everything up to `applied`.
     pub(super) fn see(&mut self, applied: u64) {
-        let (seen, landed) = std::mem::take(&mut self.landed).into_iter().partition(|(index, _)| *index <= applied);
+        let (seen, landed) =
+            std::mem::take(&mut self.landed).into_iter().partition(|(index, _)| *index <= applied);
         self.landed = landed;
         for (_, commands) in seen {
             self.forget(&commands);

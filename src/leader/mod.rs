@@ -64,7 +64,11 @@ pub struct Leader {
 
 impl Leader {
     /// Starts the loop; it ends when `stop` is cancelled.
-    pub fn spawn(raft: Raft, options: LeaderOptions, stop: CancellationToken) -> (Self, tokio::task::JoinHandle<()>) {
+    pub fn spawn(
+        raft: Raft,
+        options: LeaderOptions,
+        stop: CancellationToken,
+    ) -> (Self, tokio::task::JoinHandle<()>) {
         let (events, inbox) = mpsc::channel(EVENTS);
         let (publish, workers) = watch::channel(Arc::new(Vec::new()));
         let task = tokio::spawn(turn::Loop::new(raft, options, inbox, publish).run(stop));

@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::scheduler::plan;
+use crate::state::State;
 use crate::state::run::{AttemptOutcome, Report, RunId};
 use crate::state::spec::Target;
 use crate::state::time::Timestamp;
-use crate::state::State;
 
 /// Number of a stream, unique in this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -212,14 +212,20 @@ impl Sessions {
     }
 
     /// What the plan needs to know; `starts` counts the starts in flight for each worker.
-    pub(super) fn view(&self, state: &State, starts: &HashMap<Arc<str>, u32>, listening: Listening) -> plan::Sessions {
+    pub(super) fn view(
+        &self,
+        state: &State,
+        starts: &HashMap<Arc<str>, u32>,
+        listening: Listening,
+    ) -> plan::Sessions {
         let mut view = plan::Sessions { lease: listening.lease, ..plan::Sessions::default() };
         for session in self.by_id.values() {
             let hello = &session.hello;
             if listening.now.duration_since(session.last_heard) < listening.lease / 2 {
                 view.alive.insert(hello.worker.clone());
             }
-            let busy = state.load(&hello.worker).saturating_add(starts.get(&hello.worker).copied().unwrap_or(0));
+            let busy =
+                state.load(&hello.worker).saturating_add(starts.get(&hello.worker).copied().unwrap_or(0));
             if !session.draining {
                 view.open.push(plan::Session {
                     worker: hello.worker.clone(),

@@ -259,7 +259,10 @@ impl Loop {
                 self.flight.forget(&landed.commands);
                 match error {
                     ProposeError::NotLeader { .. } => {}
-                    ProposeError::Unknown | ProposeError::Overloaded | ProposeError::Fatal => {
+                    ProposeError::Unknown
+                    | ProposeError::Overloaded
+                    | ProposeError::TooLarge { .. }
+                    | ProposeError::Fatal => {
                         warn!(%error, commands = landed.commands.len(), "a proposal was not applied");
                     }
                 }

@@ -1,0 +1,186 @@
+//! `job apply`: job files to the cluster, with answers in terms of the files.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::args::IdentityFlags;
+use super::printer::Printer;
+use super::{Context, Failure, tables};
+use crate::client::Error;
+use crate::client::job_file::{self, BYTES_MAX, Document, Format};
+use crate::pb::v1::ApplyJobsRequest;
+
+/// Files of one command at most, those in folders included.
+const FILES_MAX: usize = 10_000;
+/// What a file in a folder must end in to be read.
+const ENDINGS: [&str; 5] = ["yaml", "yml", "json", "jsonl", "toml"];
+
+const EXAMPLES: &str = "\
+Examples:
+  chronarch job apply -f isin-download.yaml
+  chronarch job apply -f jobs/ --dry-run       every job file in a folder; nothing is written
+  generate-jobs | chronarch job apply -f -     from standard input
+  chronarch -n staging job apply -f jobs.yaml  for jobs that name no namespace";
+
+/// Arguments of `job apply`.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct ApplyArgs {
+    /// Job files: YAML with one or several documents, JSON, or TOML, told by the file's ending; a
+    /// folder stands for the job files in it, `-` for standard input
+    #[arg(short, long = "file", value_name = "FILE", required = true, num_args = 1..)]
+    files: Vec<PathBuf>,
+    /// Let the cluster check the jobs and say what would change, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    identity: IdentityFlags,
+}
+
+pub(super) async fn carry_out(
+    args: ApplyArgs,
+    context: &Context,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let documents = read_all(&args.files, &context.global.namespace)?;
+    let request = ApplyJobsRequest {
+        jobs: documents.iter().map(|document| document.spec.clone()).collect(),
+        dry_run: args.dry_run,
+        actor: args.identity.actor(),
+        operation_id: args.identity.operation_id,
+    };
+    let answer = context.client()?.apply_jobs(request).await;
+    let answer = answer.map_err(|error| in_terms_of_files(error, &documents))?;
+    printer.list(&answer, &answer.results, |_| tables::applied(&answer.results))?;
+    if args.dry_run {
+        printer.note("dry run: nothing was written");
+    }
+    Ok(())
+}
+
+/// Reads the files and gives jobs without a namespace that of the command line.
+fn read_all(files: &[PathBuf], namespace: &str) -> Result<Vec<Document>, Failure> {
+    let mut documents = Vec::new();
+    let mut problems = Vec::new();
+    for path in expand(files)? {
+        let (name, text) = read_text(&path)?;
+        let format = if name == "-" { Format::of_text(&text) } else { Format::of_name(&name) };
+        match job_file::read(&name, format, &text) {
+            Ok(found) => documents.extend(found),
+            Err(found) => problems.extend(found),
+        }
+    }
+    for document in &mut documents {
+        if document.spec.namespace.is_empty() {
+            document.spec.namespace = namespace.to_owned();
+        }
+    }
+    problems.extend(job_file::doubled(&documents));
+    if problems.is_empty() { Ok(documents) } else { Err(Failure::JobFiles { problems }) }
+}
+
+/// The files themselves and, for folders, the job files in them by name.
+fn expand(files: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+    let mut expanded = Vec::new();
+    for path in files {
+        if !path.is_dir() {
+            expanded.push(path.clone());
+            continue;
+        }
+        let failure = |source| Failure::File { path: path.display().to_string(), source };
+        let mut found = Vec::new();
+        for entry in fs::read_dir(path).map_err(failure)? {
+            let file = entry.map_err(failure)?.path();
+            let ending = file.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+            if ENDINGS.contains(&ending) && file.is_file() {
+                found.push(file);
+            }
+        }
+        if found.is_empty() {
+            return Err(failure(io::Error::new(io::ErrorKind::NotFound, "the folder holds no job file")));
+        }
+        found.sort();
+        expanded.append(&mut found);
+    }
+    if expanded.len() > FILES_MAX {
+        let message = format!("{} files given, at most {FILES_MAX} are read at a time", expanded.len());
+        return Err(Failure::Usage { message });
+    }
+    Ok(expanded)
+}
+
+/// A file's name as it is shown, and its text; what is longer than the limit is not read to its
+/// end, for the reader refuses it by its length.
+fn read_text(path: &Path) -> Result<(String, String), Failure> {
+    let name = path.display().to_string();
+    let failure = |source| Failure::File { path: name.clone(), source };
+    let limit = BYTES_MAX as u64 + 1;
+    let mut text = String::new();
+    if name == "-" {
+        io::stdin().lock().take(limit).read_to_string(&mut text).map_err(failure)?;
+    } else {
+        let file = fs::File::open(path).map_err(failure)?;
+        file.take(limit).read_to_string(&mut text).map_err(failure)?;
+    }
+    Ok((name, text))
+}
+
+/// Puts the file and line of a job before what the cluster says about it: `jobs[2].schedule: …` is
+/// about the third job of the request.
+fn in_terms_of_files(error: Error, documents: &[Document]) -> Failure {
+    let place = |line: &str| {
+        let (number, rest) = line.strip_prefix("jobs[")?.split_once(']')?;
+        let source = &documents.get(number.parse::<usize>().ok()?)?.source;
+        Some(format!("{}:{}: {}", source.file, source.line, rest.trim_start_matches(['.', ':', ' '])))
+    };
+    let told = |message: String| {
+        let lines = message.lines().map(|line| place(line).unwrap_or_else(|| line.to_owned()));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let error = match error {
+        Error::InvalidArgument { message, hint } => Error::InvalidArgument { message: told(message), hint },
+        Error::Refused { message, hint } => Error::Refused { message: told(message), hint },
+        error => error,
+    };
+    Failure::Call(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_without_a_namespace_gets_that_of_the_command_line() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("b.yaml"), "name: b\n---\nname: c\nnamespace: own\n").expect("written");
+        fs::write(folder.path().join("a.toml"), "name = \"a\"\n").expect("written");
+        fs::write(folder.path().join("notes.txt"), "no job").expect("written");
+        let documents = read_all(&[folder.path().to_owned()], "staging").expect("three jobs");
+        let names: Vec<_> =
+            documents.iter().map(|d| (d.spec.namespace.as_str(), d.spec.name.as_str())).collect();
+        assert_eq!(names, [("staging", "a"), ("staging", "b"), ("own", "c")]);
+    }
+
+    #[test]
+    fn problems_of_all_files_are_told_together() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (name, text) in [("a.yaml", "name: a\nx: 1\n"), ("b.yaml", "name: b\ny: 1\n")] {
+            fs::write(folder.path().join(name), text).expect("written");
+        }
+        let failure = read_all(&[folder.path().to_owned()], "default").expect_err("two problems");
+        assert!(matches!(&failure, Failure::JobFiles { problems } if problems.len() == 2), "{failure}");
+        let missing = read_all(&[folder.path().join("none.yaml")], "default").expect_err("no file");
+        assert!(matches!(missing, Failure::File { .. }), "{missing}");
+    }
+
+    #[test]
+    fn what_the_cluster_says_about_a_job_names_its_file() {
+        let documents = job_file::read("a.yaml", Format::Yaml, "name: a\n---\nname: b\n").expect("two jobs");
+        let message = "jobs[1].schedule[0].cron: no such day\njobs[7]: ?".to_owned();
+        let failure = in_terms_of_files(Error::InvalidArgument { message, hint: None }, &documents);
+        assert_eq!(failure.to_string(), "a.yaml:3: schedule[0].cron: no such day\njobs[7]: ?");
+    }
+}

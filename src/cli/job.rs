@@ -1,0 +1,267 @@
+//! `job`: definitions of what runs, when, and under which policies.
+
+use clap::{Args, Subcommand};
+
+use super::args::{ListFlags, Output, ReadFlags, WriteFlags, instant, pair};
+use super::printer::Printer;
+use super::{Context, Failure, apply, run, tables};
+use crate::client::paging;
+use crate::pb::instant::write;
+use crate::pb::v1::{
+    DeleteJobRequest, ExplainJobRequest, GetJobRequest, Job, JobSpec, ListJobsRequest,
+    NextOccurrencesRequest, PauseJobRequest, ResumeJobRequest, TriggerJobRequest,
+};
+use crate::state::time::Timestamp;
+
+/// Jobs that `job export` writes at most.
+const EXPORT_MAX: usize = 100_000;
+
+#[derive(Debug, Subcommand)]
+pub(super) enum JobCommand {
+    /// Creates or replaces jobs from job files; all are checked before any is written
+    Apply(apply::ApplyArgs),
+    /// Shows one job
+    Get {
+        /// The job
+        name: String,
+        #[command(flatten)]
+        read: ReadFlags,
+    },
+    /// Lists jobs
+    List(ListArgs),
+    /// Deletes a job; its records stay
+    Delete {
+        /// The job
+        name: String,
+        /// Also cancel its live runs, which otherwise go on to their end
+        #[arg(long)]
+        cancel_runs: bool,
+        #[command(flatten)]
+        write: WriteFlags,
+    },
+    /// Stops the creation of occurrences until the job is resumed
+    Pause {
+        /// The job
+        name: String,
+        #[command(flatten)]
+        write: WriteFlags,
+    },
+    /// Lets a paused job go on; its `on_resume` says what becomes of the time in between
+    Resume {
+        /// The job
+        name: String,
+        #[command(flatten)]
+        write: WriteFlags,
+    },
+    /// Makes a run now and prints its id
+    Trigger {
+        /// The job
+        name: String,
+        /// Wait until the run has ended; exit code 1 unless it succeeded
+        #[arg(long)]
+        wait: bool,
+        #[command(flatten)]
+        write: WriteFlags,
+    },
+    /// Shows the next occurrences of a job, odd days marked
+    Next {
+        /// The job
+        name: String,
+        /// How many, 1 to 1000
+        #[arg(long, value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        count: u32,
+        /// Those after this instant (RFC 3339). Default: now
+        #[arg(long, value_name = "INSTANT", value_parser = instant)]
+        after: Option<Timestamp>,
+        #[command(flatten)]
+        read: ReadFlags,
+    },
+    /// Tells why a job did or did not run
+    Explain {
+        /// The job
+        name: String,
+        /// The instant in question (RFC 3339). Default: the last and the next one
+        #[arg(long, value_name = "INSTANT", value_parser = instant)]
+        at: Option<Timestamp>,
+        #[command(flatten)]
+        read: ReadFlags,
+    },
+    /// Writes jobs as job files that `job apply` reads: YAML documents, or JSON with `-o json|jsonl`
+    Export {
+        /// The jobs. Default: all of the namespace
+        names: Vec<String>,
+        #[command(flatten)]
+        list: ListFlags,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ListArgs {
+    /// Only jobs with this label; may be given several times, all must match
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    labels: Vec<(String, String)>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+    #[command(flatten)]
+    list: ListFlags,
+}
+
+pub(super) async fn carry_out(
+    command: JobCommand,
+    context: &Context,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    match command {
+        JobCommand::Apply(args) => apply::carry_out(args, context, printer).await,
+        JobCommand::List(args) => list(args, context, printer).await,
+        JobCommand::Export { names, list } => export(names, list, context, printer).await,
+        JobCommand::Get { name, read } => {
+            let request = GetJobRequest { namespace: namespace(context), name, stale: read.stale };
+            let job = context.client()?.get_job(request).await?;
+            printer.object(&job, |_| tables::job(&job))
+        }
+        JobCommand::Next { name, count, after, read } => {
+            let after = after.map(write);
+            let request = NextOccurrencesRequest {
+                namespace: namespace(context),
+                name,
+                after,
+                count,
+                stale: read.stale,
+            };
+            let next = context.client()?.next_occurrences(request).await?;
+            printer.list(&next, &next.occurrences, |_| tables::occurrences(&next.occurrences))
+        }
+        JobCommand::Explain { name, at, read } => {
+            let at = at.map(write);
+            let request = ExplainJobRequest { namespace: namespace(context), name, at, stale: read.stale };
+            let explanation = context.client()?.explain_job(request).await?;
+            run::print_explanation(&explanation, printer)
+        }
+        JobCommand::Delete { name, cancel_runs, write } => {
+            delete(name, cancel_runs, write, context, printer).await
+        }
+        JobCommand::Pause { name, write: WriteFlags { reason, identity } } => {
+            let (actor, operation_id) = (identity.actor(), identity.operation_id);
+            let request =
+                PauseJobRequest { namespace: namespace(context), name, operation_id, actor, reason };
+            print_changed(&context.client()?.pause_job(request).await?, printer)
+        }
+        JobCommand::Resume { name, write: WriteFlags { reason, identity } } => {
+            let (actor, operation_id) = (identity.actor(), identity.operation_id);
+            let request =
+                ResumeJobRequest { namespace: namespace(context), name, operation_id, actor, reason };
+            print_changed(&context.client()?.resume_job(request).await?, printer)
+        }
+        JobCommand::Trigger { name, wait, write } => trigger(name, wait, write, context, printer).await,
+    }
+}
+
+fn print_changed(job: &Job, printer: &mut Printer) -> Result<(), Failure> {
+    printer.object(job, |wide| tables::jobs(std::slice::from_ref(job), wide))
+}
+
+async fn delete(
+    name: String,
+    cancel_runs: bool,
+    WriteFlags { reason, identity }: WriteFlags,
+    context: &Context,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let (namespace, actor, operation_id) = (namespace(context), identity.actor(), identity.operation_id);
+    let told = format!("job {namespace}/{name} is deleted");
+    let request = DeleteJobRequest { namespace, name, cancel_runs, operation_id, actor, reason };
+    let answer = context.client()?.delete_job(request).await?;
+    match printer.output() {
+        Output::Table | Output::Wide => printer.note(&told),
+        Output::Json | Output::Jsonl => printer.json_line(&answer)?,
+        Output::Yaml => printer.yaml(&answer)?,
+    }
+    Ok(())
+}
+
+/// For people the run's id is printed at once, before any waiting; programs get one document.
+async fn trigger(
+    name: String,
+    wait: bool,
+    WriteFlags { reason, identity }: WriteFlags,
+    context: &Context,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let client = context.client()?;
+    let (namespace, actor, operation_id) = (namespace(context), identity.actor(), identity.operation_id);
+    let request = TriggerJobRequest { namespace, name, operation_id, actor, reason };
+    let mut run = client.trigger_job(request).await?;
+    let for_people = matches!(printer.output(), Output::Table | Output::Wide);
+    if for_people {
+        printer.line(&run.run_id)?;
+        printer.flush()?;
+    }
+    if wait {
+        run = run::wait(&client, run).await?;
+    }
+    if !for_people {
+        printer.object(&run, |_| tables::run(&run))?;
+    }
+    if wait { run::verdict(&run) } else { Ok(()) }
+}
+
+fn namespace(context: &Context) -> String {
+    context.global.namespace.clone()
+}
+
+async fn list(args: ListArgs, context: &Context, printer: &mut Printer) -> Result<(), Failure> {
+    let ListFlags { all_namespaces, read } = args.list;
+    let request = ListJobsRequest {
+        namespace: context.namespace_or_all(all_namespaces),
+        labels: args.labels.into_iter().collect(),
+        stale: read.stale,
+        ..ListJobsRequest::default()
+    };
+    let found = paging::jobs(&context.client()?, request, args.limit as usize).await?;
+    printer.list(&found, &found.jobs, |wide| tables::jobs(&found.jobs, wide))?;
+    if !found.next_page_token.is_empty() {
+        printer.note(&format!("there are more than {} jobs; --limit shows more", args.limit));
+    }
+    Ok(())
+}
+
+/// Writes specifications alone, so that what is written can be applied.
+async fn export(
+    names: Vec<String>,
+    flags: ListFlags,
+    context: &Context,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let client = context.client()?;
+    let stale = flags.read.stale;
+    let mut specs: Vec<JobSpec> = Vec::new();
+    if names.is_empty() {
+        let namespace = context.namespace_or_all(flags.all_namespaces);
+        let request = ListJobsRequest { namespace, stale, ..ListJobsRequest::default() };
+        let found = paging::jobs(&client, request, EXPORT_MAX).await?;
+        specs.extend(found.jobs.into_iter().filter_map(|job| job.spec));
+        if !found.next_page_token.is_empty() {
+            let message = format!("there are more than {EXPORT_MAX} jobs; export by namespace or by name");
+            return Err(Failure::Usage { message });
+        }
+    }
+    for name in names {
+        let request = GetJobRequest { namespace: namespace(context), name, stale };
+        specs.extend(client.get_job(request).await?.spec);
+    }
+    match printer.output() {
+        Output::Json => printer.json(&specs),
+        Output::Jsonl => specs.iter().try_for_each(|spec| printer.json_line(spec)),
+        Output::Table | Output::Wide | Output::Yaml => {
+            for (number, spec) in specs.iter().enumerate() {
+                if number > 0 {
+                    printer.line("---")?;
+                }
+                printer.yaml(spec)?;
+            }
+            Ok(())
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! `run`: the record of every decided occurrence.
+
+use clap::{Args, Subcommand};
+
+use super::args::{ListFlags, Output, ReadFlags, WriteFlags, instant};
+use super::printer::Printer;
+use super::{Context, Failure, tables};
+use crate::client::{Client, is_ended, paging};
+use crate::pb::instant::write;
+use crate::pb::v1::{
+    CancelRunRequest, ExplainRunRequest, Explanation, GetRunRequest, ListRunsRequest, Run, RunState,
+};
+use crate::pb::word;
+use crate::state::time::Timestamp;
+
+const EXAMPLES: &str = "\
+Examples:
+  chronarch run list --job isin-download
+  chronarch run list --state failed --state skipped --from 2026-03-29T00:00:00Z
+  chronarch run list -A --limit 1000 -o jsonl | jq -r .run_id";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RunCommand {
+    /// Lists runs, newest first
+    List(ListArgs),
+    /// Shows one run with its attempts
+    Get {
+        /// The run
+        run_id: String,
+        #[command(flatten)]
+        read: ReadFlags,
+    },
+    /// Prints each change of a run until it has ended; exit code 1 unless it succeeded
+    Watch {
+        /// The run
+        run_id: String,
+    },
+    /// Cancels a run: a pending one ends at once, of a running one the processes are ended first
+    Cancel {
+        /// The run
+        run_id: String,
+        #[command(flatten)]
+        write: WriteFlags,
+    },
+    /// Tells what a run waits for, or why it ended as it did
+    Explain {
+        /// The run
+        run_id: String,
+        #[command(flatten)]
+        read: ReadFlags,
+    },
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct ListArgs {
+    /// Only runs of this job
+    #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
+    job: String,
+    /// Only runs in this state: pending, running, succeeded, failed, cancelled, skipped; may be
+    /// given several times
+    #[arg(long = "state", value_name = "STATE", value_delimiter = ',', value_parser = state)]
+    states: Vec<i32>,
+    /// Only runs scheduled at this instant or later (RFC 3339)
+    #[arg(long, value_name = "INSTANT", value_parser = instant)]
+    from: Option<Timestamp>,
+    /// Only runs scheduled before this instant (RFC 3339)
+    #[arg(long, value_name = "INSTANT", value_parser = instant)]
+    to: Option<Timestamp>,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    limit: u32,
+    #[command(flatten)]
+    list: ListFlags,
+}
+
+fn state(text: &str) -> Result<i32, String> {
+    word::number::<RunState>(text).ok_or_else(|| format!("expected one of {}", word::choices::<RunState>()))
+}
+
+pub(super) async fn carry_out(
+    command: RunCommand,
+    context: &Context,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let client = context.client()?;
+    match command {
+        RunCommand::List(args) => list(args, context, printer).await,
+        RunCommand::Get { run_id, read } => {
+            let run = client.get_run(GetRunRequest { run_id, stale: read.stale }).await?;
+            print_run(&run, printer)
+        }
+        RunCommand::Watch { run_id } => watch(&client, run_id, printer).await,
+        RunCommand::Cancel { run_id, write: WriteFlags { reason, identity } } => {
+            let (actor, operation_id) = (identity.actor(), identity.operation_id);
+            let run = client.cancel_run(CancelRunRequest { run_id, operation_id, actor, reason }).await?;
+            printer.object(&run, |wide| tables::runs(std::slice::from_ref(&run), wide))
+        }
+        RunCommand::Explain { run_id, read } => {
+            let explanation = client.explain_run(ExplainRunRequest { run_id, stale: read.stale }).await?;
+            print_explanation(&explanation, printer)
+        }
+    }
+}
+
+async fn list(args: ListArgs, context: &Context, printer: &mut Printer) -> Result<(), Failure> {
+    let ListFlags { all_namespaces, read } = args.list;
+    let request = ListRunsRequest {
+        namespace: context.namespace_or_all(all_namespaces),
+        job: args.job,
+        states: args.states,
+        from: args.from.map(write),
+        to: args.to.map(write),
+        stale: read.stale,
+        ..ListRunsRequest::default()
+    };
+    let found = paging::runs(&context.client()?, request, args.limit as usize).await?;
+    printer.list(&found, &found.runs, |wide| tables::runs(&found.runs, wide))?;
+    if !found.next_page_token.is_empty() {
+        printer.note(&format!("there are more than {} runs; --limit shows more", args.limit));
+    }
+    Ok(())
+}
+
+fn print_run(run: &Run, printer: &mut Printer) -> Result<(), Failure> {
+    printer.object(run, |_| tables::run(run))?;
+    if matches!(printer.output(), Output::Json | Output::Jsonl | Output::Yaml) || run.attempts.is_empty() {
+        return Ok(());
+    }
+    printer.line("")?;
+    printer.table(tables::attempts(run))?;
+    for attempt in run.attempts.iter().filter(|attempt| !attempt.output.is_empty()) {
+        let cut = if attempt.output_truncated { ", its end" } else { "" };
+        printer.line("")?;
+        printer.line(&format!("output of attempt {}{cut}:", attempt.number))?;
+        printer.line(attempt.output.trim_end_matches('\n'))?;
+    }
+    Ok(())
+}
+
+/// Prints an answer to "why".
+pub(super) fn print_explanation(explanation: &Explanation, printer: &mut Printer) -> Result<(), Failure> {
+    match printer.output() {
+        Output::Json => printer.json(explanation),
+        Output::Jsonl => printer.json_line(explanation),
+        Output::Yaml => printer.yaml(explanation),
+        Output::Table | Output::Wide => {
+            tables::explanation(explanation).iter().try_for_each(|line| printer.line(line))
+        }
+    }
+}
+
+/// Each change on a line of its own, at once, for it is read while it happens; YAML as documents.
+async fn watch(client: &Client, run_id: String, printer: &mut Printer) -> Result<(), Failure> {
+    let mut watch = client.watch_run(run_id);
+    let mut last = None;
+    while let Some(run) = watch.next().await? {
+        match printer.output() {
+            Output::Table | Output::Wide => printer.line(&tables::change(&run))?,
+            Output::Json | Output::Jsonl => printer.json_line(&run)?,
+            Output::Yaml => {
+                printer.line("---")?;
+                printer.yaml(&run)?;
+            }
+        }
+        printer.flush()?;
+        last = Some(run);
+    }
+    last.map_or(Ok(()), |run| verdict(&run))
+}
+
+/// Waits until a run has ended.
+pub(super) async fn wait(client: &Client, run: Run) -> Result<Run, Failure> {
+    if is_ended(&run) {
+        return Ok(run);
+    }
+    let mut watch = client.watch_run(run.run_id.clone());
+    let mut last = run;
+    while let Some(run) = watch.next().await? {
+        last = run;
+    }
+    Ok(last)
+}
+
+/// Whether an ended run is a success of the command that waited for it.
+pub(super) fn verdict(run: &Run) -> Result<(), Failure> {
+    if run.state() == RunState::Succeeded { Ok(()) } else { Err(Failure::of_run(run)) }
+}

@@ -1,0 +1,311 @@
+//! `schedule next`: the occurrences of a schedule, offline.
+//!
+//! With `-` as the expression it answers requests, one JSON object a line, until standard input
+//! ends: other programs check their reading of a schedule against ours with it, some million times
+//! over one process. A request that is refused is answered by its `error`, and the next one is
+//! read; the exit code tells at the end that there was one.
+
+use std::io::{self, BufRead, Read};
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+use super::args::{instant, span};
+use super::printer::Printer;
+use super::{Context, Failure, occurrences, tables};
+use crate::clock::Clock;
+use crate::pb::v1;
+use crate::pb::word::{self, Words};
+use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
+use crate::state::time::Timestamp;
+
+/// Occurrences in one answer at most.
+const COUNT_MAX: u32 = 100_000;
+/// The longest request line; a list of 10,000 instants fits.
+const LINE_BYTES_MAX: usize = 512 << 10;
+/// Occurrences in an answer unless the request says otherwise.
+const COUNT_DEFAULT: u32 = 10;
+
+const EXAMPLES: &str = "\
+Examples:
+  chronarch schedule next '30 2 * * *' --timezone Europe/Berlin --after 2026-03-28T00:00:00Z
+  chronarch schedule next 90m --kind every --offset 15m --count 3
+  chronarch schedule next 2026-12-01T09:00:00Z,2026-12-24T09:00:00Z --kind at
+  echo '{\"expr\":\"0 9 * * mon\",\"timezone\":\"Asia/Tokyo\",\"count\":2}' | chronarch schedule next -";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum ScheduleCommand {
+    /// Shows the next occurrences of a schedule, odd days marked
+    Next(NextArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct NextArgs {
+    /// A cron line, a duration such as 90m, or instants separated by commas, as --kind says; `-`
+    /// reads requests from standard input, one JSON object a line with the names of the flags:
+    /// {"kind","expr","dialect","day_rule","timezone","gap","fold","offset","after","count"}
+    expr: String,
+    /// How the expression is read
+    #[arg(long, value_enum, default_value = "cron")]
+    kind: Kind,
+    /// Dialect of a cron line: unix
+    #[arg(long, value_name = "DIALECT", default_value = "unix", value_parser = dialect)]
+    dialect: Dialect,
+    /// How day-of-month and day-of-week combine: or_vixie, or_bare, and
+    #[arg(long, value_name = "RULE", default_value = "or_vixie", value_parser = day_rule)]
+    day_rule: DayRule,
+    /// IANA name of the zone of the wall times
+    #[arg(long, value_name = "TZ", default_value = "UTC")]
+    timezone: String,
+    /// A wall time that does not exist that day: run_at_end, shift, skip
+    #[arg(long, value_name = "G", default_value = "run_at_end", value_parser = gap)]
+    gap: Gap,
+    /// A wall time that comes twice that day: first, second, both
+    #[arg(long, value_name = "F", default_value = "first", value_parser = fold)]
+    fold: Fold,
+    /// Phase of `--kind every`, such as 15m
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = span)]
+    offset: Duration,
+    /// Occurrences after this instant (RFC 3339). Default: now
+    #[arg(long, value_name = "INSTANT", value_parser = instant)]
+    after: Option<Timestamp>,
+    /// How many, 1 to 100000
+    #[arg(long, value_name = "N", default_value_t = COUNT_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=i64::from(COUNT_MAX)))]
+    count: u32,
+}
+
+/// How an expression is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// A cron line of 5 fields, 6 with seconds first, or a macro such as @daily
+    Cron,
+    /// A duration, counted from the Unix epoch
+    Every,
+    /// Instants in RFC 3339, separated by commas
+    At,
+}
+
+/// A request on standard input; what is left out is as with the flags.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Request {
+    kind: Option<String>,
+    expr: String,
+    dialect: Option<String>,
+    day_rule: Option<String>,
+    timezone: Option<String>,
+    gap: Option<String>,
+    fold: Option<String>,
+    offset: Option<String>,
+    after: Option<String>,
+    count: Option<u32>,
+}
+
+/// The answer to a request that is refused.
+#[derive(Serialize)]
+struct Refused {
+    error: String,
+    hint: Option<String>,
+}
+
+pub(super) fn carry_out(
+    ScheduleCommand::Next(args): &ScheduleCommand,
+    context: &Context,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    if args.expr == "-" {
+        let mut input = io::stdin().lock();
+        return answer_lines(&mut input, args, &context.clock, printer);
+    }
+    let found = next(args, &context.clock)?;
+    printer.list(&found, &found.occurrences, |_| tables::occurrences(&found.occurrences))
+}
+
+fn next(args: &NextArgs, clock: &Clock) -> Result<v1::NextOccurrencesResponse, Failure> {
+    let refused = |message| Failure::Schedule { message, hint: None };
+    let rule = match args.kind {
+        Kind::Cron => Rule::Cron { line: args.expr.clone(), dialect: args.dialect, day_rule: args.day_rule },
+        Kind::Every => Rule::Every { period: span(&args.expr).map_err(refused)?, offset: args.offset },
+        Kind::At => {
+            let instants = args.expr.split(',').map(|text| instant(text.trim()));
+            Rule::At(instants.collect::<Result<_, _>>().map_err(refused)?)
+        }
+    };
+    let schedule = Schedule {
+        rule,
+        timezone: args.timezone.clone(),
+        gap: args.gap,
+        fold: args.fold,
+        start_at: None,
+        end_at: None,
+        jitter: Duration::ZERO,
+    };
+    occurrences::next(&schedule, args.after.unwrap_or_else(|| clock.now()), args.count)
+}
+
+/// Answers one request a line, each at once, until the input ends.
+fn answer_lines(
+    input: &mut impl BufRead,
+    defaults: &NextArgs,
+    clock: &Clock,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let (mut asked, mut refused) = (0, 0);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let failure = |source| Failure::File { path: "-".to_owned(), source };
+        let length = input.by_ref().take(LINE_BYTES_MAX as u64 + 1).read_until(b'\n', &mut line);
+        if length.map_err(failure)? == 0 {
+            break;
+        }
+        if line.len() > LINE_BYTES_MAX {
+            let too_long = io::Error::other(format!("a request is longer than {LINE_BYTES_MAX} bytes"));
+            return Err(failure(too_long));
+        }
+        if line.trim_ascii().is_empty() {
+            continue;
+        }
+        asked += 1;
+        match answer(&line, defaults, clock) {
+            Ok(found) => printer.json_line(&found)?,
+            Err(failure) => {
+                refused += 1;
+                printer.json_line(&Refused { error: failure.to_string(), hint: failure.hint() })?;
+            }
+        }
+    }
+    if refused > 0 { Err(Failure::Requests { refused, asked }) } else { Ok(()) }
+}
+
+fn answer(line: &[u8], defaults: &NextArgs, clock: &Clock) -> Result<v1::NextOccurrencesResponse, Failure> {
+    let request: Request = serde_json::from_slice(line).map_err(|error| Failure::Schedule {
+        message: format!("the request is not understood: {error}"),
+        hint: None,
+    })?;
+    let named =
+        |name: &str, message: String| Failure::Schedule { message: format!("{name}: {message}"), hint: None };
+    let count = request.count.unwrap_or(defaults.count);
+    if !(1..=COUNT_MAX).contains(&count) {
+        return Err(named("count", format!("{count} is not 1 to {COUNT_MAX}")));
+    }
+    let kind = request.kind.map_or(Ok(defaults.kind), |text| Kind::from_str(&text, false));
+    let args = NextArgs {
+        expr: request.expr,
+        kind: kind.map_err(|_| named("kind", "expected one of `cron`, `every`, `at`".to_owned()))?,
+        dialect: given(request.dialect, defaults.dialect, dialect).map_err(|e| named("dialect", e))?,
+        day_rule: given(request.day_rule, defaults.day_rule, day_rule).map_err(|e| named("day_rule", e))?,
+        timezone: request.timezone.unwrap_or_else(|| defaults.timezone.clone()),
+        gap: given(request.gap, defaults.gap, gap).map_err(|e| named("gap", e))?,
+        fold: given(request.fold, defaults.fold, fold).map_err(|e| named("fold", e))?,
+        offset: given(request.offset, defaults.offset, span).map_err(|e| named("offset", e))?,
+        after: given(request.after, defaults.after, |text| instant(text).map(Some))
+            .map_err(|e| named("after", e))?,
+        count,
+    };
+    next(&args, clock)
+}
+
+fn given<T>(text: Option<String>, default: T, read: impl Fn(&str) -> Result<T, String>) -> Result<T, String> {
+    text.map_or(Ok(default), |text| read(&text))
+}
+
+/// The value of the protocol's enum that a word names.
+fn known<E: Words + TryFrom<i32>>(text: &str) -> Result<E, String> {
+    let number = word::number::<E>(text).and_then(|number| E::try_from(number).ok());
+    number.ok_or_else(|| format!("expected one of {}", word::choices::<E>()))
+}
+
+fn dialect(text: &str) -> Result<Dialect, String> {
+    Ok(match known(text)? {
+        v1::Dialect::Unspecified | v1::Dialect::Unix => Dialect::Unix,
+    })
+}
+
+fn day_rule(text: &str) -> Result<DayRule, String> {
+    Ok(match known(text)? {
+        v1::DayRule::Unspecified | v1::DayRule::OrVixie => DayRule::OrVixie,
+        v1::DayRule::OrBare => DayRule::OrBare,
+        v1::DayRule::And => DayRule::And,
+    })
+}
+
+fn gap(text: &str) -> Result<Gap, String> {
+    Ok(match known(text)? {
+        v1::Gap::Unspecified | v1::Gap::RunAtEnd => Gap::RunAtEnd,
+        v1::Gap::Shift => Gap::Shift,
+        v1::Gap::Skip => Gap::Skip,
+    })
+}
+
+fn fold(text: &str) -> Result<Fold, String> {
+    Ok(match known(text)? {
+        v1::Fold::Unspecified | v1::Fold::First => Fold::First,
+        v1::Fold::Second => Fold::Second,
+        v1::Fold::Both => Fold::Both,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn args(more: &[&str]) -> NextArgs {
+        let cli = Cli::try_parse_from([&["chronarch", "schedule", "next"], more].concat());
+        match cli.expect("it is understood").command {
+            Command::Schedule { command: ScheduleCommand::Next(args) } => args,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ask(line: &str) -> String {
+        match answer(line.as_bytes(), &args(&["-"]), &Clock::new(|| Timestamp::EPOCH, 0)) {
+            Ok(found) => serde_json::to_string(&found).expect("it is written"),
+            Err(failure) => format!("refused: {failure}"),
+        }
+    }
+
+    #[test]
+    fn a_request_is_answered_in_one_document() {
+        assert_eq!(
+            ask(
+                r#"{"kind":"cron","expr":"30 2 * * *","dialect":"unix","timezone":"Europe/Berlin","after":"2026-03-28T12:00:00Z","count":1}"#
+            ),
+            r#"{"occurrences":[{"at":"2026-03-29T01:00:00.000Z","local":"2026-03-29T03:00:00.000+02:00","note":"gap: 02:30 does not exist, runs at 03:00"}]}"#
+        );
+        assert_eq!(
+            ask(r#"{"kind":"every","expr":"1h","count":2}"#),
+            r#"{"occurrences":[{"at":"1970-01-01T01:00:00.000Z","local":"1970-01-01T01:00:00.000+00:00","note":""},{"at":"1970-01-01T02:00:00.000Z","local":"1970-01-01T02:00:00.000+00:00","note":""}]}"#
+        );
+        assert_eq!(ask(r#"{"kind":"at","expr":"1969-01-01T00:00:00Z"}"#), r#"{"occurrences":[]}"#);
+    }
+
+    #[test]
+    fn a_request_that_makes_no_sense_is_refused_by_name() {
+        for (line, expected) in [
+            (r#"{"kind":"solar","expr":"x"}"#, "refused: kind: expected one of `cron`, `every`, `at`"),
+            (r#"{"expr":"* * * * *","dialect":"quartz"}"#, "refused: dialect: expected one of `unix`"),
+            (r#"{"expr":"* * * * *","count":0}"#, "refused: count: 0 is not 1 to 100000"),
+            (
+                r#"{"expr":"* * * * *","gap":"jump"}"#,
+                "refused: gap: expected one of `run_at_end`, `shift`, `skip`",
+            ),
+        ] {
+            assert_eq!(ask(line), expected, "{line}");
+        }
+        assert!(ask("{").starts_with("refused: the request is not understood: "));
+        assert!(ask(r#"{"expr":"61 * * * *"}"#).starts_with("refused: "));
+        assert!(ask(r#"{"exp":"* * * * *"}"#).contains("unknown field `exp`"));
+    }
+
+    #[test]
+    fn the_flags_default_to_cron_in_utc() {
+        let args = args(&["0 0 * * *"]);
+        assert_eq!((args.kind, args.timezone.as_str(), args.count), (Kind::Cron, "UTC", COUNT_DEFAULT));
+        assert_eq!((args.gap, args.fold, args.day_rule), (Gap::RunAtEnd, Fold::First, DayRule::OrVixie));
+    }
+}

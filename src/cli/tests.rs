@@ -1,0 +1,127 @@
+use super::*;
+use crate::client::{Error, Tried};
+
+#[test]
+fn the_command_line_is_consistent() {
+    Cli::command().debug_assert();
+}
+
+fn parsed(line: &str) -> Cli {
+    Cli::try_parse_from(line.split(' ')).unwrap_or_else(|error| panic!("{line}: {error}"))
+}
+
+#[test]
+fn every_command_of_the_release_is_understood() {
+    for line in [
+        "chronarch server --config a.toml --node-id 1 --listen 127.0.0.1:1 --peer-listen 127.0.0.1:2 --data-dir d --peers 1=a:1,2=b:2",
+        "chronarch dev --nodes 5 --data-dir d",
+        "chronarch worker --queue a --queue b --label zone=eu --concurrency 4 --allow-exec",
+        "chronarch job apply -f a.yaml -f b.yaml --dry-run",
+        "chronarch job apply -f a.yaml b.yaml",
+        "chronarch job get a --stale",
+        "chronarch job list -l team=data -A --limit 5",
+        "chronarch job delete a --cancel-runs --reason old",
+        "chronarch job pause a --reason flood --actor me",
+        "chronarch job resume a",
+        "chronarch job trigger a --idempotency-key k --wait",
+        "chronarch job trigger a --operation-id k",
+        "chronarch job next a --count 3 --after 2026-01-01T00:00:00Z",
+        "chronarch job explain a --at 2026-01-01T00:00:00Z",
+        "chronarch job export a b",
+        "chronarch run list --job a --state failed,skipped --from 2026-01-01T00:00:00Z --to 2026-01-02T00:00:00Z",
+        "chronarch run get r",
+        "chronarch run watch r",
+        "chronarch run cancel r --reason no",
+        "chronarch run explain r",
+        "chronarch breaker list",
+        "chronarch breaker get job:a",
+        "chronarch breaker trip feed --open-for 10m --reason maintenance",
+        "chronarch breaker reset feed",
+        "chronarch cluster status",
+        "chronarch cluster transfer-leader --to 2",
+        "chronarch schedule next @daily --timezone Europe/Berlin --gap skip --fold both",
+        "chronarch schedule next -",
+        "chronarch completion bash",
+    ] {
+        parsed(line);
+    }
+}
+
+#[test]
+fn global_flags_work_before_and_behind_the_command() {
+    for line in [
+        "chronarch -o json -n staging --endpoints a:1,b:2 --timeout 3s job list",
+        "chronarch job list -o json -n staging --endpoints a:1,b:2 --timeout 3s",
+    ] {
+        let global = parsed(line).global;
+        assert_eq!((global.output, global.namespace.as_str()), (args::Output::Json, "staging"));
+        assert_eq!((global.endpoints.len(), global.timeout.as_secs()), (2, 3));
+    }
+}
+
+#[test]
+fn a_wrong_command_line_is_refused() {
+    for line in [
+        "chronarch",
+        "chronarch jobs list",
+        "chronarch job apply",
+        "chronarch job list -l team",
+        "chronarch job list -o xml",
+        "chronarch run list --state done",
+        "chronarch run list --limit 0",
+        "chronarch worker --concurrency 4",
+        "chronarch server --node-id 0",
+        "chronarch server --peers 0=a:1",
+        "chronarch server --peers a:1",
+        "chronarch --timeout 0s job list",
+        "chronarch --timeout 10 job list",
+        "chronarch --endpoints nowhere job list",
+        "chronarch schedule next x --dialect quartz",
+    ] {
+        let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+        assert_eq!(error.exit_code(), 2, "{line}");
+    }
+}
+
+#[test]
+fn flags_of_a_node_become_its_first_members() {
+    let Ok(Invocation::Server(args)) = parse("chronarch server --peers 1=a:1,2=b:2".split(' ')) else {
+        panic!("a server")
+    };
+    let peers = args.overrides().peers.expect("some");
+    assert_eq!(peers.into_iter().collect::<Vec<_>>(), [(1, "a:1".to_owned()), (2, "b:2".to_owned())]);
+}
+
+#[test]
+fn each_failure_has_its_exit_code() {
+    let (message, hint) = ("x".to_owned(), None);
+    let tried = vec![Tried { endpoint: "a:1".to_owned(), reason: "gone".to_owned(), refused: true }];
+    for (failure, expected) in [
+        (Failure::Call(Error::Refused { message: message.clone(), hint: hint.clone() }), Exit::Refused),
+        (
+            Failure::Call(Error::InvalidArgument { message: message.clone(), hint: hint.clone() }),
+            Exit::Refused,
+        ),
+        (Failure::Call(Error::NotFound { message: message.clone(), hint: hint.clone() }), Exit::NotFound),
+        (Failure::Call(Error::PermissionDenied { message: message.clone(), hint }), Exit::Permission),
+        (Failure::Call(Error::Unreachable { tried: tried.clone() }), Exit::Unreachable),
+        (Failure::Call(Error::UnknownResult { operation_id: message.clone(), tried }), Exit::Unreachable),
+        (Failure::NoEndpoint, Exit::Unreachable),
+        (Failure::JobFiles { problems: Vec::new() }, Exit::Refused),
+        (Failure::Usage { message }, Exit::Usage),
+        (Failure::PipeClosed, Exit::Done),
+    ] {
+        assert_eq!(failure.exit(), expected, "{failure:?}");
+    }
+    assert_eq!(
+        [Exit::Done, Exit::Refused, Exit::Usage, Exit::Unreachable, Exit::NotFound, Exit::Permission]
+            .map(|exit| exit as u8),
+        [0, 1, 2, 3, 4, 5]
+    );
+}
+
+#[test]
+fn an_unknown_result_says_how_to_learn_it() {
+    let failure = Failure::Call(Error::UnknownResult { operation_id: "abc".to_owned(), tried: Vec::new() });
+    assert!(failure.hint().is_some_and(|hint| hint.contains("--operation-id abc")));
+}

@@ -1,0 +1,260 @@
+//! Wiring: makes a node of its parts, and ends it in good order.
+//!
+//! # Start
+//! Lock the data folder, open log and snapshot (`raft`), serve the peers, start the leader's loop, serve
+//! the clients, start the worker. Nothing is served before it can be answered.
+//!
+//! # Clean stop
+//! 1. Hand leadership over, so that no instant is late because of the stop.
+//! 2. Drain the worker: it reports to the new leader what it still runs.
+//! 3. Stop the loop, the listeners, and consensus; sync and close the stores.
+//!
+//! # The other end
+//! The first error of a store or of consensus ends the process, at once and without cleaning up: what is
+//! acknowledged is on disk, and a node that goes on half alive is worse than one that is gone.
+//!
+//! Clock, randomness, listeners and dialers come in from `main`.
+
+pub mod dev;
+pub mod http;
+pub mod local;
+pub mod worker;
+mod worker_service;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::api::{self, Api};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::history::RunLog;
+use crate::leader::{Leader, LeaderOptions};
+use crate::metrics::Metrics;
+use crate::pb::v1::worker_service_server::WorkerServiceServer;
+use crate::raft::{self, ClusterId, FatalError, NodeAddress, OpenError, Raft, RaftOptions, tcp_dialer};
+use crate::storage::{DataDir, StorageError};
+
+/// How long a node that stops waits for another to take over.
+const HAND_OVER: Duration = Duration::from_secs(2);
+
+/// Why a node does not start, or has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    /// An address cannot be listened on.
+    #[error("{key} = \"{address}\": {source}")]
+    Listen {
+        /// The key of the configuration.
+        key: &'static str,
+        /// The address.
+        address: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The data folder cannot be used.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The node's part in consensus does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The worker does not start.
+    #[error(transparent)]
+    Worker(#[from] worker::WorkerError),
+    /// A store or consensus has failed; the process must end without cleaning up.
+    #[error("{0}")]
+    Fatal(FatalError),
+    /// A listener has failed.
+    #[error("a listener has failed: {0}")]
+    Serve(tonic::transport::Error),
+    /// The services do not fit together.
+    #[error(transparent)]
+    Api(#[from] api::RoutesError),
+}
+
+/// Runs a node until `stop` is cancelled; then hands over, drains, and returns.
+///
+/// # Errors
+/// [`NodeError`]; after [`NodeError::Fatal`] the process must end at once.
+pub async fn run(config: Config, clock: Clock, stop: CancellationToken) -> Result<(), NodeError> {
+    let clients = listen("listen", &config.listen).await?;
+    let peers = listen("peer_listen", &config.peer_listen).await?;
+    let node = Node::open(&config, clock, &clients).await?;
+    let ended = node.serve(clients, peers, &config, stop).await;
+    match &ended {
+        Ok(()) => info!("stopped"),
+        Err(error) => error!(%error, "the node has ended"),
+    }
+    ended
+}
+
+async fn listen(key: &'static str, address: &str) -> Result<TcpListener, NodeError> {
+    TcpListener::bind(address).await.map_err(|source| NodeError::Listen {
+        key,
+        address: address.to_owned(),
+        source,
+    })
+}
+
+/// A node's parts, before they are served.
+struct Node {
+    raft: Raft,
+    clock: Clock,
+    metrics: Arc<Metrics>,
+    run_log: Arc<std::sync::OnceLock<Arc<RunLog>>>,
+    worker: Option<crate::worker::Worker>,
+}
+
+impl Node {
+    async fn open(config: &Config, clock: Clock, clients: &TcpListener) -> Result<Self, NodeError> {
+        let data_dir = Arc::new(DataDir::lock(&config.data_dir)?);
+        let run_log = Arc::new(std::sync::OnceLock::new());
+        let raft = Raft::open(RaftOptions {
+            node_id: config.node_id,
+            address: NodeAddress {
+                peer_address: config.peer_address().to_owned(),
+                address: config.client_address().to_owned(),
+            },
+            timing: config.raft.clone(),
+            run_log: open_run_log(&data_dir, &run_log),
+            data_dir,
+            dialer: tcp_dialer(),
+            initial_peers: config.peers.clone(),
+            fresh_cluster_id: ClusterId(fresh_id(&clock)),
+        })
+        .await?;
+        let worker = match &config.worker {
+            own if !own.enabled => None,
+            own => {
+                let here = clients.local_addr().map_or_else(|_| config.listen.clone(), |address| address.to_string());
+                Some(worker::prepare(
+                    worker::WorkerSetup {
+                        place: format!("node-{}", config.node_id),
+                        queues: own.queues.iter().cloned().collect(),
+                        labels: own.labels.clone(),
+                        slots: own.slots,
+                        allow_exec: own.allow_exec,
+                        endpoints: vec![here],
+                    },
+                    &clock,
+                )?)
+            }
+        };
+        Ok(Self { raft, clock, metrics: Arc::new(Metrics::new()), run_log, worker })
+    }
+
+    async fn serve(
+        self,
+        clients: TcpListener,
+        peers: TcpListener,
+        config: &Config,
+        stop: CancellationToken,
+    ) -> Result<(), NodeError> {
+        let closing = CancellationToken::new();
+        let served = self.raft.clone();
+        let peers_end = closing.clone().cancelled_owned();
+        let mut peers = tokio::spawn(raft::serve(served, TcpListenerStream::new(peers), peers_end));
+
+        let options = LeaderOptions {
+            node_id: config.node_id,
+            lease: config.worker.lease,
+            clock: self.clock.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
+        let (leader, turning) = Leader::spawn(self.raft.clone(), options, closing.clone());
+        let mut clients = self.serve_clients(clients, &leader, closing.clone())?;
+        let drain = CancellationToken::new();
+        let draining = drain.clone();
+        let worker = self.worker.map(|worker| tokio::spawn(worker.run(draining)));
+
+        let fatal = self.raft.fatal();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            error = fatal => return Err(NodeError::Fatal(error)),
+            ended = &mut peers => return Err(listener_ended(ended)),
+            ended = &mut clients => return Err(listener_ended(ended)),
+        }
+        info!("stopping");
+        hand_over(&self.raft).await;
+        drain.cancel();
+        if let Some(worker) = worker {
+            match worker.await {
+                Ok(end) if end.is_clean() => {}
+                Ok(end) => warn!(stopped = end.stopped, unacknowledged = end.unacknowledged, "the worker left work"),
+                Err(error) => warn!(%error, "the worker ended badly"),
+            }
+        }
+        closing.cancel();
+        // The loop and the listeners end by themselves; a client that keeps its stream is not waited for.
+        let _ = turning.await;
+        let _ = tokio::time::timeout(HAND_OVER, &mut clients).await;
+        self.raft.shutdown().await;
+        let _ = tokio::time::timeout(HAND_OVER, &mut peers).await;
+        Ok(())
+    }
+
+    fn serve_clients(
+        &self,
+        listener: TcpListener,
+        leader: &Leader,
+        closing: CancellationToken,
+    ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, NodeError> {
+        let api = Api::new(self.raft.clone(), Arc::clone(&self.run_log), self.clock.clone(), leader.clone());
+        let streams = worker_service::WorkerStreams::new(leader.events());
+        let routes = api::routes(api)?
+            .add_service(WorkerServiceServer::new(streams).max_decoding_message_size(api::limits::WORKER_MESSAGE_BYTES));
+        let pages = http::Pages { raft: self.raft.clone(), leader: leader.clone(), metrics: Arc::clone(&self.metrics) };
+        let router = routes.into_axum_router().merge(http::routes(pages));
+        let server = api::server().add_routes(tonic::service::Routes::from(router));
+        let incoming = TcpListenerStream::new(listener);
+        Ok(tokio::spawn(server.serve_with_incoming_shutdown(incoming, closing.cancelled_owned())))
+    }
+}
+
+fn open_run_log(
+    data_dir: &Arc<DataDir>,
+    opened: &Arc<std::sync::OnceLock<Arc<RunLog>>>,
+) -> crate::raft::OpenRunSink {
+    let (path, opened) = (data_dir.history_dir(), Arc::clone(opened));
+    Box::new(move || {
+        let run_log = Arc::new(RunLog::open(&path)?);
+        // The folder is locked and consensus opens it once, so nobody has set it before.
+        let _ = opened.set(Arc::clone(&run_log));
+        Ok(run_log)
+    })
+}
+
+fn fresh_id(clock: &Clock) -> [u8; 16] {
+    let mut id = [0; 16];
+    id[..8].copy_from_slice(&clock.random().to_be_bytes());
+    id[8..].copy_from_slice(&clock.random().to_be_bytes());
+    id
+}
+
+fn listener_ended(ended: Result<Result<(), tonic::transport::Error>, tokio::task::JoinError>) -> NodeError {
+    match ended {
+        Ok(Err(error)) => NodeError::Serve(error),
+        Ok(Ok(())) => NodeError::Fatal(FatalError::from(StorageError::Closed)),
+        Err(error) => {
+            error!(%error, "a listener's task has failed");
+            NodeError::Fatal(FatalError::from(StorageError::Closed))
+        }
+    }
+}
+
+/// Gives leadership to another node, if this one leads and another can take it.
+async fn hand_over(raft: &Raft) {
+    if !raft.leadership().borrow().is_leader {
+        return;
+    }
+    match tokio::time::timeout(HAND_OVER, raft.transfer_leader(None)).await {
+        Ok(Ok(leader)) => info!(leader, "handed leadership over"),
+        Ok(Err(error)) => warn!(%error, "leadership was not handed over"),
+        Err(_) => warn!("leadership was not handed over in time"),
+    }
+}

@@ -1,0 +1,7 @@
+//! The whole module on real files and real connections: conformance of the stores, and clusters in one process.
+
+mod cluster;
+mod conformance;
+mod formation;
+mod harness;
+mod snapshots;

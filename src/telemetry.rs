@@ -1,0 +1,50 @@
+//! Logging: what a process says about itself, to stderr.
+//!
+//! `CHRONARCH_LOG` chooses what is logged, by level and module (`info`, `chronarch::raft=debug`);
+//! the format is text for people or JSON for machines. Stdout is never written to. Called once, by
+//! `main`, before anything else runs. A log line that cannot be written is dropped: a full disk
+//! behind stderr must not stop the scheduler.
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+/// Environment variable of the filter.
+pub const FILTER: &str = "CHRONARCH_LOG";
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line for people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// `CHRONARCH_LOG` is no filter.
+    #[error("CHRONARCH_LOG: {0}")]
+    Filter(#[from] ParseError),
+    /// Set up already.
+    #[error(transparent)]
+    Twice(#[from] TryInitError),
+}
+
+/// Sets logging up for the whole process; `default` filters where `CHRONARCH_LOG` is not set.
+///
+/// # Errors
+/// [`TelemetryError`] when the filter cannot be read, or logging is set up already.
+pub fn start(format: LogFormat, default: &str) -> Result<(), TelemetryError> {
+    let filter = match std::env::var(FILTER) {
+        Ok(filter) if !filter.is_empty() => EnvFilter::builder().parse(filter)?,
+        _ => EnvFilter::builder().parse(default)?,
+    };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_ansi(false).finish().try_init()?,
+        LogFormat::Json => lines.json().flatten_event(true).finish().try_init()?,
+    }
+    Ok(())
+}

@@ -1,0 +1,254 @@
+//! The program as a script sees it: exit codes, streams and documents, against nodes that answer
+//! from memory.
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::process::{Output, Stdio};
+use std::sync::{Arc, Mutex};
+
+use chronarch::pb::v1::job_service_server::{JobService, JobServiceServer};
+use chronarch::pb::v1::run_service_server::{RunService, RunServiceServer};
+use chronarch::pb::v1::*;
+use tokio::process::Command;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// A node that knows one job, `feed`, and its run `r1`.
+#[derive(Clone, Default)]
+struct Node {
+    applied: Arc<Mutex<Vec<ApplyJobsRequest>>>,
+    /// How often the run was watched: the first stream breaks before the run has ended.
+    watched: Arc<Mutex<u32>>,
+}
+
+fn run(state: RunState) -> Run {
+    Run {
+        run_id: "r1".into(),
+        namespace: "default".into(),
+        job: "feed".into(),
+        state: state.into(),
+        cause: Cause::Manual.into(),
+        stands_for: 1,
+        ..Run::default()
+    }
+}
+
+fn job() -> Job {
+    let spec = JobSpec { name: "feed".into(), namespace: "default".into(), ..JobSpec::default() };
+    Job { spec: Some(spec), state: JobState::Active.into(), version: 1, ..Job::default() }
+}
+
+#[tonic::async_trait]
+impl JobService for Node {
+    async fn apply_jobs(&self, request: Request<ApplyJobsRequest>) -> Answer<ApplyJobsResponse> {
+        let request = request.into_inner();
+        if request.jobs.iter().any(|job| job.name == "bad") {
+            let mut status = Status::invalid_argument("jobs[1].schedule[0].cron: no such day");
+            status.metadata_mut().insert("chronarch-hint", "use 0 to 7".parse().expect("ascii"));
+            return Err(status);
+        }
+        self.applied.lock().expect("no panic").push(request);
+        Ok(Response::new(ApplyJobsResponse::default()))
+    }
+
+    async fn get_job(&self, request: Request<GetJobRequest>) -> Answer<Job> {
+        match request.into_inner().name.as_str() {
+            "feed" => Ok(Response::new(job())),
+            "secret" => Err(Status::permission_denied("not yours")),
+            name => Err(Status::not_found(format!("no job default/{name}"))),
+        }
+    }
+
+    async fn list_jobs(&self, _: Request<ListJobsRequest>) -> Answer<ListJobsResponse> {
+        Ok(Response::new(ListJobsResponse { jobs: vec![job(); 500], next_page_token: String::new() }))
+    }
+
+    async fn delete_job(&self, _: Request<DeleteJobRequest>) -> Answer<DeleteJobResponse> {
+        Err(Status::failed_precondition("it is protected"))
+    }
+
+    async fn pause_job(&self, _: Request<PauseJobRequest>) -> Answer<Job> {
+        Ok(Response::new(job()))
+    }
+
+    async fn resume_job(&self, _: Request<ResumeJobRequest>) -> Answer<Job> {
+        Ok(Response::new(job()))
+    }
+
+    async fn trigger_job(&self, _: Request<TriggerJobRequest>) -> Answer<Run> {
+        Ok(Response::new(run(RunState::Pending)))
+    }
+
+    async fn next_occurrences(&self, _: Request<NextOccurrencesRequest>) -> Answer<NextOccurrencesResponse> {
+        Ok(Response::new(NextOccurrencesResponse::default()))
+    }
+
+    async fn explain_job(&self, _: Request<ExplainJobRequest>) -> Answer<Explanation> {
+        let reasons = vec!["the job is paused".into(), "since noon".into()];
+        Ok(Response::new(Explanation { summary: "It did not run.".into(), reasons }))
+    }
+}
+
+#[tonic::async_trait]
+impl RunService for Node {
+    type WatchRunStream = futures::stream::Iter<std::vec::IntoIter<Result<Run, Status>>>;
+
+    async fn list_runs(&self, _: Request<ListRunsRequest>) -> Answer<ListRunsResponse> {
+        Ok(Response::new(ListRunsResponse { runs: vec![run(RunState::Running)], ..Default::default() }))
+    }
+
+    async fn get_run(&self, _: Request<GetRunRequest>) -> Answer<Run> {
+        Ok(Response::new(run(RunState::Running)))
+    }
+
+    async fn watch_run(&self, request: Request<WatchRunRequest>) -> Answer<Self::WatchRunStream> {
+        let mut watched = self.watched.lock().expect("no panic");
+        *watched += 1;
+        let end = if request.into_inner().run_id == "bad" { RunState::Failed } else { RunState::Succeeded };
+        let changes = match *watched {
+            1 => {
+                vec![Ok(run(RunState::Pending)), Ok(run(RunState::Running)), Err(Status::unavailable("gone"))]
+            }
+            _ => vec![Ok(run(RunState::Running)), Ok(run(end))],
+        };
+        Ok(Response::new(futures::stream::iter(changes)))
+    }
+
+    async fn cancel_run(&self, _: Request<CancelRunRequest>) -> Answer<Run> {
+        Ok(Response::new(run(RunState::Cancelled)))
+    }
+
+    async fn explain_run(&self, _: Request<ExplainRunRequest>) -> Answer<Explanation> {
+        Ok(Response::new(Explanation::default()))
+    }
+}
+
+async fn serve(node: Node) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    let server = tonic::transport::Server::builder()
+        .add_service(JobServiceServer::new(node.clone()))
+        .add_service(RunServiceServer::new(node));
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    address
+}
+
+fn chronarch(address: SocketAddr, line: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_chronarch"));
+    command.args(line.split_whitespace());
+    command.env_clear().env("CHRONARCH_ENDPOINTS", address.to_string()).env("USER", "ada");
+    command.stdin(Stdio::null()).kill_on_drop(true);
+    command
+}
+
+async fn ask(address: SocketAddr, line: &str) -> Output {
+    chronarch(address, line).output().await.expect("it starts")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("UTF-8")
+}
+
+fn document(output: &Output) -> serde_json::Value {
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"))
+}
+
+#[tokio::test]
+async fn exit_codes_tell_what_kind_of_failure_it_is() {
+    let address = serve(Node::default()).await;
+    let nobody: SocketAddr = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        listener.local_addr().expect("it is bound")
+    };
+    for (address, line, code, stderr) in [
+        (address, "job get feed", 0, ""),
+        (address, "job delete feed", 1, "error: it is protected\n"),
+        (address, "job frobnicate", 2, "error: unrecognized subcommand"),
+        (nobody, "job get feed", 3, "error: no endpoint answered: "),
+        (address, "job get none", 4, "error: no job default/none\n"),
+        (address, "job get secret", 5, "error: not yours\n"),
+    ] {
+        let output = ask(address, line).await;
+        assert_eq!(output.status.code(), Some(code), "{line}: {output:?}");
+        assert!(text(&output.stderr).starts_with(stderr), "{line}: {output:?}");
+        assert_eq!(output.stdout.is_empty(), code != 0, "data alone goes to stdout: {output:?}");
+    }
+}
+
+#[tokio::test]
+async fn lists_are_one_document_or_one_line_each() {
+    let address = serve(Node::default()).await;
+    let runs = document(&ask(address, "run list -o json").await);
+    assert_eq!(runs["runs"][0]["run_id"], "r1");
+    assert_eq!(runs["runs"][0]["finished_at"], serde_json::Value::Null);
+    assert_eq!(document(&ask(address, "run get r1 -o json").await)["state"], "running");
+    let lines = ask(address, "job list -o jsonl").await;
+    assert_eq!(text(&lines.stdout).lines().count(), 500);
+    let table = ask(address, "run list").await;
+    let mut rows = text(&table.stdout).lines();
+    assert!(rows.next().is_some_and(|header| header.starts_with("RUN ID  JOB   SCHEDULED")), "{table:?}");
+    assert!(rows.next().is_some_and(|row| row.starts_with("r1      feed  -")), "{table:?}");
+    let explained = ask(address, "job explain feed").await;
+    assert_eq!(text(&explained.stdout), "It did not run.\n  - the job is paused\n  - since noon\n");
+}
+
+#[tokio::test]
+async fn a_watch_survives_a_broken_stream_and_tells_how_the_run_ended() {
+    let address = serve(Node::default()).await;
+    let output = ask(address, "run watch r1 -o jsonl").await;
+    let states: Vec<_> = text(&output.stdout)
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON")["state"].clone())
+        .collect();
+    assert_eq!(states, ["pending", "running", "succeeded"]);
+    assert_eq!(output.status.code(), Some(0));
+
+    let failed = ask(address, "run watch bad").await;
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    assert!(text(&failed.stderr).contains("hint: `chronarch run explain r1` tells why"), "{failed:?}");
+}
+
+#[tokio::test]
+async fn a_trigger_prints_the_run_and_waits_when_asked() {
+    let address = serve(Node::default()).await;
+    assert_eq!(text(&ask(address, "job trigger feed").await.stdout), "r1\n");
+    let waited = ask(address, "job trigger feed --wait -o json").await;
+    assert_eq!(document(&waited)["state"], "succeeded");
+    assert_eq!(waited.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn what_apply_sends_is_what_the_file_says() {
+    let node = Node::default();
+    let address = serve(node.clone()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("jobs.yaml");
+    std::fs::write(&file, "name: a\n---\nname: b\nnamespace: own\n").expect("written");
+    let line = format!("-n staging job apply -f {} --operation-id k1", file.display());
+    assert_eq!(ask(address, &line).await.status.code(), Some(0));
+    let sent = node.applied.lock().expect("no panic")[0].clone();
+    let names: Vec<_> = sent.jobs.iter().map(|job| (job.namespace.as_str(), job.name.as_str())).collect();
+    assert_eq!(names, [("staging", "a"), ("own", "b")]);
+    assert_eq!((sent.operation_id.as_str(), sent.actor.as_str()), ("k1", "ada"));
+
+    std::fs::write(&file, "name: a\n---\nname: bad\n").expect("written");
+    let refused = ask(address, &line).await;
+    let expected = format!("error: {}:3: schedule[0].cron: no such day\nhint: use 0 to 7\n", file.display());
+    assert_eq!(text(&refused.stderr), expected);
+    assert_eq!(refused.status.code(), Some(1));
+    assert_eq!(node.applied.lock().expect("no panic").len(), 1);
+}
+
+#[tokio::test]
+async fn a_reader_that_goes_away_is_no_failure() {
+    let address = serve(Node::default()).await;
+    let mut command = chronarch(address, "schedule next @hourly --count 100000").into_std();
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
+    let mut stdout = child.stdout.take().expect("a pipe");
+    stdout.read_exact(&mut [0; 10]).expect("some data");
+    drop(stdout);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!((output.status.code(), text(&output.stderr)), (Some(0), ""));
+}
