@@ -2,11 +2,12 @@
 //!
 //! ARCHITECTURE.md is the map; each module opens with what it is for.
 
+pub mod api;
 pub mod cli;
 pub mod client;
 pub mod clock;
 pub mod config;
-pub mod leader;
+pub mod history;
 pub mod metrics;
 pub mod pb;
 pub mod raft;
@@ -14,5 +15,4 @@ pub mod scheduler;
 pub mod state;
 pub mod storage;
 pub mod target;
-pub mod telemetry;
-pub mod worker;
+pub mod view;

@@ -1,0 +1,100 @@
+//! Every bound of the API, by name. A request beyond one is refused, and the message names it.
+
+use std::time::Duration;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Bytes of a decoded request; a longer one is refused by the server before it is read whole.
+pub const REQUEST_BYTES: usize = 16 << 20;
+/// Bytes of an encoded answer.
+pub const RESPONSE_BYTES: usize = 64 << 20;
+/// Requests of one client connection that are served at the same time; further ones wait.
+pub const REQUESTS_PER_CONNECTION: usize = 256;
+/// Runs watched through this node at the same time; one more is refused.
+pub const WATCHES: usize = 4_096;
+/// Jobs in one `ApplyJobs`.
+pub const JOBS_PER_REQUEST: usize = 10_000;
+/// Commands in one proposed entry: far below the state's own limit, so that no entry delays a heartbeat.
+pub const COMMANDS_PER_ENTRY: usize = 500;
+/// Encoded bytes of the specs in one proposed entry.
+pub const ENTRY_BYTES: usize = 256 << 10;
+/// Entries of one request that are proposed before the first of them is committed.
+pub const ENTRIES_IN_FLIGHT: usize = 4;
+/// Items of a page when the client names no number, and the most that it may name.
+pub const PAGE: (u32, u32) = (100, 1_000);
+/// Occurrences when the client names no number, and the most that it may name.
+pub const OCCURRENCES: (u32, u32) = (10, 1_000);
+/// Problems that a refusal lists; of further ones only the number is told.
+pub const PROBLEMS: usize = 100;
+
+/// How long a write waits for a leader, and for an occurrence to be decided that must come first.
+pub const LEADER_WAIT: Duration = Duration::from_secs(2);
+/// How long a write tries again because the state has moved on.
+pub const SETTLE_WAIT: Duration = Duration::from_secs(5);
+/// How long a forwarded call may take.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the leader's part of a status or an explanation is waited for.
+pub const LEADER_PART_WAIT: Duration = Duration::from_secs(1);
+
+/// Bytes of an operation id.
+pub const OPERATION_ID_BYTES: usize = 128;
+/// Bytes of an actor's name.
+pub const ACTOR_BYTES: usize = 256;
+/// Bytes of a reason.
+pub const REASON_BYTES: usize = 1_024;
+
+/// Bytes of a whole job definition, encoded.
+pub const SPEC_BYTES: usize = 128 << 10;
+/// Characters of the name of a job, namespace, queue or breaker.
+pub const NAME_CHARS: usize = 128;
+/// Bytes of a description.
+pub const DESCRIPTION_BYTES: usize = 4 << 10;
+/// Labels of a job, and labels that it requires of a worker.
+pub const LABELS: usize = 64;
+/// Bytes of a label's key.
+pub const LABEL_KEY_BYTES: usize = 63;
+/// Bytes of a label's value.
+pub const LABEL_VALUE_BYTES: usize = 256;
+/// Schedules of a job.
+pub const SCHEDULES: usize = 16;
+/// Instants of an `at`.
+pub const INSTANTS: usize = 1_000;
+/// Headers of a request, or variables of a process.
+pub const PAIRS: usize = 64;
+/// Bytes of a header or of a variable.
+pub const PAIR_BYTES: usize = 8 << 10;
+/// Bytes of a body, of standard input, or of a shell line.
+pub const BODY_BYTES: usize = 64 << 10;
+/// Bytes of a URL.
+pub const URL_BYTES: usize = 8 << 10;
+/// Ranges of status codes that count as success.
+pub const SUCCESS_RANGES: usize = 32;
+/// Words of a command line.
+pub const ARGUMENTS: usize = 256;
+/// Bytes of one word of a command line, and of a path.
+pub const ARGUMENT_BYTES: usize = 8 << 10;
+/// Classes of failures in `retry.on`.
+pub const RETRY_CLASSES: usize = 32;
+/// Runs of a job at a time, and runs that wait in its overlap queue.
+pub const PARALLEL: u32 = 1_000;
+/// Runs that `catch_up: all` makes at most.
+pub const CATCH_UP_RUNS: u32 = 10_000;
+/// Probes of a breaker.
+pub const PROBES: u32 = 100;
+/// Failures, or attempts, that a breaker's rule may ask for.
+pub const BREAKER_COUNT: u32 = 1_000_000;
+/// Records kept for a job.
+pub const RETENTION_RUNS: u32 = 100_000;
+
+/// The longest `timeout`.
+pub const TIMEOUT: Duration = DAY.saturating_mul(30);
+/// The longest wait between attempts.
+pub const RETRY_WAIT: Duration = DAY.saturating_mul(30);
+/// The longest window of `catch_up`, and the longest `start_within`.
+pub const LATENESS: Duration = DAY.saturating_mul(366);
+/// The longest window of a breaker.
+pub const BREAKER_WINDOW: Duration = DAY.saturating_mul(7);
+/// The longest cool-down of a breaker, by policy or by hand.
+pub const OPEN_FOR: Duration = DAY.saturating_mul(366);
+/// The longest age of a record.
+pub const RETENTION_AGE: Duration = DAY.saturating_mul(3_660);

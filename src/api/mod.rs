@@ -1,0 +1,4 @@
+//! x
+pub mod limits;
+pub mod problem;
+pub mod spec;

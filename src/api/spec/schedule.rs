@@ -1,0 +1,141 @@
+//! Schedules of a request: one rule each, compiled once so that a rule that never comes is refused.
+
+use std::time::Duration;
+
+use super::super::limits;
+use super::super::problem::{Problem, Problems};
+use super::value;
+use crate::pb::v1 as pb;
+use crate::scheduler::rule::{CompiledSchedule, EVERY_PERIOD_MAX, JITTER_MAX, ScheduleError};
+use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
+use crate::state::time::Timestamp;
+
+/// All schedules of a job.
+pub(super) fn schedules(list: &[pb::Schedule], problems: &mut Problems) -> Vec<Schedule> {
+    value::most("schedule", "schedules", list.len(), limits::SCHEDULES, problems);
+    let mut read = Vec::new();
+    for (place, schedule) in list.iter().take(limits::SCHEDULES).enumerate() {
+        // a job file with one schedule does not write it as a list
+        let path = if list.len() == 1 { "schedule".to_owned() } else { format!("schedule[{place}]") };
+        let mut own = Problems::new();
+        if let Some(schedule) = one(schedule, &mut own) {
+            if own.is_empty() {
+                compile(&schedule, &mut own);
+            }
+            read.push(schedule);
+        }
+        problems.absorb(&path, own);
+    }
+    read
+}
+
+fn one(schedule: &pb::Schedule, problems: &mut Problems) -> Option<Schedule> {
+    let rule = rule(schedule, problems);
+    let dst = schedule.dst.unwrap_or_default();
+    let gap = value::word("dst.gap", dst.gap, problems).map_or(Gap::default(), |gap| match gap {
+        pb::Gap::Unspecified | pb::Gap::RunAtEnd => Gap::RunAtEnd,
+        pb::Gap::Shift => Gap::Shift,
+        pb::Gap::Skip => Gap::Skip,
+    });
+    let fold = value::word("dst.fold", dst.fold, problems).map_or(Fold::default(), |fold| match fold {
+        pb::Fold::Unspecified | pb::Fold::First => Fold::First,
+        pb::Fold::Second => Fold::Second,
+        pb::Fold::Both => Fold::Both,
+    });
+    value::length("timezone", &schedule.timezone, limits::NAME_CHARS, problems);
+    let timezone = if schedule.timezone.is_empty() { "UTC" } else { schedule.timezone.as_str() };
+    let jitter = value::span("jitter", schedule.jitter.as_ref(), Duration::ZERO..=JITTER_MAX, problems);
+    Some(Schedule {
+        start_at: value::instant("start_at", schedule.start_at.as_ref(), problems),
+        end_at: value::instant("end_at", schedule.end_at.as_ref(), problems),
+        rule: rule?,
+        timezone: timezone.to_owned(),
+        gap,
+        fold,
+        jitter: jitter.unwrap_or_default(),
+    })
+}
+
+fn rule(schedule: &pb::Schedule, problems: &mut Problems) -> Option<Rule> {
+    let (cron, every, at) = (!schedule.cron.is_empty(), schedule.every.is_some(), !schedule.at.is_empty());
+    let kinds = [(cron, "cron"), (every, "every"), (at, "at")];
+    let named: Vec<&str> = kinds.iter().filter(|(is, _)| *is).map(|(_, name)| *name).collect();
+    if named.len() != 1 {
+        let found = if named.is_empty() { "none".to_owned() } else { named.join(" and ") };
+        problems.add("", format!("exactly one of cron, every and at is needed, found {found}"));
+        return None;
+    }
+    let dialect: Option<pb::Dialect> = value::word("dialect", schedule.dialect, problems);
+    let day_rule: Option<pb::DayRule> = value::word("day_rule", schedule.day_rule, problems);
+    let offset = value::span("offset", schedule.offset.as_ref(), Duration::ZERO..=EVERY_PERIOD_MAX, problems);
+    let strange = [
+        (dialect.is_some() && !cron, "dialect", "cron"),
+        (day_rule.is_some() && !cron, "day_rule", "cron"),
+        (schedule.offset.is_some() && !every, "offset", "every"),
+    ];
+    for (_, field, of) in strange.into_iter().filter(|(is, _, _)| *is) {
+        problems.add(field, format!("belongs to `{of}` alone"));
+    }
+    if cron {
+        return Some(Rule::Cron {
+            line: schedule.cron.clone(),
+            dialect: match dialect {
+                None | Some(pb::Dialect::Unspecified | pb::Dialect::Unix) => Dialect::Unix,
+            },
+            day_rule: match day_rule {
+                None | Some(pb::DayRule::Unspecified | pb::DayRule::OrVixie) => DayRule::OrVixie,
+                Some(pb::DayRule::OrBare) => DayRule::OrBare,
+                Some(pb::DayRule::And) => DayRule::And,
+            },
+        });
+    }
+    if every {
+        let range = Duration::ZERO..=EVERY_PERIOD_MAX;
+        let period = value::span("every", schedule.every.as_ref(), range, problems)?;
+        return Some(Rule::Every { period, offset: offset.unwrap_or_default() });
+    }
+    instants(&schedule.at, problems).map(Rule::At)
+}
+
+/// In ascending order, each once, whatever order the client wrote them in.
+fn instants(list: &[prost_types::Timestamp], problems: &mut Problems) -> Option<Vec<Timestamp>> {
+    value::most("at", "instants", list.len(), limits::INSTANTS, problems);
+    let mut read = Vec::with_capacity(list.len().min(limits::INSTANTS));
+    for (place, at) in list.iter().take(limits::INSTANTS).enumerate() {
+        read.push(value::instant(&format!("at[{place}]"), Some(at), problems)?);
+    }
+    read.sort_unstable();
+    read.dedup();
+    Some(read)
+}
+
+fn compile(schedule: &Schedule, problems: &mut Problems) {
+    match CompiledSchedule::compile(schedule) {
+        Ok(compiled) => {
+            if compiled.next_after(Timestamp::MIN).is_none() {
+                problems.add("", "no occurrence lies between start_at and end_at");
+            }
+        }
+        Err(error) => {
+            let hint = error.hint();
+            let (path, reason) = place(&error);
+            problems.push(Problem { path: path.to_owned(), reason, hint });
+        }
+    }
+}
+
+/// The field that a schedule error is about, and the error without that field's name.
+fn place(error: &ScheduleError) -> (&'static str, String) {
+    let text = error.to_string();
+    let (path, reason) = match error {
+        ScheduleError::Cron(cron) => ("cron", cron.to_string()),
+        ScheduleError::Zone(zone) => ("timezone", zone.to_string()),
+        ScheduleError::Period { .. } | ScheduleError::Fraction { .. } => ("every", text),
+        ScheduleError::Offset { .. } => ("offset", text),
+        ScheduleError::InstantCount { .. } | ScheduleError::InstantOrder { .. } => ("at", text),
+        ScheduleError::Bounds { .. } => ("end_at", text),
+        ScheduleError::Jitter { .. } => ("jitter", text),
+    };
+    let bare = reason.strip_prefix(path).and_then(|rest| rest.strip_prefix(": "));
+    (path, bare.map_or(reason.clone(), str::to_owned))
+}

@@ -1,0 +1,180 @@
+//! The run log: every run that has ended, on the disk of every node.
+//!
+//! Runs arrive at apply, in the order of the log, and never change. They are no part of the state
+//! nor of its snapshots; a node that installs a snapshot fetches the runs that it lacks from another
+//! one ([`RunLog::set_gap`], [`RunLog::fill`], [`RunLog::read`]). Retention bounds what is kept, by
+//! count and age, as each job's definition says ([`RunLog::prune`]).
+//!
+//! # How it is written
+//! [`RunLog::append`] hands the rows to the store and returns; it waits only when the store's queue
+//! is full. Readers see what is queued as if it were written. What is appended is durable after
+//! [`RunLog::barrier`], not before: until then the Raft log can make it anew. So appending a run a
+//! second time changes nothing.
+//!
+//! # Invariants
+//! - All rows of a run are written in one batch, and removed in one.
+//! - A run is found by its identity, by the time of its decision, and by the index of the entry that
+//!   ended it, or not at all.
+//!
+//! # What it deliberately does not do
+//! It decides nothing about runs, knows no live ones, and reads no clock.
+
+mod append;
+mod keys;
+mod read;
+mod retain;
+mod rows;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+
+pub use self::read::{Decided, INCARNATIONS};
+pub use self::retain::{Pruned, RETENTION_OF_DELETED};
+use self::rows::Rows;
+pub use self::rows::TREES;
+pub use self::transfer::{Gap, StoredRow};
+use crate::state::CodecError;
+use crate::state::run::{JobId, Run, RunId};
+use crate::storage::StorageError;
+use crate::storage::store::Store;
+
+/// Largest value of a row, for the store's options: a run with all its attempts and their output.
+pub const VALUE_BYTES_MAX: usize = crate::storage::store::VALUE_BYTES_MAX;
+/// Jobs of which something is remembered; beyond, it is forgotten and learned again.
+const JOBS: usize = 2_000_000;
+
+/// Why the run log cannot answer.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// The disk. The node has to end.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// A row that its checksum calls whole is no run.
+    #[error("a row of the run log does not decode")]
+    Codec(#[from] CodecError),
+    /// A row that its checksum calls whole has another form.
+    #[error("a row of the run log has a key or a length that it cannot have")]
+    Form,
+}
+
+/// The run log. A clone is another handle on it.
+#[derive(Clone)]
+pub struct RunLog {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    rows: Rows,
+    memory: Mutex<Memory>,
+}
+
+/// What is not, or not only, on the disk.
+#[derive(Default)]
+struct Memory {
+    /// Appended and not known to be written.
+    queued: BTreeMap<RunId, (u64, Arc<Run>)>,
+    /// The writes of those, in order.
+    writes: VecDeque<(BoxFuture<'static, Result<(), StorageError>>, u64, Vec<RunId>)>,
+    /// The last index that was appended.
+    last_index: u64,
+    gap: Option<Gap>,
+    /// Runs that were appended for a job since it was last pruned.
+    grown: HashMap<JobId, u32>,
+    /// How many runs of a job are kept at most, where that was counted.
+    counts: HashMap<JobId, u32>,
+    /// Where the slow walk over all jobs goes on.
+    walked: Option<JobId>,
+    /// Jobs whose name row is written.
+    named: HashSet<JobId>,
+}
+
+impl Memory {
+    /// Forgets what has been written.
+    fn settle(&mut self) {
+        while let Some((write, index, ids)) = self.writes.front_mut() {
+            match write.now_or_never() {
+                None => return,
+                // The store has told its owner; what is queued can still be read.
+                Some(Err(_)) => {}
+                Some(Ok(())) => {
+                    for id in ids {
+                        if self.queued.get(id).is_some_and(|(queued, _)| queued == index) {
+                            self.queued.remove(id);
+                        }
+                    }
+                }
+            }
+            self.writes.pop_front();
+        }
+    }
+
+    fn grow(&mut self, job: JobId) {
+        if self.grown.len() >= JOBS {
+            self.grown.clear();
+        }
+        *self.grown.entry(job).or_insert(0) += 1;
+        if let Some(count) = self.counts.get_mut(&job) {
+            *count = count.saturating_add(1);
+        }
+    }
+}
+
+impl Shared {
+    /// No code that holds this lock can panic in between two changes that belong together.
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
+        memory.settle();
+        memory
+    }
+}
+
+impl RunLog {
+    /// Opens the run log in a store that has the [`TREES`] and takes [`VALUE_BYTES_MAX`]. Blocks.
+    ///
+    /// # Errors
+    /// [`HistoryError`] when the store cannot be read.
+    pub fn open(store: Store) -> Result<Self, HistoryError> {
+        let rows = Rows::new(store)?;
+        let mut memory = Memory::default();
+        if let Some(last) = rows.get(rows.marks, keys::LAST)? {
+            memory.last_index = transfer::read_number(&last)?;
+        }
+        memory.gap = rows.get(rows.marks, keys::GAP)?.map(|gap| transfer::read_gap(&gap)).transpose()?;
+        Ok(Self { shared: Arc::new(Shared { rows, memory: Mutex::new(memory) }) })
+    }
+
+    /// Makes everything durable and closes the store, if this is the last handle. Not after an error:
+    /// the process exits then.
+    ///
+    /// # Errors
+    /// The error that ended the store.
+    pub async fn close(self) -> Result<(), StorageError> {
+        match Arc::try_unwrap(self.shared) {
+            Ok(shared) => shared.rows.close().await,
+            Err(shared) => shared.rows.barrier().await,
+        }
+    }
+
+    /// The last index of which runs were appended; 0 when there is none.
+    #[must_use]
+    pub fn last_index(&self) -> u64 {
+        self.shared.memory().last_index
+    }
+
+    /// Does what may block where that is allowed.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, HistoryError> + Send + 'static,
+    ) -> Result<T, HistoryError> {
+        let shared = Arc::clone(&self.shared);
+        // A join fails when the runtime ends, and then nobody reads the answer.
+        let done = tokio::task::spawn_blocking(move || work(&shared)).await;
+        done.unwrap_or(Err(HistoryError::Storage(StorageError::Closed)))
+    }
+}

@@ -1,0 +1,137 @@
+//! The cluster as one of its nodes sees it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::instant;
+use crate::pb::v1 as pb;
+use crate::state::State;
+
+/// A worker session, as the leader knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerInfo {
+    /// Its name, unique for the life of its process.
+    pub worker: String,
+    /// What it serves.
+    pub queues: BTreeSet<String>,
+    /// What it has.
+    pub labels: BTreeMap<String, String>,
+    /// Kinds of targets that it carries out.
+    pub kinds: BTreeSet<String>,
+    /// Attempts that it carries out at a time.
+    pub slots: u32,
+    /// Attempts that it carries out.
+    pub running: u32,
+    /// It takes nothing new.
+    pub draining: bool,
+}
+
+/// A node's part in the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// It leads.
+    Leader,
+    /// It votes.
+    Voter,
+    /// It follows without a vote.
+    Learner,
+}
+
+/// A node as another sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeSeen {
+    /// Its id.
+    pub node_id: u64,
+    /// Where clients reach it.
+    pub address: String,
+    /// Where its peers reach it.
+    pub peer_address: String,
+    /// Its part.
+    pub role: Role,
+    /// The last index known to be on its disk; the leader alone knows.
+    pub matched_index: Option<u64>,
+    /// How long it has been silent; the leader alone knows.
+    pub silent: Option<Duration>,
+}
+
+/// What consensus says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClusterSeen {
+    /// The cluster's id; empty before it has formed.
+    pub cluster_id: String,
+    /// The node that looks.
+    pub node_id: u64,
+    /// The leader, if it is known.
+    pub leader_id: Option<u64>,
+    /// The current term.
+    pub term: u64,
+    /// The last index in its log.
+    pub last_index: u64,
+    /// The last index known to be committed.
+    pub committed_index: u64,
+    /// The last index applied.
+    pub applied_index: u64,
+    /// The last index in its snapshot.
+    pub snapshot_index: u64,
+    /// All nodes.
+    pub nodes: Vec<NodeSeen>,
+}
+
+/// What the binary says of itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Build {
+    /// Its version.
+    pub version: &'static str,
+    /// Release of its time-zone database.
+    pub tzdata: &'static str,
+}
+
+/// The message of the cluster's status; without workers when they are not known here.
+#[must_use]
+pub fn to_pb(state: &State, seen: &ClusterSeen, build: Build, workers: Option<&[WorkerInfo]>) -> pb::ClusterStatus {
+    let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
+    pb::ClusterStatus {
+        cluster_id: seen.cluster_id.clone(),
+        node_id: seen.node_id,
+        leader_id: seen.leader_id.unwrap_or(0),
+        term: seen.term,
+        last_index: seen.last_index,
+        committed_index: seen.committed_index,
+        applied_index: seen.applied_index,
+        snapshot_index: seen.snapshot_index,
+        nodes: seen.nodes.iter().map(node).collect(),
+        tzdata: build.tzdata.to_owned(),
+        version: build.version.to_owned(),
+        jobs: count(state.job_count()),
+        live_runs: count(state.run_count()),
+        now: Some(instant(state.now())),
+        workers: workers.unwrap_or_default().iter().map(worker).collect(),
+    }
+}
+
+fn node(node: &NodeSeen) -> pb::Node {
+    let role = match node.role {
+        Role::Leader => pb::NodeRole::Leader,
+        Role::Voter => pb::NodeRole::Voter,
+        Role::Learner => pb::NodeRole::Learner,
+    };
+    pb::Node {
+        node_id: node.node_id,
+        address: node.address.clone(),
+        peer_address: node.peer_address.clone(),
+        role: role.into(),
+        matched_index: node.matched_index.unwrap_or(0),
+        silent_ms: node.silent.map(|silent| u64::try_from(silent.as_millis()).unwrap_or(u64::MAX)),
+    }
+}
+
+fn worker(worker: &WorkerInfo) -> pb::Worker {
+    pb::Worker {
+        worker: worker.worker.clone(),
+        queues: worker.queues.iter().cloned().collect(),
+        labels: worker.labels.clone(),
+        slots: worker.slots,
+        running: worker.running,
+        draining: worker.draining,
+    }
+}

@@ -1,0 +1,189 @@
+//! What one run waits for, or why it ended as it did.
+
+use super::{Explaining, Facts, words};
+use crate::pb::v1 as pb;
+use crate::state::run::{Attempt, AttemptOutcome, Cause, Phase, Reason, Run, RunState};
+use crate::state::spec::{CatchUpRuns, OnLost};
+
+/// What went wrong in an attempt.
+pub(super) fn attempt_end(attempt: &Attempt) -> String {
+    let report = attempt.report.as_deref();
+    let how = match attempt.outcome {
+        AttemptOutcome::Running => return format!("attempt {} runs", attempt.number),
+        AttemptOutcome::Succeeded => return format!("attempt {} succeeded", attempt.number),
+        AttemptOutcome::Cancelled => "was stopped".to_owned(),
+        AttemptOutcome::TimedOut => "took longer than its timeout".to_owned(),
+        AttemptOutcome::Lost => format!("was lost: its worker {} vanished", attempt.worker),
+        AttemptOutcome::Failed => match report.map(|report| (report.exit_code, report.http_status)) {
+            Some((Some(code), _)) => format!("failed with exit code {code}"),
+            Some((None, Some(status))) => format!("failed with HTTP status {status}"),
+            Some((None, None)) | None => "failed".to_owned(),
+        },
+    };
+    let error = report.map(|report| words::because(&report.error)).unwrap_or_default();
+    format!("attempt {} {how}{error}", attempt.number)
+}
+
+impl Explaining<'_> {
+    /// Explains a run, live or ended.
+    #[must_use]
+    pub fn run(&self, run: &Run) -> pb::Explanation {
+        let mut facts = Facts::default();
+        let summary = self.run_facts(run, &mut facts);
+        facts.explanation(&summary)
+    }
+
+    /// The sentence about a run; the facts behind it go to `facts`.
+    pub(super) fn run_facts(&self, run: &Run, facts: &mut Facts) -> String {
+        let summary = match run.phase {
+            Phase::Ended => self.ended(run, facts),
+            Phase::Running => self.running(run, facts),
+            Phase::Queued | Phase::Held | Phase::Waiting | Phase::Backoff { .. } => self.pending(run, facts),
+        };
+        facts.maybe(self.lateness(run));
+        if run.cause == Cause::Manual {
+            facts.add(format!("it was {}", if run.detail.starts_with("triggered") { &run.detail } else { "triggered by hand" }));
+        } else if run.cause == Cause::CatchUp && run.state != RunState::Skipped {
+            let others = run.stands_for.saturating_sub(1);
+            let standing = match others {
+                0 => String::new(),
+                _ => format!(" and stands for {} before it", words::counted(others, "missed instant")),
+            };
+            facts.add(format!("it caught up on a missed occurrence{standing}"));
+        }
+        summary
+    }
+
+    fn pending(&self, run: &Run, facts: &mut Facts) -> String {
+        let waits = match run.phase {
+            Phase::Queued => {
+                let ahead = self.state.runs_of(run.id.job).find(|other| other.phase != Phase::Queued);
+                facts.maybe(ahead.map(|other| format!("run {} is live since {}", other.id, other.fired_at)));
+                "it waits for earlier runs of its job to end (overlap)".to_owned()
+            }
+            Phase::Held => self
+                .breaker(&run.breaker)
+                .map_or_else(|| "it waits behind its breaker".to_owned(), |why| format!("it is held: {why}")),
+            Phase::Waiting => self.waits_for_worker(run),
+            Phase::Backoff { retry_at } => {
+                let next = run.attempts.last().map_or(1, |last| last.number.saturating_add(1));
+                format!("attempt {next} follows at {retry_at}")
+            }
+            Phase::Running | Phase::Ended => String::new(),
+        };
+        facts.maybe(run.attempts.last().map(attempt_end));
+        if run.is_untouched() {
+            facts.maybe(run.start_by.map(|start_by| format!("it expires if it has not started by {start_by}")));
+        }
+        format!("run {} is pending: {waits}", run.id)
+    }
+
+    fn running(&self, run: &Run, facts: &mut Facts) -> String {
+        let Some(attempt) = run.running() else { return format!("run {} is running", run.id) };
+        if let Some(cancel) = &run.cancel {
+            facts.add(format!("its end is asked for since {}: {}", cancel.at, cancel.detail));
+        }
+        if attempt.number > 1 {
+            facts.maybe(run.attempts.iter().rev().nth(1).map(attempt_end));
+        }
+        if attempt.probe.is_some() {
+            facts.add("it is a probe of a half-open breaker");
+        }
+        let lease = self.state.lease(&attempt.worker);
+        facts.maybe(lease.filter(|lease| *lease < self.state.now()).map(|lease| {
+            format!("its worker has not been heard of; its lease ended at {lease}")
+        }));
+        format!(
+            "run {} is running: attempt {} on worker {} since {}",
+            run.id, attempt.number, attempt.worker, attempt.started_at
+        )
+    }
+
+    fn ended(&self, run: &Run, facts: &mut Facts) -> String {
+        let at = run.finished_at.unwrap_or(run.fired_at);
+        match (run.state, run.reason) {
+            (RunState::Succeeded, _) => {
+                let tries = words::counted(u64::try_from(run.attempts.len()).unwrap_or(u64::MAX), "attempt");
+                if run.attempts.len() > 1 {
+                    facts.maybe(run.attempts.iter().rev().nth(1).map(attempt_end));
+                }
+                format!("run {} succeeded at {at} after {tries}", run.id)
+            }
+            (RunState::Skipped, Some(Reason::CatchUp)) => self.missed(run, facts),
+            (RunState::Skipped, reason) => {
+                let why = reason.map_or("unknown", Reason::as_str);
+                facts.add(&run.detail);
+                let plain = match reason {
+                    Some(Reason::Overlap) => "an earlier run of the job was live (overlap)",
+                    Some(Reason::BreakerOpen) => "its breaker was open",
+                    Some(Reason::Expired) => "it had not started in time (start_within)",
+                    Some(Reason::Superseded) => "a newer run took its place (overlap: replace)",
+                    Some(Reason::Limit) => "a limit of the cluster was reached",
+                    Some(_) | None => why,
+                };
+                format!("run {} was skipped at {at}: {plain}", run.id)
+            }
+            (RunState::Cancelled, _) => {
+                facts.maybe(run.cancel.as_ref().map(|cancel| cancel.detail.clone()));
+                facts.add(&run.detail);
+                format!("run {} was cancelled at {at}", run.id)
+            }
+            (RunState::Failed | RunState::Pending | RunState::Running, _) => self.failed(run, facts),
+        }
+    }
+
+    fn failed(&self, run: &Run, facts: &mut Facts) -> String {
+        let at = run.finished_at.unwrap_or(run.fired_at);
+        let last = run.attempts.last();
+        facts.add(&run.detail);
+        let spec = self.state.job(run.id.job).map(|job| &job.spec);
+        if last.is_some_and(|last| last.outcome == AttemptOutcome::Lost)
+            && let Some(spec) = spec
+        {
+            facts.add(match spec.on_lost {
+                OnLost::Fail => {
+                    "on_lost is `fail`: nobody knows what the lost attempt did, so it is not run again".to_owned()
+                }
+                OnLost::Rerun => format!(
+                    "on_lost is `rerun`, and it was run again {}, the most that is allowed",
+                    words::counted(run.reruns.into(), "time")
+                ),
+            });
+        }
+        for attempt in run.attempts.iter().rev().skip(1).take(3) {
+            facts.add(attempt_end(attempt));
+        }
+        if let Some(spec) = spec
+            && spec.retry.max_attempts > 1
+        {
+            facts.add(format!("retry allows {}", words::counted(spec.retry.max_attempts.into(), "attempt")));
+        }
+        let how = last.map_or_else(|| "it never started".to_owned(), attempt_end);
+        format!("run {} failed at {at}: {how}", run.id)
+    }
+
+    fn missed(&self, run: &Run, facts: &mut Facts) -> String {
+        let policy = self.state.job(run.id.job).map(|job| &job.spec.catch_up);
+        facts.maybe(policy.map(|policy| match policy.runs {
+            CatchUpRuns::None => "catch_up is `none`: what is missed does not run".to_owned(),
+            CatchUpRuns::Latest => {
+                format!("catch_up runs the newest of the last {}; the rest was older", words::span(policy.window))
+            }
+            CatchUpRuns::All => format!(
+                "catch_up runs at most {} of the last {}",
+                policy.max,
+                words::span(policy.window)
+            ),
+        }));
+        let until = run.scheduled_until.unwrap_or(run.id.at);
+        facts.maybe(self.leader_gap_words(run.id.at).or_else(|| self.leader_gap_words(until)));
+        match run.stands_for {
+            1 => format!("the occurrence at {} was missed and did not run (catch_up)", run.id.at),
+            count => format!(
+                "{} from {} to {until} were missed and did not run (catch_up)",
+                words::counted(count, "occurrence"),
+                run.id.at
+            ),
+        }
+    }
+}

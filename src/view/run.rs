@@ -1,0 +1,93 @@
+//! A run as the API's message.
+
+use super::instant;
+use crate::pb::v1 as pb;
+use crate::state::run::{Attempt, AttemptOutcome, Cause, Phase, Reason, Run, RunState};
+
+/// What a live run waits for, or why it ended as it did.
+#[must_use]
+pub fn reason(run: &Run) -> Option<Reason> {
+    match run.phase {
+        Phase::Queued => Some(Reason::Overlap),
+        Phase::Held => Some(Reason::BreakerOpen),
+        Phase::Waiting => Some(Reason::Worker),
+        Phase::Backoff { .. } => Some(Reason::Backoff),
+        Phase::Running => run.cancel.as_ref().map(|cancel| cancel.reason),
+        Phase::Ended => run.reason,
+    }
+}
+
+/// The state as the API's message.
+#[must_use]
+pub const fn state(state: RunState) -> pb::RunState {
+    match state {
+        RunState::Pending => pb::RunState::Pending,
+        RunState::Running => pb::RunState::Running,
+        RunState::Succeeded => pb::RunState::Succeeded,
+        RunState::Failed => pb::RunState::Failed,
+        RunState::Cancelled => pb::RunState::Cancelled,
+        RunState::Skipped => pb::RunState::Skipped,
+    }
+}
+
+/// The message of a run.
+#[must_use]
+pub fn to_pb(run: &Run) -> pb::Run {
+    let cause = match run.cause {
+        Cause::Schedule => pb::Cause::Schedule,
+        Cause::Manual => pb::Cause::Manual,
+        Cause::CatchUp => pb::Cause::CatchUp,
+    };
+    let retry_at = match run.phase {
+        Phase::Backoff { retry_at } => Some(retry_at),
+        Phase::Queued | Phase::Held | Phase::Waiting | Phase::Running | Phase::Ended => None,
+    };
+    let cancel = run.cancel.as_ref().filter(|_| run.phase == Phase::Running);
+    pb::Run {
+        run_id: run.id.to_string(),
+        namespace: run.namespace.to_string(),
+        job: run.job.to_string(),
+        scheduled_at: Some(instant(run.id.at)),
+        fired_at: Some(instant(run.fired_at)),
+        finished_at: run.finished_at.map(instant),
+        cause: cause.into(),
+        state: state(run.state).into(),
+        reason: reason(run).map(Reason::as_str).unwrap_or_default().to_owned(),
+        stands_for: run.stands_for,
+        attempts: run.attempts.iter().map(attempt).collect(),
+        detail: cancel.map_or(&run.detail, |cancel| &cancel.detail).clone(),
+        scheduled_until: run.scheduled_until.map(instant),
+        incarnation: run.id.job.0,
+        version: run.version,
+        queue: run.queue.to_string(),
+        due_at: Some(instant(run.due_at)),
+        retry_at: retry_at.map(instant),
+        actor: run.actor.clone(),
+    }
+}
+
+fn attempt(attempt: &Attempt) -> pb::Attempt {
+    let outcome = match attempt.outcome {
+        AttemptOutcome::Running => pb::Outcome::Running,
+        AttemptOutcome::Succeeded => pb::Outcome::Succeeded,
+        AttemptOutcome::Failed => pb::Outcome::Failed,
+        AttemptOutcome::TimedOut => pb::Outcome::Timeout,
+        AttemptOutcome::Cancelled => pb::Outcome::Cancelled,
+        AttemptOutcome::Lost => pb::Outcome::Lost,
+    };
+    let report = attempt.report.as_deref();
+    pb::Attempt {
+        number: attempt.number,
+        fence: attempt.fence,
+        worker: attempt.worker.to_string(),
+        started_at: Some(instant(attempt.started_at)),
+        finished_at: attempt.finished_at.map(instant),
+        outcome: outcome.into(),
+        exit_code: report.and_then(|report| report.exit_code),
+        http_status: report.and_then(|report| report.http_status).map(u32::from),
+        error: report.map(|report| report.error.clone()).unwrap_or_default(),
+        output: report.map(|report| String::from_utf8_lossy(&report.output).into_owned()).unwrap_or_default(),
+        output_truncated: report.is_some_and(|report| report.output_truncated),
+        probe: attempt.probe.is_some(),
+    }
+}

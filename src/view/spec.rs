@@ -1,0 +1,188 @@
+//! A job's definition as the API's message, every default written out.
+
+use super::{instant, span};
+use crate::pb::v1 as pb;
+use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
+use crate::state::spec::{
+    BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, OnLost, OnOpen, OnResume, Overlap, OverlapPolicy, Program,
+    Retention, Retry, RetryOn, Target,
+};
+
+/// The message of a definition. Read again, it gives the same definition.
+#[must_use]
+pub fn to_pb(spec: &JobSpec) -> pb::JobSpec {
+    let on_lost = match spec.on_lost {
+        OnLost::Rerun => pb::OnLost::Rerun,
+        OnLost::Fail => pb::OnLost::Fail,
+    };
+    let on_resume = match spec.on_resume {
+        OnResume::Skip => pb::OnResume::Skip,
+        OnResume::CatchUp => pb::OnResume::CatchUp,
+    };
+    pb::JobSpec {
+        name: spec.name.clone(),
+        namespace: spec.namespace.clone(),
+        description: spec.description.clone(),
+        labels: spec.labels.clone(),
+        schedule: spec.schedules.iter().map(schedule).collect(),
+        target: Some(target(&spec.target)),
+        queue: spec.queue.clone(),
+        requires: spec.requires.clone(),
+        timeout: Some(span(spec.timeout)),
+        retry: Some(retry(&spec.retry)),
+        catch_up: Some(catch_up(&spec.catch_up)),
+        start_within: spec.start_within.map(span),
+        overlap: Some(overlap(&spec.overlap)),
+        on_lost: on_lost.into(),
+        on_resume: on_resume.into(),
+        breaker: Some(breaker_policy(&spec.breaker)),
+        retention: Some(retention(&spec.retention)),
+    }
+}
+
+fn schedule(schedule: &Schedule) -> pb::Schedule {
+    let gap = match schedule.gap {
+        Gap::RunAtEnd => pb::Gap::RunAtEnd,
+        Gap::Shift => pb::Gap::Shift,
+        Gap::Skip => pb::Gap::Skip,
+    };
+    let fold = match schedule.fold {
+        Fold::First => pb::Fold::First,
+        Fold::Second => pb::Fold::Second,
+        Fold::Both => pb::Fold::Both,
+    };
+    let mut message = pb::Schedule {
+        timezone: schedule.timezone.clone(),
+        dst: Some(pb::Dst { gap: gap.into(), fold: fold.into() }),
+        start_at: schedule.start_at.map(instant),
+        end_at: schedule.end_at.map(instant),
+        jitter: Some(span(schedule.jitter)).filter(|_| !schedule.jitter.is_zero()),
+        ..pb::Schedule::default()
+    };
+    match &schedule.rule {
+        Rule::Cron { line, dialect: Dialect::Unix, day_rule } => {
+            message.cron.clone_from(line);
+            message.dialect = pb::Dialect::Unix.into();
+            message.day_rule = match day_rule {
+                DayRule::OrVixie => pb::DayRule::OrVixie,
+                DayRule::OrBare => pb::DayRule::OrBare,
+                DayRule::And => pb::DayRule::And,
+            }
+            .into();
+        }
+        Rule::Every { period, offset } => {
+            message.every = Some(span(*period));
+            message.offset = Some(span(*offset)).filter(|_| !offset.is_zero());
+        }
+        Rule::At(instants) => message.at = instants.iter().copied().map(instant).collect(),
+    }
+    message
+}
+
+fn target(target: &Target) -> pb::Target {
+    match target {
+        Target::Http { method, url, headers, body, success } => pb::Target {
+            http: Some(pb::HttpTarget {
+                method: method.clone(),
+                url: url.clone(),
+                headers: headers.clone(),
+                body: body.clone(),
+                success: success.clone(),
+            }),
+            exec: None,
+        },
+        Target::Exec { program, env, cwd, stdin } => {
+            let (command, shell) = match program {
+                Program::Command(words) => (words.clone(), String::new()),
+                Program::Shell(line) => (Vec::new(), line.clone()),
+            };
+            let exec = pb::ExecTarget {
+                command,
+                shell,
+                env: env.clone(),
+                cwd: cwd.clone().unwrap_or_default(),
+                stdin: stdin.clone().unwrap_or_default(),
+            };
+            pb::Target { http: None, exec: Some(exec) }
+        }
+    }
+}
+
+fn ratio(milli: u32) -> f64 {
+    f64::from(milli) / 1_000.0
+}
+
+fn retry(retry: &Retry) -> pb::Retry {
+    pb::Retry {
+        max_attempts: retry.max_attempts,
+        initial: Some(span(retry.initial)),
+        multiplier: ratio(retry.multiplier_milli),
+        max: Some(span(retry.max)),
+        jitter: Some(ratio(retry.jitter_milli)),
+        on: retry.on.iter().map(retry_class).collect(),
+    }
+}
+
+fn retry_class(class: &RetryOn) -> String {
+    match *class {
+        RetryOn::Failed => "failed".to_owned(),
+        RetryOn::Timeout => "timeout".to_owned(),
+        RetryOn::Lost => "lost".to_owned(),
+        RetryOn::Exit(code) => format!("exit:{code}"),
+        RetryOn::Http(from, to) if from == to => format!("http:{from}"),
+        // the only other form that a definition can have
+        RetryOn::Http(from, _) => format!("http:{}xx", from / 100),
+    }
+}
+
+fn catch_up(catch_up: &CatchUp) -> pb::CatchUp {
+    let runs = match catch_up.runs {
+        CatchUpRuns::None => pb::CatchUpRuns::None,
+        CatchUpRuns::Latest => pb::CatchUpRuns::Latest,
+        CatchUpRuns::All => pb::CatchUpRuns::All,
+    };
+    pb::CatchUp { runs: runs.into(), window: Some(span(catch_up.window)), max: catch_up.max }
+}
+
+fn overlap(overlap: &Overlap) -> pb::Overlap {
+    let policy = match overlap.policy {
+        OverlapPolicy::Skip => pb::OverlapPolicy::Skip,
+        OverlapPolicy::Allow => pb::OverlapPolicy::Allow,
+        OverlapPolicy::Queue => pb::OverlapPolicy::Queue,
+        OverlapPolicy::Replace => pb::OverlapPolicy::Replace,
+    };
+    let keep = match overlap.keep {
+        Keep::Newest => pb::Keep::Newest,
+        Keep::Oldest => pb::Keep::Oldest,
+    };
+    pb::Overlap {
+        policy: policy.into(),
+        limit: overlap.limit,
+        keep: keep.into(),
+        max_parallel: overlap.max_parallel,
+    }
+}
+
+/// The message of a breaker's rules.
+#[must_use]
+pub fn breaker_policy(policy: &BreakerPolicy) -> pb::BreakerPolicy {
+    let on_open = match policy.on_open {
+        OnOpen::Skip => pb::OnOpen::Skip,
+        OnOpen::Hold => pb::OnOpen::Hold,
+    };
+    pb::BreakerPolicy {
+        name: policy.name.clone().unwrap_or_default(),
+        consecutive_failures: Some(policy.consecutive_failures),
+        failure_rate: ratio(policy.failure_rate_milli),
+        minimum_attempts: policy.minimum_attempts,
+        window: Some(span(policy.window)),
+        open_for: Some(span(policy.open_for)),
+        max_open_for: Some(span(policy.max_open_for)),
+        probes: policy.probes,
+        on_open: on_open.into(),
+    }
+}
+
+fn retention(retention: &Retention) -> pb::Retention {
+    pb::Retention { runs: retention.runs, age: Some(span(retention.age)) }
+}
