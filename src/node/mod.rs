@@ -18,6 +18,7 @@
 pub mod dev;
 pub mod http;
 pub mod local;
+mod sink;
 pub mod worker;
 mod worker_service;
 
@@ -216,16 +217,17 @@ impl Node {
     }
 }
 
+/// Opens the run log once the folder is known to be this node's, and shows it to the API.
 fn open_run_log(
     data_dir: &Arc<DataDir>,
-    opened: &Arc<std::sync::OnceLock<Arc<RunLog>>>,
-) -> crate::raft::OpenRunSink {
-    let (path, opened) = (data_dir.history_dir(), Arc::clone(opened));
+    opened: &watch::Sender<Option<Arc<RunLog>>>,
+    broken: mpsc::Sender<StorageError>,
+) -> OpenRunSink {
+    let (data_dir, opened) = (Arc::clone(data_dir), opened.clone());
     Box::new(move || {
-        let run_log = Arc::new(RunLog::open(&path)?);
-        // The folder is locked and consensus opens it once, so nobody has set it before.
-        let _ = opened.set(Arc::clone(&run_log));
-        Ok(run_log)
+        let run_log = Arc::new(sink::open(&data_dir, broken)?);
+        opened.send_replace(Some(Arc::clone(&run_log)));
+        Ok(Arc::new(sink::Sink(run_log)))
     })
 }
 
