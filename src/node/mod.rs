@@ -18,7 +18,7 @@
 pub mod dev;
 pub mod http;
 pub mod local;
-mod sink;
+mod run_log;
 pub mod worker;
 mod worker_service;
 
@@ -122,7 +122,7 @@ impl Node {
                 address: config.client_address().to_owned(),
             },
             timing: config.raft.clone(),
-            run_log: open_run_log(&data_dir, &run_log),
+            run_log: run_log::opener(&data_dir, &run_log),
             data_dir,
             dialer: tcp_dialer(),
             initial_peers: config.peers.clone(),
@@ -173,6 +173,8 @@ impl Node {
         let draining = drain.clone();
         let worker = self.worker.map(|worker| tokio::spawn(worker.run(draining)));
 
+        let pruning = tokio::spawn(run_log::prune(self.raft.clone(), Arc::clone(&self.run_log)));
+
         let fatal = self.raft.fatal();
         tokio::select! {
             () = stop.cancelled() => {}
@@ -190,6 +192,7 @@ impl Node {
                 Err(error) => warn!(%error, "the worker ended badly"),
             }
         }
+        pruning.abort();
         closing.cancel();
         // The loop and the listeners end by themselves; a client that keeps its stream is not waited for.
         let _ = turning.await;
@@ -215,20 +218,6 @@ impl Node {
         let incoming = TcpListenerStream::new(listener);
         Ok(tokio::spawn(server.serve_with_incoming_shutdown(incoming, closing.cancelled_owned())))
     }
-}
-
-/// Opens the run log once the folder is known to be this node's, and shows it to the API.
-fn open_run_log(
-    data_dir: &Arc<DataDir>,
-    opened: &watch::Sender<Option<Arc<RunLog>>>,
-    broken: mpsc::Sender<StorageError>,
-) -> OpenRunSink {
-    let (data_dir, opened) = (Arc::clone(data_dir), opened.clone());
-    Box::new(move || {
-        let run_log = Arc::new(sink::open(&data_dir, broken)?);
-        opened.send_replace(Some(Arc::clone(&run_log)));
-        Ok(Arc::new(sink::Sink(run_log)))
-    })
 }
 
 fn fresh_id(clock: &Clock) -> [u8; 16] {

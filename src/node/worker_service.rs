@@ -22,18 +22,18 @@ use crate::state::spec::{Program, Target};
 use crate::state::time::Timestamp;
 
 /// Attempts that a worker may offer to carry out at the same time.
-pub const SLOTS: u32 = 10_000;
+const SLOTS: u32 = 10_000;
 /// Queues that a worker may serve.
-pub const QUEUES: usize = 256;
+const QUEUES: usize = 256;
 /// Labels that a worker may have.
-pub const LABELS: usize = 64;
+const LABELS: usize = 64;
 /// Messages beside orders that may wait for a worker: it can be told to stop all it holds, and each of
 /// its reports is acknowledged.
 const SLACK: usize = 1_024;
 
 /// The service.
 #[derive(Debug)]
-pub struct WorkerStreams {
+pub(super) struct WorkerStreams {
     events: mpsc::Sender<SessionEvent>,
     next: AtomicU64,
 }
@@ -41,7 +41,7 @@ pub struct WorkerStreams {
 impl WorkerStreams {
     /// Streams that report to the loop behind `events`.
     #[must_use]
-    pub const fn new(events: mpsc::Sender<SessionEvent>) -> Self {
+    pub(super) const fn new(events: mpsc::Sender<SessionEvent>) -> Self {
         Self { events, next: AtomicU64::new(1) }
     }
 }
