@@ -227,4 +227,6 @@ impl WorkerEnd {
 }
 
 #[cfg(test)]
+mod fake_leader;
+#[cfg(test)]
 mod tests;
