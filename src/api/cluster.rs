@@ -28,7 +28,11 @@ fn seen(status: &RaftStatus) -> ClusterSeen {
             } else {
                 Role::Learner
             },
-            matched_index: if leads_here { status.last_index } else { peer.and_then(|peer| peer.matched_index) },
+            matched_index: if leads_here {
+                status.last_index
+            } else {
+                peer.and_then(|peer| peer.matched_index)
+            },
             silent: peer.and_then(|peer| peer.silent_for),
         }
     };
@@ -85,7 +89,8 @@ impl ClusterService for Api {
         &self,
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
-        let there = |channel, request| async { ClusterServiceClient::new(channel).transfer_leader(request).await };
+        let there =
+            |channel, request| async { ClusterServiceClient::new(channel).transfer_leader(request).await };
         self.write(request, Self::transfer_here, there).await
     }
 }

@@ -28,8 +28,8 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 
 use crate::api::{self, Api};
@@ -132,7 +132,9 @@ impl Node {
         let worker = match &config.worker {
             own if !own.enabled => None,
             own => {
-                let here = clients.local_addr().map_or_else(|_| config.listen.clone(), |address| address.to_string());
+                let here = clients
+                    .local_addr()
+                    .map_or_else(|_| config.listen.clone(), |address| address.to_string());
                 Some(worker::prepare(
                     worker::WorkerSetup {
                         place: format!("node-{}", config.node_id),
@@ -159,7 +161,7 @@ impl Node {
         let closing = CancellationToken::new();
         let served = self.raft.clone();
         let peers_end = closing.clone().cancelled_owned();
-        let mut peers = tokio::spawn(raft::serve(served, TcpListenerStream::new(peers), peers_end));
+        let mut peers = tokio::spawn(raft::serve(served, incoming(peers), peers_end));
 
         let options = LeaderOptions {
             node_id: config.node_id,
@@ -188,7 +190,9 @@ impl Node {
         if let Some(worker) = worker {
             match worker.await {
                 Ok(end) if end.is_clean() => {}
-                Ok(end) => warn!(stopped = end.stopped, unacknowledged = end.unacknowledged, "the worker left work"),
+                Ok(end) => {
+                    warn!(stopped = end.stopped, unacknowledged = end.unacknowledged, "the worker left work")
+                }
                 Err(error) => warn!(%error, "the worker ended badly"),
             }
         }
@@ -210,14 +214,24 @@ impl Node {
     ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, NodeError> {
         let api = Api::new(self.raft.clone(), Arc::clone(&self.run_log), self.clock.clone(), leader.clone());
         let streams = worker_service::WorkerStreams::new(leader.events());
-        let routes = api::routes(api)?
-            .add_service(WorkerServiceServer::new(streams).max_decoding_message_size(api::limits::WORKER_MESSAGE_BYTES));
-        let pages = http::Pages { raft: self.raft.clone(), leader: leader.clone(), metrics: Arc::clone(&self.metrics) };
+        let routes = api::routes(api)?.add_service(
+            WorkerServiceServer::new(streams).max_decoding_message_size(api::limits::WORKER_MESSAGE_BYTES),
+        );
+        let pages = http::Pages {
+            raft: self.raft.clone(),
+            leader: leader.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
         let router = routes.into_axum_router().merge(http::routes(pages));
         let server = api::server().add_routes(tonic::service::Routes::from(router));
-        let incoming = TcpListenerStream::new(listener);
-        Ok(tokio::spawn(server.serve_with_incoming_shutdown(incoming, closing.cancelled_owned())))
+        Ok(tokio::spawn(server.serve_with_incoming_shutdown(incoming(listener), closing.cancelled_owned())))
     }
+}
+
+/// Connections without delay of small segments: tonic's own setting does not reach a listener that it
+/// has not bound.
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 fn fresh_id(clock: &Clock) -> [u8; 16] {
