@@ -28,7 +28,7 @@
 //! [`formation`] makes a cluster of pristine nodes, exactly once; [`startup`] makes a member of a folder.
 //! [`log_store`] and [`state_machine`] are what the library reads and writes, [`network`] and [`server`] the two
 //! ends of its calls, [`dial`] and [`guard`] what they travel over and under which names. [`submit`], [`reads`],
-//! [`leadership`] and [`status`] are the handle. [`run_log`] keeps the finished runs in step with the log.
+//! [`leadership`], [`membership`] and [`status`] are the handle. [`run_log`] keeps the finished runs in step with the log.
 //!
 //! # What it deliberately does not do
 //! It decides nothing on becoming leader. It forwards no proposal: it names the leader. It reads nothing under a
@@ -44,6 +44,7 @@ mod handle;
 mod leadership;
 mod library;
 mod log_store;
+mod membership;
 mod network;
 mod reads;
 mod run_log;
@@ -62,6 +63,7 @@ pub use self::formation::FormationError;
 pub use self::handle::{OpenError, Raft, RaftOptions};
 pub use self::leadership::Leadership;
 pub use self::library::{PROPOSE_TIMEOUT, READ_TIMEOUT};
+pub use self::membership::MembershipError;
 pub use self::reads::ReadError;
 pub use self::run_log::{OpenRunSink, RUNS_CHUNK_BYTES, RunLogGap, RunSink, StoredRun};
 pub use self::server::{SNAPSHOT_BYTES_MAX, serve};
