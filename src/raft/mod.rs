@@ -8,7 +8,7 @@
 //! restarted leader never goes on in its old term. A *voter* counts for majorities, a *learner* does not.
 //!
 //! # Who calls it, and how
-//! 1. The node opens a [`Raft`] with [`Raft::open`], serves its peer listener with [`serve`], and ends the process
+//! 1. The node opens a [`Raft`] with [`Raft::open`], serves its peer listener with [`serve`] and [`incoming`], and ends the process
 //!    when [`Raft::fatal`] resolves.
 //! 2. The leader loop waits on [`Raft::leadership`] until `is_leader`, plans from [`Raft::state`], and proposes with
 //!    [`Raft::submit`] and the term it leads in: entries of a leader that was replaced are refused before they are
@@ -66,7 +66,7 @@ pub use self::library::{PROPOSE_TIMEOUT, READ_TIMEOUT};
 pub use self::membership::MembershipError;
 pub use self::reads::ReadError;
 pub use self::run_log::{OpenRunSink, RUNS_CHUNK_BYTES, RunLogGap, RunSink, StoredRun};
-pub use self::server::{SNAPSHOT_BYTES_MAX, serve};
+pub use self::server::{SNAPSHOT_BYTES_MAX, incoming, serve};
 pub use self::status::{PeerStatus, RaftStatus, Role, TransferError};
 pub use self::submit::{IN_FLIGHT_BYTES, ProposeError, Proposed};
 pub use self::types::{ClusterId, ENTRY_BYTES_MAX, LogPosition, NodeAddress};
