@@ -219,8 +219,7 @@ impl Wal {
         }
         let room = self.take_room(bytes).await?;
         let mut state = self.shared.lock();
-        let check = state.check_open().and_then(|()| check_order(&state, &entries));
-        if let Err(error) = check {
+        if let Err(error) = state.check_open().and_then(|()| check_order(&state, &entries)) {
             drop(state);
             self.shared.room.add_permits(room as usize);
             return Err(error);
@@ -399,11 +398,10 @@ impl Wal {
         closed.await.map_err(|_| StorageError::Closed)?
     }
 
-    /// Waits for room in the queue. The caller puts it into an item of the queue, or gives it back.
+    /// Waits for room in the queue, to be put into an item of the queue, or given back.
     async fn take_room(&self, bytes: usize) -> Result<u32, StorageError> {
-        let wanted = u32::try_from(bytes / QUEUE_RECORD_BYTES_MIN).unwrap_or(u32::MAX);
         // What is larger than the queue gets all of it to itself.
-        let room = wanted.clamp(1, self.room);
+        let room = u32::try_from(bytes / QUEUE_RECORD_BYTES_MIN).unwrap_or(u32::MAX).clamp(1, self.room);
         match self.shared.room.acquire_many(room).await {
             Ok(permits) => permits.forget(),
             Err(_) => return Err(self.shared.lock().check_open().err().unwrap_or(StorageError::Closed)),
