@@ -10,6 +10,7 @@ pub mod config;
 pub mod history;
 pub mod leader;
 pub mod metrics;
+pub mod node;
 pub mod pb;
 pub mod raft;
 pub mod scheduler;

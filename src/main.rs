@@ -3,25 +3,32 @@
 
 use std::process::ExitCode;
 
-use chronarch::cli::{self, Invocation};
+use chronarch::cli::{self, Invocation, running};
 use chronarch::clock::Clock;
 use chronarch::telemetry::{self, LogFormat};
 use tokio::runtime;
 
 fn main() -> ExitCode {
+    let clock = Clock::system();
     match cli::parse(std::env::args_os()) {
         Ok(Invocation::Short(short)) => {
             if let Err(error) = telemetry::start(LogFormat::Text, "warn") {
                 return cli::refuse(&error);
             }
-            match runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime.block_on(cli::carry_out(*short, Clock::system())),
-                Err(error) => cli::refuse(&error),
-            }
+            run(runtime::Builder::new_current_thread(), cli::carry_out(*short, clock))
         }
-        Ok(Invocation::Server(_) | Invocation::Dev(_) | Invocation::Worker(..)) => {
-            cli::refuse(&std::io::Error::from(std::io::ErrorKind::Unsupported))
+        Ok(Invocation::Server(args)) => run(runtime::Builder::new_multi_thread(), running::server(*args, clock)),
+        Ok(Invocation::Dev(args)) => run(runtime::Builder::new_current_thread(), running::dev(*args, clock)),
+        Ok(Invocation::Worker(args, global)) => {
+            run(runtime::Builder::new_multi_thread(), running::worker(*args, *global, clock))
         }
         Err(code) => code,
+    }
+}
+
+fn run(mut builder: runtime::Builder, command: impl Future<Output = ExitCode>) -> ExitCode {
+    match builder.enable_all().build() {
+        Ok(runtime) => runtime.block_on(command),
+        Err(error) => cli::refuse(&error),
     }
 }

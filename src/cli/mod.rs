@@ -21,6 +21,7 @@ mod job;
 mod occurrences;
 mod printer;
 mod run;
+pub mod running;
 mod schedule;
 mod serve;
 mod tables;

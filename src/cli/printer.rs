@@ -147,3 +147,9 @@ fn to_stderr(line: &str) {
     // Without stderr there is no one left to tell.
     writeln!(io::stderr(), "{line}").ok();
 }
+
+/// Something that a person who waits should know, to stderr.
+pub(super) fn progress(text: &str) {
+    // A terminal that is gone does not stop what is being done.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -152,6 +152,7 @@ fn each_kind_of_bad_input_is_named_with_its_place() {
         ("description: x\n", "a.yaml:1:1: the key `name` is missing".to_owned()),
         ("- name: a\n- [b]\n", "a.yaml:2:3: expected a mapping, found a list".to_owned()),
         ("name: !secret a\n", "a.yaml:1:15: tags are not supported".to_owned()),
+        ("<<: {name: a}\n", "a.yaml:1:1: merge keys are not supported".to_owned()),
         ("name: a\n? [b]\n: c\n", "a.yaml:2:3: a key must be a text".to_owned()),
         ("", "a.yaml: the file holds no job".to_owned()),
     ] {
@@ -229,4 +230,42 @@ fn the_example_in_the_repository_is_read() {
     let text = std::fs::read_to_string(path).expect("it is there");
     let spec = &specs(path, &text)[0];
     assert_eq!((spec.name.as_str(), spec.schedule.len()), ("isin-download", 1));
+}
+
+#[test]
+fn a_job_with_every_field_survives_export() {
+    let spec: JobSpec =
+        serde_json::from_str(include_str!("../../pb/testdata/job_spec.json")).expect("the fixture is read");
+    assert_eq!(specs("a.yaml", &serde_saphyr::to_string(&spec).expect("it is written")), [spec]);
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_makes_a_reader_panic(text in "([ -~\n]|[\\[\\]{}:,&*!|>'\"#%@\t-]|name|é|\\\\u00e9){0,60}") {
+        for format in [Format::Yaml, Format::Json, Format::Toml] {
+            if let Err(problems) = read("a", format, &text) {
+                proptest::prop_assert!(!problems.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_exported_is_read_back(
+        description in "\\PC{0,20}|[ -~\n\t]{0,30}|null|~|true|0x1f|1e3|- a|a: b|#",
+        key in "[ -~]{1,8}|<<|null|on",
+    ) {
+        let spec = JobSpec {
+            name: "a".into(),
+            labels: [(key, description.clone())].into(),
+            description,
+            ..JobSpec::default()
+        };
+        let yaml = serde_saphyr::to_string(&spec).expect("it is written");
+        let read_back = read("a.yaml", Format::Yaml, &yaml);
+        let read_back = read_back.map(|documents| documents[0].spec.clone());
+        proptest::prop_assert_eq!(&read_back, &Ok(spec.clone()), "{}", yaml);
+        let json = serde_json::to_string(&spec).expect("it is written");
+        let read_back = read("a.json", Format::Json, &json);
+        proptest::prop_assert_eq!(read_back.map(|documents| documents[0].spec.clone()), Ok(spec));
+    }
 }

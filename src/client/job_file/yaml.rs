@@ -128,12 +128,15 @@ impl<'a> Reader<'a> {
                 break;
             }
             let key = self.node(event, span, depth + 1)?;
-            let (Value::Plain(name) | Value::Text(name)) = key.value else {
-                return Err(unsupported("a key must be a text", key.at));
+            let name = match key.value {
+                Value::Plain(name) if name == "<<" => {
+                    return Err(unsupported("merge keys are not supported", key.at));
+                }
+                Value::Plain(name) | Value::Text(name) => name,
+                Value::Null | Value::Bool(_) | Value::Number(_) | Value::List(_) | Value::Map(_) => {
+                    return Err(unsupported("a key must be a text", key.at));
+                }
             };
-            if name == "<<" {
-                return Err(unsupported("merge keys are not supported", key.at));
-            }
             let Some((event, span)) = self.next()? else { break };
             let value = self.node(event, span, depth + 1)?;
             entries.push(Entry { key: name, key_at: key.at, value });

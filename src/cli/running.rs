@@ -1,0 +1,148 @@
+//! Carries out the commands that run until they are stopped: SIGTERM or Ctrl-C stops them cleanly, a
+//! second one at once.
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::args::Global;
+use super::failure::Exit;
+use super::printer;
+use super::serve::{DevArgs, ServerArgs, WorkerArgs};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::node::{self, NodeError, dev, local, worker};
+use crate::telemetry::{self, LogFormat};
+
+/// What is logged of a process that runs until it is stopped, unless `CHRONARCH_LOG` says otherwise.
+const LOG: &str = "info";
+
+/// Runs one node.
+pub async fn server(args: ServerArgs, clock: Clock) -> ExitCode {
+    if let Err(error) = telemetry::start(args.log.log_format, LOG) {
+        return super::refuse(&error);
+    }
+    let config = match read_config(&args) {
+        Ok(config) => config,
+        Err(problem) => return problem,
+    };
+    tracing::info!(?config, "starting");
+    let stop = match stop_on_signals() {
+        Ok(stop) => stop,
+        Err(error) => return super::refuse(&error),
+    };
+    match node::run(config, clock, stop).await {
+        Ok(()) => Exit::Done.into(),
+        Err(NodeError::Fatal(error)) => {
+            printer::refusal(&error);
+            end_at_once()
+        }
+        Err(error) => super::refuse(&error),
+    }
+}
+
+fn read_config(args: &ServerArgs) -> Result<Config, ExitCode> {
+    let (name, text) = match &args.config {
+        None => ("the command line".to_owned(), String::new()),
+        Some(path) => match std::fs::read_to_string(path) {
+            Ok(text) => (path.display().to_string(), text),
+            Err(error) => {
+                let error = std::io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+                return Err(super::refuse(&error));
+            }
+        },
+    };
+    Config::read(&name, &text, args.overrides()).map_err(|error| super::refuse(&error))
+}
+
+/// Runs a local cluster.
+pub async fn dev(args: DevArgs, clock: Clock) -> ExitCode {
+    let stop = match stop_on_signals() {
+        Ok(stop) => stop,
+        Err(error) => return super::refuse(&error),
+    };
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return super::refuse(&error),
+    };
+    let kept = args.data_dir.is_some();
+    let fresh = || std::env::temp_dir().join(format!("chronarch-dev-{:08x}", clock.random() & 0xffff_ffff));
+    let dir = args.data_dir.unwrap_or_else(fresh);
+    let options = local::LocalOptions {
+        nodes: u64::from(args.nodes),
+        dir: dir.clone(),
+        program,
+        ports: local::Ports::From(dev::PORTS.0, dev::PORTS.1),
+        logs: local::Logs::Pipe,
+        log_format: match args.log.log_format {
+            LogFormat::Text => "text".to_owned(),
+            LogFormat::Json => "json".to_owned(),
+        },
+        extra: "\n[worker]\nallow_exec = true\n".to_owned(),
+    };
+    let ended = dev::run(options, stop, printer::progress).await;
+    if !kept && let Err(error) = std::fs::remove_dir_all(&dir) {
+        printer::progress(&format!("{}: not removed: {error}", dir.display()));
+    }
+    match ended {
+        Ok(()) => Exit::Done.into(),
+        Err(error) => super::refuse(&error),
+    }
+}
+
+/// Runs a stand-alone worker.
+pub async fn worker(args: WorkerArgs, global: Global, clock: Clock) -> ExitCode {
+    if let Err(error) = telemetry::start(args.log.log_format, LOG) {
+        return super::refuse(&error);
+    }
+    let stop = match stop_on_signals() {
+        Ok(stop) => stop,
+        Err(error) => return super::refuse(&error),
+    };
+    let setup = worker::WorkerSetup {
+        place: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        labels: args.labels(),
+        slots: args.concurrency,
+        allow_exec: args.allow_exec,
+        endpoints: global.endpoints.iter().map(ToString::to_string).collect(),
+        queues: args.queues.into_iter().collect(),
+    };
+    match worker::run(setup, &clock, stop).await {
+        Ok(end) if end.is_clean() => Exit::Done.into(),
+        Ok(end) => {
+            let (stopped, unacknowledged) = (end.stopped, end.unacknowledged);
+            printer::progress(&format!("{stopped} attempts were stopped, {unacknowledged} reports not acknowledged"));
+            Exit::Refused.into()
+        }
+        Err(error) => super::refuse(&error),
+    }
+}
+
+/// Cancelled by the first SIGTERM or Ctrl-C; the second ends the process.
+fn stop_on_signals() -> std::io::Result<CancellationToken> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if asked.is_cancelled() {
+                end_at_once();
+            }
+            asked.cancel();
+        }
+    });
+    Ok(stop)
+}
+
+/// Ends the process without running destructors: the stores must not be dropped after an error (see
+/// `storage::store`), and nothing that is acknowledged depends on them.
+#[expect(clippy::disallowed_methods, reason = "the fatal path of the process")]
+fn end_at_once() -> ! {
+    std::process::exit(1)
+}

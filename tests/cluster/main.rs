@@ -1,0 +1,11 @@
+//! End to end: real node processes, real workers, real requests; killed, paused and restarted.
+//!
+//! What counts is what arrived at the receiving server, not what the cluster says of itself. Every wait
+//! is for a condition, with a deadline. The folder of a failed test is kept, and its path printed.
+
+mod breakers;
+mod durability;
+mod harness;
+mod receiver;
+mod takeover;
+mod workers;
