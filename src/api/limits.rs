@@ -6,6 +6,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// Bytes of a decoded request; a longer one is refused by the server before it is read whole.
 pub const REQUEST_BYTES: usize = 16 << 20;
+/// Bytes of one message of a worker's stream.
+pub const WORKER_MESSAGE_BYTES: usize = 4 << 20;
 /// Bytes of an encoded answer.
 pub const RESPONSE_BYTES: usize = 64 << 20;
 /// Requests of one client connection that are served at the same time; further ones wait.
@@ -98,3 +100,8 @@ pub const BREAKER_WINDOW: Duration = DAY.saturating_mul(7);
 pub const OPEN_FOR: Duration = DAY.saturating_mul(366);
 /// The longest age of a record.
 pub const RETENTION_AGE: Duration = DAY.saturating_mul(3_660);
+
+/// How often a connection without traffic is asked whether it lives.
+pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
+/// How long it may take to answer that.
+pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);

@@ -74,7 +74,7 @@ impl RunLog {
         }
         // Last, so that a run that the index names is there even when a crash splits the requests.
         ops.extend(index_ops(rows, index, &ids));
-        if let Some(written) = rows.write(ops).await? {
+        if let Some(written) = self.shared.unless_failed(rows.write(ops)).await? {
             self.shared.memory().writes.push_back((Box::pin(written.visible()), index, ids));
         }
         Ok(())
@@ -85,6 +85,6 @@ impl RunLog {
     /// # Errors
     /// The error that ended the store; the node has to end.
     pub async fn barrier(&self) -> Result<(), StorageError> {
-        self.shared.rows.barrier().await
+        self.shared.unless_failed(self.shared.rows.barrier()).await
     }
 }

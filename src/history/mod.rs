@@ -24,15 +24,18 @@ mod keys;
 mod read;
 mod retain;
 mod rows;
+mod sink;
 #[cfg(test)]
 mod tests;
 mod transfer;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use tokio::sync::watch;
 
 pub use self::read::{Decided, INCARNATIONS};
 pub use self::retain::{Pruned, RETENTION_OF_DELETED};
@@ -42,7 +45,7 @@ pub use self::transfer::{Gap, StoredRow};
 use crate::state::CodecError;
 use crate::state::run::{JobId, Run, RunId};
 use crate::storage::StorageError;
-use crate::storage::store::Store;
+use crate::storage::store::{CACHE_BYTES, Store, StoreOptions};
 
 /// Largest value of a row, for the store's options: a run with all its attempts and their output.
 pub const VALUE_BYTES_MAX: usize = crate::storage::store::VALUE_BYTES_MAX;
@@ -72,6 +75,10 @@ pub struct RunLog {
 struct Shared {
     rows: Rows,
     memory: Mutex<Memory>,
+    /// What ended the store: whoever waits for it is told, for a store that hangs never answers.
+    failed: watch::Sender<Option<StorageError>>,
+    path: PathBuf,
+    begun_anew: bool,
 }
 
 /// What is not, or not only, on the disk.
@@ -125,7 +132,39 @@ impl Memory {
     }
 }
 
+/// A mark; one that does not read was not written by this release.
+fn marked<T>(
+    rows: &Rows,
+    key: &[u8],
+    read: impl Fn(&[u8]) -> Result<T, HistoryError>,
+) -> Result<Option<T>, StorageError> {
+    let Some(bytes) = rows.get(rows.marks, key)? else { return Ok(None) };
+    match read(&bytes) {
+        Ok(value) => Ok(Some(value)),
+        Err(HistoryError::Storage(error)) => Err(error),
+        Err(HistoryError::Codec(_) | HistoryError::Form) => Err(StorageError::UnknownFormat {
+            file: "history/marks".into(),
+            found: format!("{} bytes", bytes.len()),
+            known: 1,
+        }),
+    }
+}
+
 impl Shared {
+    /// Waits for the store, but not for one that has failed.
+    async fn unless_failed<T>(
+        &self,
+        work: impl Future<Output = Result<T, StorageError>>,
+    ) -> Result<T, StorageError> {
+        let mut failed = self.failed.subscribe();
+        tokio::select! {
+            done = work => done,
+            error = failed.wait_for(Option::is_some) => {
+                Err(error.ok().and_then(|error| error.clone()).unwrap_or(StorageError::Closed))
+            }
+        }
+    }
+
     /// No code that holds this lock can panic in between two changes that belong together.
     fn memory(&self) -> MutexGuard<'_, Memory> {
         let mut memory = self.memory.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,18 +174,45 @@ impl Shared {
 }
 
 impl RunLog {
-    /// Opens the run log in a store that has the [`TREES`] and takes [`VALUE_BYTES_MAX`]. Blocks.
+    /// Opens the run log in a folder, or creates it. A damaged one is set aside and begun anew:
+    /// [`RunLog::begun_anew`]. Blocks.
     ///
     /// # Errors
-    /// [`HistoryError`] when the store cannot be read.
-    pub fn open(store: Store) -> Result<Self, HistoryError> {
-        let rows = Rows::new(store)?;
-        let mut memory = Memory::default();
-        if let Some(last) = rows.get(rows.marks, keys::LAST)? {
-            memory.last_index = transfer::read_number(&last)?;
+    /// [`StorageError`]; the node has to end.
+    pub fn open(path: &Path) -> Result<Self, StorageError> {
+        let failed = watch::Sender::new(None);
+        let options = || {
+            let failed = failed.clone();
+            StoreOptions {
+                trees: TREES,
+                value_bytes_max: VALUE_BYTES_MAX,
+                cache_bytes: CACHE_BYTES,
+                on_fatal: Box::new(move |error: StorageError| {
+                    tracing::error!(%error, "the run log has failed");
+                    failed.send_replace(Some(error));
+                }),
+            }
+        };
+        let (store, begun_anew) = Store::open_or_begin_anew(path, options)?;
+        if let Some(begun) = &begun_anew {
+            tracing::warn!(reason = %begun.reason, moved_to = ?begun.moved_to, "the run log is begun anew");
         }
-        memory.gap = rows.get(rows.marks, keys::GAP)?.map(|gap| transfer::read_gap(&gap)).transpose()?;
-        Ok(Self { shared: Arc::new(Shared { rows, memory: Mutex::new(memory) }) })
+        let rows = Rows::new(store)?;
+        let memory = Memory {
+            last_index: marked(&rows, keys::LAST, transfer::read_number)?.unwrap_or(0),
+            gap: marked(&rows, keys::GAP, transfer::read_gap)?,
+            ..Memory::default()
+        };
+        let (path, begun_anew) = (path.to_path_buf(), begun_anew.is_some());
+        let shared = Shared { rows, memory: Mutex::new(memory), failed, path, begun_anew };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Whether a damaged run log was set aside when this one was opened: all that the snapshot stands
+    /// for is then missing here, and is a gap that the caller sets.
+    #[must_use]
+    pub fn begun_anew(&self) -> bool {
+        self.shared.begun_anew
     }
 
     /// Makes everything durable and closes the store, if this is the last handle. Not after an error:

@@ -123,7 +123,7 @@ impl RunLog {
             None => Op::Delete { tree, key },
         };
         rows.write(vec![op]).await?;
-        rows.barrier().await?;
+        self.barrier().await?;
         self.shared.memory().gap = gap;
         Ok(())
     }
@@ -150,7 +150,7 @@ impl RunLog {
         max_bytes: usize,
     ) -> Result<Vec<StoredRow>, HistoryError> {
         // What is queued is written before this: the store keeps the order of its requests.
-        self.shared.rows.barrier().await?;
+        self.barrier().await?;
         self.blocking(move |shared| shared.read(gap, cursor.as_ref(), max_bytes)).await
     }
 }

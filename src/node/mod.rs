@@ -40,6 +40,7 @@ use crate::metrics::Metrics;
 use crate::pb::v1::worker_service_server::WorkerServiceServer;
 use crate::raft::{self, ClusterId, FatalError, NodeAddress, OpenError, Raft, RaftOptions, tcp_dialer};
 use crate::storage::{DataDir, StorageError};
+use crate::view::cluster::WorkerInfo;
 
 /// How long a node that stops waits for another to take over.
 const HAND_OVER: Duration = Duration::from_secs(2);
@@ -131,7 +132,9 @@ impl Node {
         let worker = match &config.worker {
             own if !own.enabled => None,
             own => {
-                let here = clients.local_addr().map_or_else(|_| config.listen.clone(), |address| address.to_string());
+                let here = clients
+                    .local_addr()
+                    .map_or_else(|_| config.listen.clone(), |address| address.to_string());
                 Some(worker::prepare(
                     worker::WorkerSetup {
                         place: format!("node-{}", config.node_id),
@@ -185,7 +188,9 @@ impl Node {
         if let Some(worker) = worker {
             match worker.await {
                 Ok(end) if end.is_clean() => {}
-                Ok(end) => warn!(stopped = end.stopped, unacknowledged = end.unacknowledged, "the worker left work"),
+                Ok(end) => {
+                    warn!(stopped = end.stopped, unacknowledged = end.unacknowledged, "the worker left work")
+                }
                 Err(error) => warn!(%error, "the worker ended badly"),
             }
         }
@@ -204,11 +209,18 @@ impl Node {
         leader: &Leader,
         closing: CancellationToken,
     ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, NodeError> {
-        let api = Api::new(self.raft.clone(), Arc::clone(&self.run_log), self.clock.clone(), leader.clone());
+        let connected = leader.clone();
+        let workers: api::Workers = Arc::new(move || connected.workers().iter().map(worker_seen).collect());
+        let api = Api::new(self.raft.clone(), Arc::clone(&self.run_log), self.clock.clone(), workers);
         let streams = worker_service::WorkerStreams::new(leader.events());
-        let routes = api::routes(api)?
-            .add_service(WorkerServiceServer::new(streams).max_decoding_message_size(api::limits::WORKER_MESSAGE_BYTES));
-        let pages = http::Pages { raft: self.raft.clone(), leader: leader.clone(), metrics: Arc::clone(&self.metrics) };
+        let routes = api::routes(api)?.add_service(
+            WorkerServiceServer::new(streams).max_decoding_message_size(api::limits::WORKER_MESSAGE_BYTES),
+        );
+        let pages = http::Pages {
+            raft: self.raft.clone(),
+            leader: leader.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
         let router = routes.into_axum_router().merge(http::routes(pages));
         let server = api::server().add_routes(tonic::service::Routes::from(router));
         let incoming = TcpListenerStream::new(listener);
@@ -256,5 +268,18 @@ async fn hand_over(raft: &Raft) {
         Ok(Ok(leader)) => info!(leader, "handed leadership over"),
         Ok(Err(error)) => warn!(%error, "leadership was not handed over"),
         Err(_) => warn!("leadership was not handed over in time"),
+    }
+}
+
+/// A worker of the leader's sessions in the words of the view.
+fn worker_seen(worker: &crate::leader::WorkerInfo) -> WorkerInfo {
+    WorkerInfo {
+        worker: worker.worker.clone(),
+        queues: worker.queues.iter().cloned().collect(),
+        labels: worker.labels.clone(),
+        kinds: worker.kinds.iter().cloned().collect(),
+        slots: worker.slots,
+        running: worker.running,
+        draining: worker.draining,
     }
 }

@@ -1,0 +1,216 @@
+//! `JobService`.
+
+mod apply;
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::problem::Problems;
+use super::spec::value;
+use super::write::{Write as _, job};
+use super::{Api, forward, limits, page, status};
+use crate::pb::v1 as pb;
+use crate::pb::v1::job_service_client::JobServiceClient;
+use crate::pb::v1::job_service_server::JobService;
+use crate::scheduler::occurrences::arm;
+use crate::scheduler::set::ScheduleSet;
+use crate::state::spec::{JobSpec, OnResume};
+use crate::state::time::Timestamp;
+use crate::state::{Command, Due, Job, Outcome, State};
+use crate::view;
+use crate::view::explain::Explaining;
+
+/// The compiled schedules of a job in the state; they were checked when the job was applied.
+pub(super) fn compiled(spec: &JobSpec) -> Result<ScheduleSet, Status> {
+    ScheduleSet::compile(&spec.schedules).map_err(|error| {
+        let status = Status::failed_precondition(format!("this node cannot read the schedule: {error}"));
+        status::hinted(status, "apply the job again, or upgrade this node")
+    })
+}
+
+/// The occurrence to arm when a job is resumed.
+fn resumed(job: &Job, now: Timestamp) -> Result<Option<Due>, Status> {
+    let set = compiled(&job.spec)?;
+    match (job.spec.on_resume, &job.pause) {
+        (OnResume::CatchUp, Some(pause)) => Ok(pause.armed.or_else(|| arm(&job.spec, &set, pause.paused_at))),
+        (OnResume::Skip | OnResume::CatchUp, _) => Ok(arm(&job.spec, &set, now)),
+    }
+}
+
+impl Api {
+    async fn shown(&self, state: Arc<State>, namespace: &str, name: &str) -> Result<pb::Job, Status> {
+        let job = Arc::clone(job(&state, namespace, name)?);
+        self.look(move |log| view::job::to_pb(&state, log, &job)).await
+    }
+
+    async fn delete_here(self, mut message: pb::DeleteJobRequest) -> Result<pb::DeleteJobResponse, Status> {
+        let request = message.request();
+        let make = |state: &State, _| {
+            let job = job(state, &message.namespace, &message.name)?.id;
+            Ok(Command::DeleteJob { job, cancel_runs: message.cancel_runs, request: request.clone() })
+        };
+        self.decide(&request.operation_id, make).await?;
+        Ok(pb::DeleteJobResponse {})
+    }
+
+    async fn pause_here(self, mut message: pb::PauseJobRequest) -> Result<pb::Job, Status> {
+        let request = message.request();
+        let make = |state: &State, _| {
+            let job = job(state, &message.namespace, &message.name)?.id;
+            Ok(Command::PauseJob { job, request: request.clone() })
+        };
+        self.decide(&request.operation_id, make).await?;
+        self.shown(self.shared.raft.state(), &message.namespace, &message.name).await
+    }
+
+    async fn resume_here(self, mut message: pb::ResumeJobRequest) -> Result<pb::Job, Status> {
+        let request = message.request();
+        let make = |state: &State, now| {
+            let job = job(state, &message.namespace, &message.name)?;
+            let next = resumed(job, now)?;
+            Ok(Command::ResumeJob { job: job.id, version: job.version, next, request: request.clone() })
+        };
+        self.decide(&request.operation_id, make).await?;
+        self.shown(self.shared.raft.state(), &message.namespace, &message.name).await
+    }
+
+    async fn trigger_here(self, mut message: pb::TriggerJobRequest) -> Result<pb::Run, Status> {
+        let request = message.request();
+        let make = |state: &State, _| {
+            let job = job(state, &message.namespace, &message.name)?.id;
+            Ok(Command::TriggerJob { job, request: request.clone() })
+        };
+        let Outcome::Triggered { run } = self.decide(&request.operation_id, make).await? else {
+            return Err(status::unexpected());
+        };
+        let state = self.shared.raft.state();
+        let found = self.find_run(&state, run).await?;
+        found.map(|run| view::run::to_pb(&run)).ok_or_else(|| status::no_run(&run.to_string()))
+    }
+
+    async fn explain_job_here(&self, message: &pb::ExplainJobRequest) -> Result<pb::Explanation, Status> {
+        let mut problems = Problems::new();
+        let at = value::instant("at", message.at.as_ref(), &mut problems);
+        if !problems.is_empty() {
+            return Err(status::invalid(&problems));
+        }
+        let state = self.state(message.stale).await?;
+        let job = Arc::clone(job(&state, &message.namespace, &message.name)?);
+        let workers = self.workers();
+        self.look(move |log| Explaining { state: &state, log, workers: workers.as_deref() }.job(&job, at))
+            .await
+    }
+}
+
+/// The next occurrences, odd days marked.
+fn occurrences(set: &ScheduleSet, after: Timestamp, count: usize) -> Vec<pb::Occurrence> {
+    let mut found = Vec::new();
+    let mut cursor = after;
+    while found.len() < count
+        && let Some((next, _)) = set.describe_next(cursor)
+    {
+        cursor = next.at;
+        found.push(pb::Occurrence {
+            at: Some(view::instant(next.at)),
+            local: next.local,
+            note: next.note.unwrap_or_default(),
+        });
+    }
+    found
+}
+
+#[tonic::async_trait]
+impl JobService for Api {
+    async fn apply_jobs(
+        &self,
+        request: Request<pb::ApplyJobsRequest>,
+    ) -> Result<Response<pb::ApplyJobsResponse>, Status> {
+        let there = |channel, request| async { limited(channel).apply_jobs(request).await };
+        self.write(request, Self::apply_here, there).await
+    }
+
+    async fn get_job(&self, request: Request<pb::GetJobRequest>) -> Result<Response<pb::Job>, Status> {
+        let message = request.into_inner();
+        let state = self.state(message.stale).await?;
+        self.shown(state, &message.namespace, &message.name).await.map(Response::new)
+    }
+
+    async fn list_jobs(
+        &self,
+        request: Request<pb::ListJobsRequest>,
+    ) -> Result<Response<pb::ListJobsResponse>, Status> {
+        let message = request.into_inner();
+        let limit = page::page_size(message.page_size)?;
+        let after = page::name(&message.page_token)?;
+        let namespace = Some(message.namespace).filter(|namespace| !namespace.is_empty());
+        let filter = view::job::Filter { namespace, labels: message.labels };
+        let state = self.state(message.stale).await?;
+        let look = move |log: &_| view::job::page((&state, log), &filter, after.as_ref(), limit);
+        let found = self.look(look).await?;
+        let next_page_token = page::after_name(found.next.as_ref());
+        Ok(Response::new(pb::ListJobsResponse { jobs: found.jobs, next_page_token }))
+    }
+
+    async fn delete_job(
+        &self,
+        request: Request<pb::DeleteJobRequest>,
+    ) -> Result<Response<pb::DeleteJobResponse>, Status> {
+        let there = |channel, request| async { limited(channel).delete_job(request).await };
+        self.write(request, Self::delete_here, there).await
+    }
+
+    async fn pause_job(&self, request: Request<pb::PauseJobRequest>) -> Result<Response<pb::Job>, Status> {
+        let there = |channel, request| async { limited(channel).pause_job(request).await };
+        self.write(request, Self::pause_here, there).await
+    }
+
+    async fn resume_job(&self, request: Request<pb::ResumeJobRequest>) -> Result<Response<pb::Job>, Status> {
+        let there = |channel, request| async { limited(channel).resume_job(request).await };
+        self.write(request, Self::resume_here, there).await
+    }
+
+    async fn trigger_job(
+        &self,
+        request: Request<pb::TriggerJobRequest>,
+    ) -> Result<Response<pb::Run>, Status> {
+        let there = |channel, request| async { limited(channel).trigger_job(request).await };
+        self.write(request, Self::trigger_here, there).await
+    }
+
+    async fn next_occurrences(
+        &self,
+        request: Request<pb::NextOccurrencesRequest>,
+    ) -> Result<Response<pb::NextOccurrencesResponse>, Status> {
+        let message = request.into_inner();
+        let count = page::size("count", message.count, limits::OCCURRENCES)?;
+        let mut problems = Problems::new();
+        let after = value::instant("after", message.after.as_ref(), &mut problems);
+        if !problems.is_empty() {
+            return Err(status::invalid(&problems));
+        }
+        let state = self.state(message.stale).await?;
+        let job = job(&state, &message.namespace, &message.name)?;
+        let set = compiled(&job.spec)?;
+        let after = after.unwrap_or_else(|| self.stamp(&state));
+        let occurrences = occurrences(&set, after, count);
+        Ok(Response::new(pb::NextOccurrencesResponse { occurrences }))
+    }
+
+    async fn explain_job(
+        &self,
+        request: Request<pb::ExplainJobRequest>,
+    ) -> Result<Response<pb::Explanation>, Status> {
+        let may_forward = forward::may_forward(&request) && !request.get_ref().stale;
+        let message = request.into_inner();
+        let ask = |channel, request| async { limited(channel).explain_job(request).await };
+        match self.ask_leader(may_forward, message.clone(), ask).await {
+            Some(explanation) => Ok(Response::new(explanation)),
+            None => self.explain_job_here(&message).await.map(Response::new),
+        }
+    }
+}
+
+fn limited(channel: tonic::transport::Channel) -> JobServiceClient<tonic::transport::Channel> {
+    JobServiceClient::new(channel).max_decoding_message_size(limits::RESPONSE_BYTES)
+}

@@ -1,0 +1,191 @@
+//! `ApplyJobs`: many jobs at once, all of them checked before any is written.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
+use prost::Message as _;
+use tokio::time::Instant;
+use tonic::Status;
+
+use super::super::problem::Problems;
+use super::super::write::Write as _;
+use super::super::{Api, limits, spec, status};
+use super::compiled;
+use crate::pb::v1 as pb;
+use crate::scheduler::occurrences::arm;
+use crate::scheduler::set::ScheduleSet;
+use crate::state::spec::JobSpec;
+use crate::state::time::Timestamp;
+use crate::state::{self, Change, Command, Due, Outcome, Rejection, State};
+use crate::view;
+
+/// A job of the request, checked.
+struct Wanted {
+    /// Its place in the request.
+    place: usize,
+    spec: Arc<JobSpec>,
+    set: ScheduleSet,
+    bytes: usize,
+}
+
+/// Checks all jobs; every problem of every one, or all of them.
+fn check(jobs: &[pb::JobSpec]) -> Result<Vec<Wanted>, Status> {
+    if jobs.len() > limits::JOBS_PER_REQUEST {
+        let reason = format!("{} are too many, at most {} are allowed", jobs.len(), limits::JOBS_PER_REQUEST);
+        return Err(status::invalid_field("jobs", &reason));
+    }
+    let mut problems = Problems::new();
+    let mut wanted = Vec::with_capacity(jobs.len());
+    let mut places: HashMap<(String, String), usize> = HashMap::new();
+    for (place, job) in jobs.iter().enumerate() {
+        let path = if jobs.len() == 1 { String::new() } else { format!("jobs[{place}]") };
+        match spec::from_pb(job) {
+            Ok(read) => {
+                let name = (read.namespace.clone(), read.name.clone());
+                if let Some(first) = places.insert(name, place) {
+                    problems.add(format!("{path}.name"), format!("the same as that of jobs[{first}]"));
+                }
+                let set = compiled(&read)?;
+                wanted.push(Wanted { place, spec: Arc::new(read), set, bytes: job.encoded_len() });
+            }
+            Err(own) => problems.absorb(&path, own),
+        }
+    }
+    if problems.is_empty() { Ok(wanted) } else { Err(status::invalid(&problems)) }
+}
+
+/// What the state would answer.
+fn foreseen(state: &State, wanted: &Wanted, now: Timestamp) -> pb::AppliedJob {
+    let spec = &wanted.spec;
+    let existing = state.job_named(&spec.namespace, &spec.name);
+    let armed = || arm(spec, &wanted.set, now);
+    let (change, version, next) = match existing {
+        None => (Change::Created, 1, armed()),
+        Some(job) if job.spec == *spec => (Change::Unchanged, job.version, job.next),
+        Some(job) => {
+            let next = if job.spec.schedules == spec.schedules { job.armed() } else { armed() };
+            (Change::Updated, job.version + 1, next.filter(|_| job.pause.is_none()))
+        }
+    };
+    applied(spec, change, version, next)
+}
+
+fn applied(spec: &JobSpec, change: Change, version: u64, next: Option<Due>) -> pb::AppliedJob {
+    let change = match change {
+        Change::Created => pb::Change::Created,
+        Change::Updated => pb::Change::Updated,
+        Change::Unchanged => pb::Change::Unchanged,
+    };
+    pb::AppliedJob {
+        namespace: spec.namespace.clone(),
+        name: spec.name.clone(),
+        change: change.into(),
+        version,
+        next_at: next.map(|next| view::instant(next.scheduled_at)),
+    }
+}
+
+/// Jobs cut into entries of bounded size.
+fn entries(wanted: Vec<Wanted>) -> Vec<Vec<Wanted>> {
+    let mut entries: Vec<Vec<Wanted>> = Vec::new();
+    let mut bytes = 0;
+    for job in wanted {
+        let fits = |entry: &Vec<Wanted>| {
+            entry.len() < limits::COMMANDS_PER_ENTRY && bytes + job.bytes <= limits::ENTRY_BYTES
+        };
+        match entries.last_mut().filter(|entry| fits(entry)) {
+            Some(entry) => {
+                bytes += job.bytes;
+                entry.push(job);
+            }
+            None => {
+                bytes = job.bytes;
+                entries.push(vec![job]);
+            }
+        }
+    }
+    entries
+}
+
+/// What became of an entry: answers by place, jobs to try again, and the entry's index.
+type Landed = (Vec<(usize, pb::AppliedJob)>, Vec<Wanted>, u64);
+
+impl Api {
+    pub(super) async fn apply_here(
+        self,
+        mut message: pb::ApplyJobsRequest,
+    ) -> Result<pb::ApplyJobsResponse, Status> {
+        let request = message.request();
+        let jobs = std::mem::take(&mut message.jobs);
+        let count = jobs.len();
+        let checked = tokio::task::spawn_blocking(move || check(&jobs)).await;
+        let mut wanted = checked.map_err(|_| Status::unavailable("the node is ending"))??;
+        if message.dry_run {
+            let state = self.state(false).await?;
+            let now = self.stamp(&state);
+            let results = wanted.iter().map(|wanted| foreseen(&state, wanted, now)).collect();
+            return Ok(pb::ApplyJobsResponse { results });
+        }
+        let deadline = Instant::now() + limits::SETTLE_WAIT;
+        let mut results: Vec<Option<pb::AppliedJob>> = vec![None; count];
+        while !wanted.is_empty() {
+            let proposals =
+                entries(std::mem::take(&mut wanted)).into_iter().map(|entry| self.put(entry, &request));
+            let landed: Vec<Landed> =
+                futures::stream::iter(proposals).buffered(limits::ENTRIES_IN_FLIGHT).try_collect().await?;
+            let mut last = 0;
+            for (answers, again, index) in landed {
+                for (place, answer) in answers {
+                    if let Some(result) = results.get_mut(place) {
+                        *result = Some(answer);
+                    }
+                }
+                wanted.extend(again);
+                last = last.max(index);
+            }
+            if !wanted.is_empty() {
+                self.moved_on(Rejection::OccurrenceDue, last, deadline).await?;
+            }
+        }
+        let results = results.into_iter().collect::<Option<Vec<_>>>().ok_or_else(status::unexpected)?;
+        Ok(pb::ApplyJobsResponse { results })
+    }
+
+    async fn put(&self, entry: Vec<Wanted>, request: &state::Request) -> Result<Landed, Status> {
+        let at = self.stamp(&self.shared.raft.state());
+        let commands = entry
+            .iter()
+            .map(|wanted| Command::PutJob {
+                spec: Arc::clone(&wanted.spec),
+                next: arm(&wanted.spec, &wanted.set, at),
+                request: request.clone(),
+            })
+            .collect();
+        let proposed = self.propose(at, commands, &request.operation_id).await?;
+        let state = self.shared.raft.state();
+        let mut answers = Vec::with_capacity(entry.len());
+        let mut again = Vec::new();
+        for (wanted, outcome) in entry.into_iter().zip(&proposed.applied.outcomes) {
+            match outcome {
+                Outcome::Put { job, version, change } => {
+                    let next = state.job(*job).and_then(|job| job.next);
+                    answers.push((wanted.place, applied(&wanted.spec, *change, *version, next)));
+                }
+                Outcome::Rejected(Rejection::Stale | Rejection::OccurrenceDue) => again.push(wanted),
+                Outcome::Rejected(rejection) => {
+                    let refused = status::rejected(*rejection);
+                    let (namespace, name) = (&wanted.spec.namespace, &wanted.spec.name);
+                    let message = format!("job {name:?} in namespace {namespace:?}: {}", refused.message());
+                    return Err(Status::new(refused.code(), message));
+                }
+                Outcome::Done
+                | Outcome::Fired { .. }
+                | Outcome::Triggered { .. }
+                | Outcome::Started { .. }
+                | Outcome::Completed { .. } => return Err(status::unexpected()),
+            }
+        }
+        Ok((answers, again, proposed.index))
+    }
+}

@@ -1,0 +1,202 @@
+//! `RunService`.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::Stream;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use super::problem::Problems;
+use super::spec::value;
+use super::write::Write as _;
+use super::{Api, forward, limits, page, status};
+use crate::pb::v1 as pb;
+use crate::pb::v1::run_service_client::RunServiceClient;
+use crate::pb::v1::run_service_server::RunService;
+use crate::state::run::{Run, RunId, RunState};
+use crate::state::{Command, Rejection, State};
+use crate::view;
+use crate::view::explain::Explaining;
+
+/// States of a watched run that wait for a slow client; it is sent the newest when it has room.
+const WATCHED: usize = 1;
+/// States that a filter may name.
+const STATES: usize = 16;
+
+fn run_id(text: &str) -> Result<RunId, Status> {
+    text.parse().map_err(|error| {
+        let shown: String = text.chars().take(64).collect();
+        status::invalid_field("run_id", &format!("{shown:?}: {error}"))
+    })
+}
+
+fn filter(message: &pb::ListRunsRequest) -> Result<view::runs::Filter, Status> {
+    let mut problems = Problems::new();
+    let some = |text: &str| Some(text).filter(|text| !text.is_empty()).map(str::to_owned);
+    let job = some(&message.job);
+    // a job's name means nothing without a namespace
+    let namespace = if job.is_some() {
+        Some(value::namespace(&message.namespace).to_owned())
+    } else {
+        some(&message.namespace)
+    };
+    value::most("states", "states", message.states.len(), STATES, &mut problems);
+    let mut states = Vec::new();
+    for (place, number) in message.states.iter().take(STATES).enumerate() {
+        let path = format!("states[{place}]");
+        match value::word(&path, *number, &mut problems) {
+            Some(pb::RunState::Pending) => states.push(RunState::Pending),
+            Some(pb::RunState::Running) => states.push(RunState::Running),
+            Some(pb::RunState::Succeeded) => states.push(RunState::Succeeded),
+            Some(pb::RunState::Failed) => states.push(RunState::Failed),
+            Some(pb::RunState::Cancelled) => states.push(RunState::Cancelled),
+            Some(pb::RunState::Skipped) => states.push(RunState::Skipped),
+            Some(pb::RunState::Unspecified) | None => {}
+        }
+    }
+    let from = value::instant("from", message.from.as_ref(), &mut problems);
+    let to = value::instant("to", message.to.as_ref(), &mut problems);
+    if problems.is_empty() {
+        Ok(view::runs::Filter { namespace, job, states, from, to })
+    } else {
+        Err(status::invalid(&problems))
+    }
+}
+
+impl Api {
+    async fn run_shown(&self, state: &State, id: RunId) -> Result<pb::Run, Status> {
+        let found = self.find_run(state, id).await?;
+        found.map(|run| view::run::to_pb(&run)).ok_or_else(|| status::no_run(&id.to_string()))
+    }
+
+    async fn cancel_here(self, mut message: pb::CancelRunRequest) -> Result<pb::Run, Status> {
+        let run = run_id(&message.run_id)?;
+        let request = message.request();
+        let make = |_: &State, _| Ok(Command::CancelRun { run, request: request.clone() });
+        match self.decide(&request.operation_id, make).await {
+            Ok(_) => self.run_shown(&self.shared.raft.state(), run).await,
+            // It has ended: that is what was wanted, and the record says how.
+            Err(refused) if refused.message() == Rejection::NoRun.to_string() => {
+                self.run_shown(&self.shared.raft.state(), run).await
+            }
+            Err(refused) => Err(refused),
+        }
+    }
+
+    async fn explain_run_here(&self, message: &pb::ExplainRunRequest) -> Result<pb::Explanation, Status> {
+        let id = run_id(&message.run_id)?;
+        let state = self.state(message.stale).await?;
+        let run = self.find_run(&state, id).await?.ok_or_else(|| status::no_run(&message.run_id))?;
+        let workers = self.workers();
+        self.look(move |log| Ok(Explaining { state: &state, log, workers: workers.as_deref() }.run(&run)))
+            .await
+    }
+
+    /// Sends each state of a run that differs from the one before, until it has ended.
+    async fn follow(&self, id: RunId, first: Arc<Run>, client: mpsc::Sender<Result<pb::Run, Status>>) {
+        let mut states = self.shared.raft.watch_state();
+        let mut shown = first;
+        loop {
+            let ended = shown.has_ended();
+            if client.send(Ok(view::run::to_pb(&shown))).await.is_err() || ended {
+                return;
+            }
+            let changed = states.wait_for(|now| now.run(id).is_none_or(|run| *run != shown));
+            let found = tokio::select! {
+                () = client.closed() => return,
+                changed = changed => match changed {
+                    Ok(now) => now.run(id).cloned(),
+                    Err(_) => return,
+                },
+            };
+            let found = match found {
+                Some(run) => Ok(Some(run)),
+                None => self.look(move |log| log.get(id)).await,
+            };
+            shown = match found {
+                Ok(Some(run)) => run,
+                Ok(None) => {
+                    // This node took over a snapshot, and fetches the record later.
+                    let status =
+                        Status::unavailable("the run has ended, and its record is not on this node yet");
+                    let _ = client.send(Err(status)).await;
+                    return;
+                }
+                Err(status) => {
+                    let _ = client.send(Err(status)).await;
+                    return;
+                }
+            };
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl RunService for Api {
+    type WatchRunStream = Pin<Box<dyn Stream<Item = Result<pb::Run, Status>> + Send>>;
+
+    async fn list_runs(
+        &self,
+        request: Request<pb::ListRunsRequest>,
+    ) -> Result<Response<pb::ListRunsResponse>, Status> {
+        let message = request.into_inner();
+        let limit = page::page_size(message.page_size)?;
+        let after = page::run(&message.page_token)?;
+        let filter = filter(&message)?;
+        let state = self.state(message.stale).await?;
+        let found = self.look(move |log| view::runs::page((&state, log), &filter, after, limit)).await?;
+        let next_page_token = page::after_run(found.next);
+        Ok(Response::new(pb::ListRunsResponse { runs: found.runs, next_page_token }))
+    }
+
+    async fn get_run(&self, request: Request<pb::GetRunRequest>) -> Result<Response<pb::Run>, Status> {
+        let message = request.into_inner();
+        let id = run_id(&message.run_id)?;
+        let state = self.state(message.stale).await?;
+        self.run_shown(&state, id).await.map(Response::new)
+    }
+
+    async fn watch_run(
+        &self,
+        request: Request<pb::WatchRunRequest>,
+    ) -> Result<Response<Self::WatchRunStream>, Status> {
+        let id = run_id(&request.get_ref().run_id)?;
+        let room = Arc::clone(&self.shared.watches).try_acquire_owned();
+        let room = room.map_err(|_| {
+            Status::resource_exhausted(format!(
+                "{} runs are watched through this node already",
+                limits::WATCHES
+            ))
+        })?;
+        let state = self.state(false).await?;
+        let first =
+            self.find_run(&state, id).await?.ok_or_else(|| status::no_run(&request.get_ref().run_id))?;
+        let (client, stream) = mpsc::channel(WATCHED);
+        let api = self.clone();
+        tokio::spawn(async move {
+            api.follow(id, first, client).await;
+            drop(room);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(stream))))
+    }
+
+    async fn cancel_run(&self, request: Request<pb::CancelRunRequest>) -> Result<Response<pb::Run>, Status> {
+        let there = |channel, request| async { RunServiceClient::new(channel).cancel_run(request).await };
+        self.write(request, Self::cancel_here, there).await
+    }
+
+    async fn explain_run(
+        &self,
+        request: Request<pb::ExplainRunRequest>,
+    ) -> Result<Response<pb::Explanation>, Status> {
+        let may_forward = forward::may_forward(&request) && !request.get_ref().stale;
+        let message = request.into_inner();
+        let ask = |channel, request| async { RunServiceClient::new(channel).explain_run(request).await };
+        match self.ask_leader(may_forward, message.clone(), ask).await {
+            Some(explanation) => Ok(Response::new(explanation)),
+            None => self.explain_run_here(&message).await.map(Response::new),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The one map from errors to gRPC statuses.
+//!
+//! | code | means |
+//! |---|---|
+//! | `INVALID_ARGUMENT` | the request makes no sense, whatever the state; one problem a line |
+//! | `NOT_FOUND` | no such job, run or breaker |
+//! | `FAILED_PRECONDITION`, `RESOURCE_EXHAUSTED` | refused by a rule, by a limit |
+//! | `UNAVAILABLE` | another node, or a later moment, may answer |
+//!
+//! What would help travels as text in [`HINT`].
+
+use tonic::Status;
+use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
+
+use super::problem::Problems;
+use crate::history::HistoryError;
+use crate::raft::{ProposeError, ReadError, TransferError};
+use crate::state::Rejection;
+use crate::view::breaker::NoBreaker;
+
+/// Metadata key of a status: what would help, ASCII.
+pub const HINT: &str = "chronarch-hint";
+/// Metadata key of a status: the node does not lead, and surely nothing was done.
+pub(super) const NOT_LEADER: &str = "chronarch-not-leader";
+/// Bytes of a hint; a longer one is cut.
+const HINT_BYTES: usize = 1_024;
+
+/// A status with a hint.
+pub(super) fn hinted(mut status: Status, hint: &str) -> Status {
+    let plain: String =
+        hint.chars().map(|c| if c.is_ascii_graphic() { c } else { ' ' }).take(HINT_BYTES).collect();
+    if let Ok(value) = AsciiMetadataValue::try_from(plain) {
+        status.metadata_mut().insert(AsciiMetadataKey::from_static(HINT), value);
+    }
+    status
+}
+
+/// All that is wrong with a request.
+pub(super) fn invalid(problems: &Problems) -> Status {
+    let status = Status::invalid_argument(problems.to_string());
+    match problems.hint() {
+        Some(hint) => hinted(status, hint),
+        None => status,
+    }
+}
+
+/// One thing that is wrong with a request.
+pub(super) fn invalid_field(path: &str, reason: &str) -> Status {
+    Status::invalid_argument(format!("{path}: {reason}"))
+}
+
+pub(super) fn no_job(namespace: &str, name: &str) -> Status {
+    let shown: String = name.chars().take(128).collect();
+    let of: String = namespace.chars().take(128).collect();
+    let status = Status::not_found(format!("there is no job {shown:?} in namespace {of:?}"));
+    hinted(status, "`chronarch job list` shows the jobs; -n names another namespace")
+}
+
+pub(super) fn no_run(id: &str) -> Status {
+    let shown: String = id.chars().take(64).collect();
+    let status = Status::not_found(format!("there is no run {shown:?}"));
+    hinted(status, "records are removed after the job's `retention`")
+}
+
+pub(super) fn no_breaker(namespace: &str, name: &str, error: &NoBreaker) -> Status {
+    let shown: String = name.chars().take(128).collect();
+    let of: String = namespace.chars().take(128).collect();
+    let status = Status::not_found(format!("there is no breaker {shown:?} in namespace {of:?}"));
+    match error {
+        NoBreaker::Unknown => hinted(status, "a job's own breaker is called job:NAME"),
+        NoBreaker::Shared { name } => hinted(status, &format!("the job shares the breaker {name}")),
+    }
+}
+
+/// Surely nothing was done: this node does not lead.
+pub(super) fn not_leader(leader: Option<u64>) -> Status {
+    let message = match leader {
+        Some(leader) => format!("this node does not lead, node {leader} does"),
+        None => "the cluster has no leader that this node knows of".to_owned(),
+    };
+    let mut status = Status::unavailable(message);
+    status.metadata_mut().insert(NOT_LEADER, AsciiMetadataValue::from_static("1"));
+    status
+}
+
+/// Whether surely nothing was done, for the node does not lead.
+pub(super) fn is_not_leader(status: &Status) -> bool {
+    status.metadata().contains_key(NOT_LEADER)
+}
+
+/// It may be done, or not, or yet be.
+pub(super) fn unknown(operation_id: &str) -> Status {
+    if operation_id.is_empty() {
+        return Status::unavailable("the result is unknown");
+    }
+    let message = format!(
+        "the result is unknown; repeating the request with operation_id {operation_id:?} is safe and tells it"
+    );
+    hinted(Status::unavailable(message), &format!("repeat with operation_id {operation_id}"))
+}
+
+pub(super) fn proposed(error: &ProposeError, operation_id: &str) -> Status {
+    match error {
+        ProposeError::NotLeader { leader } => not_leader(leader.as_ref().map(|(id, _)| *id)),
+        ProposeError::Unknown | ProposeError::Fatal => unknown(operation_id),
+        ProposeError::Overloaded => Status::unavailable("too many changes are under way; nothing was done"),
+        ProposeError::TooLarge { .. } => Status::invalid_argument(error.to_string()),
+    }
+}
+
+pub(super) fn read(error: &ReadError) -> Status {
+    let status = Status::unavailable(error.to_string());
+    hinted(status, "--stale answers from this node's own state")
+}
+
+pub(super) fn rejected(rejection: Rejection) -> Status {
+    let text = rejection.to_string();
+    match rejection {
+        Rejection::NoJob | Rejection::NoRun | Rejection::NoBreaker => Status::not_found(text),
+        Rejection::Stale | Rejection::OccurrenceDue => {
+            Status::unavailable(format!("{text}; nothing was done, try again"))
+        }
+        Rejection::Limit => Status::resource_exhausted(text),
+        Rejection::Fence | Rejection::BreakerOpen | Rejection::Early | Rejection::Malformed => {
+            Status::failed_precondition(text)
+        }
+    }
+}
+
+pub(super) fn history(error: &HistoryError) -> Status {
+    tracing::error!(%error, "the run log cannot be read");
+    Status::unavailable(format!("this node cannot read its run log: {error}"))
+}
+
+pub(super) fn transfer(error: &TransferError) -> Status {
+    match error {
+        TransferError::NotLeader { leader } => not_leader(leader.as_ref().map(|(id, _)| *id)),
+        TransferError::NotAVoter(_) | TransferError::NoCandidate => {
+            Status::failed_precondition(error.to_string())
+        }
+        TransferError::Timeout => Status::unavailable(error.to_string()),
+    }
+}
+
+/// The answer is not what the command can have: a bug, and the client's result is unknown to it.
+pub(super) fn unexpected() -> Status {
+    Status::internal("the state answered something that this request cannot have")
+}
+
+/// This node belongs to no cluster.
+pub(super) fn pristine() -> Status {
+    Status::unavailable("this node does not belong to a cluster yet")
+}

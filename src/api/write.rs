@@ -1,0 +1,217 @@
+//! How a client's command gets decided: by the leader, under its own stamp, and only once.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, timeout_at};
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+use super::problem::Problems;
+use super::spec::value;
+use super::{Api, forward, limits, status};
+use crate::pb::v1 as pb;
+use crate::raft::Proposed;
+use crate::state::time::Timestamp;
+use crate::state::{self, Command, Entry, Job, Outcome, Rejection, State};
+
+/// The pause before a leader that did not answer is asked again; a change of leadership ends it early.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// A write.
+pub(super) trait Write: Clone + Send + 'static {
+    /// The fields that say who asks, why, and under which id.
+    fn asking(&mut self) -> BTreeMap<&'static str, &mut String>;
+
+    /// For the record.
+    fn request(&mut self) -> state::Request {
+        let mut request = state::Request::default();
+        for (name, text) in self.asking() {
+            match name {
+                "operation_id" => request.operation_id.clone_from(text),
+                "actor" => request.actor.clone_from(text),
+                _ => request.reason.clone_from(text),
+            }
+        }
+        request
+    }
+}
+
+macro_rules! writes {
+    ($($message:ident { $($field:ident),* })*) => {
+        $(
+            impl Write for pb::$message {
+                fn asking(&mut self) -> BTreeMap<&'static str, &mut String> {
+                    BTreeMap::from([$((stringify!($field), &mut self.$field)),*])
+                }
+            }
+        )*
+    };
+}
+
+writes! {
+    ApplyJobsRequest { operation_id, actor }
+    DeleteJobRequest { operation_id, actor, reason }
+    PauseJobRequest { operation_id, actor, reason }
+    ResumeJobRequest { operation_id, actor, reason }
+    TriggerJobRequest { operation_id, actor, reason }
+    CancelRunRequest { operation_id, actor, reason }
+    TripBreakerRequest { operation_id, actor, reason }
+    ResetBreakerRequest { operation_id, actor, reason }
+    TransferLeaderRequest {}
+}
+
+impl Api {
+    /// Has the leader do it: this node, if it leads, or the one that does.
+    pub(super) async fn write<M, R, Here, HereDone, There, ThereDone>(
+        &self,
+        request: Request<M>,
+        here: Here,
+        there: There,
+    ) -> Result<Response<R>, Status>
+    where
+        M: Write,
+        Here: Fn(Self, M) -> HereDone,
+        HereDone: Future<Output = Result<R, Status>> + Send,
+        There: Fn(Channel, Request<M>) -> ThereDone,
+        ThereDone: Future<Output = Result<Response<R>, Status>> + Send,
+    {
+        let may_forward = forward::may_forward(&request);
+        let message = self.complete(request)?;
+        let operation_id = message.clone().request().operation_id;
+        let deadline = Instant::now() + limits::LEADER_WAIT;
+        let mut leadership = self.shared.raft.leadership();
+        let mut in_doubt = false;
+        loop {
+            let now = leadership.borrow_and_update().clone();
+            let failed = if now.is_leader {
+                match here(self.clone(), message.clone()).await {
+                    Ok(answer) => return Ok(Response::new(answer)),
+                    Err(failed) => failed,
+                }
+            } else if let Some(channel) = self.leader_channel() {
+                if !may_forward {
+                    return Err(status::not_leader(now.leader.map(|(id, _)| id)));
+                }
+                match there(channel, forward::handed_on(message.clone())).await {
+                    Ok(answer) => return Ok(answer),
+                    Err(failed) => failed,
+                }
+            } else {
+                status::not_leader(None)
+            };
+            if !status::is_not_leader(&failed) {
+                // Only a broken connection has a cause; a refusal of the leader has none.
+                if now.is_leader || std::error::Error::source(&failed).is_none() {
+                    return Err(failed);
+                }
+                in_doubt = true;
+            }
+            let again = deadline.min(Instant::now() + AGAIN);
+            let _ = timeout_at(again, leadership.changed()).await;
+            if Instant::now() >= deadline {
+                return Err(if in_doubt { status::unknown(&operation_id) } else { status::not_leader(None) });
+            }
+        }
+    }
+
+    /// Fills in who asks and under which id, so that whoever does it does the same.
+    fn complete<M: Write>(&self, request: Request<M>) -> Result<M, Status> {
+        let peer = request.remote_addr();
+        let mut message = request.into_inner();
+        let mut problems = Problems::new();
+        for (name, text) in message.asking() {
+            let most = match name {
+                "operation_id" => limits::OPERATION_ID_BYTES,
+                "actor" => limits::ACTOR_BYTES,
+                _ => limits::REASON_BYTES,
+            };
+            value::length(name, text, most, &mut problems);
+            if text.chars().any(char::is_control) {
+                problems.add(name, "has control characters");
+            }
+            if text.is_empty() {
+                match name {
+                    "operation_id" => *text = self.shared.clock.random_id(),
+                    "actor" => *text = peer.map(|peer| peer.to_string()).unwrap_or_default(),
+                    _ => {}
+                }
+            }
+        }
+        if problems.is_empty() { Ok(message) } else { Err(status::invalid(&problems)) }
+    }
+
+    /// The stamp of an entry made now.
+    pub(super) fn stamp(&self, state: &State) -> Timestamp {
+        self.shared.clock.now().max(state.now())
+    }
+
+    /// Proposes commands under one stamp.
+    pub(super) async fn propose(
+        &self,
+        at: Timestamp,
+        commands: Vec<Command>,
+        operation_id: &str,
+    ) -> Result<Proposed, Status> {
+        let proposed = self.shared.raft.propose(None, Entry { at, commands }).await;
+        proposed.map_err(|error| status::proposed(&error, operation_id))
+    }
+
+    /// Proposes the one command that `make` computes from the state, again as long as the state moves
+    /// on underneath it.
+    pub(super) async fn decide(
+        &self,
+        operation_id: &str,
+        make: impl Fn(&State, Timestamp) -> Result<Command, Status>,
+    ) -> Result<Outcome, Status> {
+        let deadline = Instant::now() + limits::SETTLE_WAIT;
+        let mut confirmed = false;
+        loop {
+            let state = self.shared.raft.state();
+            let at = self.stamp(&state);
+            let command = match make(&state, at) {
+                Ok(command) => command,
+                // Only a leader that a majority follows can tell that something is not there.
+                Err(_) if !confirmed => {
+                    self.barrier().await?;
+                    confirmed = true;
+                    continue;
+                }
+                Err(status) => return Err(status),
+            };
+            let proposed = self.propose(at, vec![command], operation_id).await?;
+            let outcome = proposed.applied.outcomes.first().cloned().ok_or_else(status::unexpected)?;
+            match outcome {
+                Outcome::Rejected(rejection @ (Rejection::Stale | Rejection::OccurrenceDue)) => {
+                    self.moved_on(rejection, proposed.index, deadline).await?;
+                }
+                Outcome::Rejected(rejection) => return Err(status::rejected(rejection)),
+                outcome => return Ok(outcome),
+            }
+        }
+    }
+
+    /// Waits until the state is another than that of the refused entry.
+    pub(super) async fn moved_on(
+        &self,
+        rejection: Rejection,
+        index: u64,
+        deadline: Instant,
+    ) -> Result<(), Status> {
+        let mut states = self.shared.raft.watch_state();
+        let moved = states.wait_for(|now| now.applied_index() > index);
+        match timeout_at(deadline, moved).await {
+            Ok(Ok(_)) => {}
+            // No entry came: try once more, for the clock moves on too.
+            Ok(Err(_)) | Err(_) => return Err(status::rejected(rejection)),
+        }
+        if Instant::now() >= deadline { Err(status::rejected(rejection)) } else { Ok(()) }
+    }
+}
+
+/// The job of a name, or the refusal.
+pub(super) fn job<'a>(state: &'a State, namespace: &str, name: &str) -> Result<&'a Arc<Job>, Status> {
+    let namespace = value::namespace(namespace);
+    state.job_named(namespace, name).ok_or_else(|| status::no_job(namespace, name))
+}
