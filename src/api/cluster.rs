@@ -10,6 +10,9 @@ use crate::raft::RaftStatus;
 use crate::view::cluster::{self, Build, ClusterSeen, NodeSeen, Role};
 
 /// What this binary is.
+fn build() -> Build {
+    Build { version: env!("CARGO_PKG_VERSION"), tzdata: crate::scheduler::zone::tzdb_release() }
+}
 
 /// What consensus says, in the words of the view.
 fn seen(status: &RaftStatus) -> ClusterSeen {
@@ -93,9 +96,4 @@ impl ClusterService for Api {
             |channel, request| async { ClusterServiceClient::new(channel).transfer_leader(request).await };
         self.write(request, Self::transfer_here, there).await
     }
-}
-
-/// What this program is.
-fn build() -> Build {
-    Build { version: env!("CARGO_PKG_VERSION"), tzdata: crate::scheduler::zone::tzdb_release() }
 }

@@ -41,6 +41,7 @@ use crate::metrics::Metrics;
 use crate::pb::v1::worker_service_server::WorkerServiceServer;
 use crate::raft::{self, ClusterId, FatalError, NodeAddress, OpenError, Raft, RaftOptions, tcp_dialer};
 use crate::storage::{DataDir, StorageError};
+use crate::view::cluster::WorkerInfo;
 
 /// How long a node that stops waits for another to take over.
 const HAND_OVER: Duration = Duration::from_secs(2);
@@ -212,7 +213,9 @@ impl Node {
         leader: &Leader,
         closing: CancellationToken,
     ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, NodeError> {
-        let api = Api::new(self.raft.clone(), Arc::clone(&self.run_log), self.clock.clone(), leader.clone());
+        let connected = leader.clone();
+        let workers: api::Workers = Arc::new(move || connected.workers().iter().map(worker_seen).collect());
+        let api = Api::new(self.raft.clone(), Arc::clone(&self.run_log), self.clock.clone(), workers);
         let streams = worker_service::WorkerStreams::new(leader.events());
         let routes = api::routes(api)?.add_service(
             WorkerServiceServer::new(streams).max_decoding_message_size(api::limits::WORKER_MESSAGE_BYTES),
@@ -261,5 +264,18 @@ async fn hand_over(raft: &Raft) {
         Ok(Ok(leader)) => info!(leader, "handed leadership over"),
         Ok(Err(error)) => warn!(%error, "leadership was not handed over"),
         Err(_) => warn!("leadership was not handed over in time"),
+    }
+}
+
+/// A worker of the leader's sessions in the words of the view.
+fn worker_seen(worker: &crate::leader::WorkerInfo) -> WorkerInfo {
+    WorkerInfo {
+        worker: worker.worker.clone(),
+        queues: worker.queues.iter().cloned().collect(),
+        labels: worker.labels.clone(),
+        kinds: worker.kinds.iter().cloned().collect(),
+        slots: worker.slots,
+        running: worker.running,
+        draining: worker.draining,
     }
 }
