@@ -14,7 +14,8 @@ use super::time::Timestamp;
 pub struct Schedule {
     /// What yields the occurrences.
     pub rule: Rule,
-    /// IANA name as the user wrote it, for example `Europe/Berlin`; `UTC` by default.
+    /// IANA name as the user wrote it, for example `Europe/Berlin`, or a fixed offset such as
+    /// `fixed:+03:00`; `UTC` by default.
     pub timezone: String,
     /// What becomes of a wall time that a zone skips in spring.
     pub gap: Gap,
@@ -42,9 +43,9 @@ pub enum Rule {
     },
     /// Every `period`, counted from the Unix epoch plus `offset`; a zone has no say in it.
     Every {
-        /// Distance of two occurrences; at least one second.
+        /// Distance of two occurrences, in whole milliseconds, from 100 ms to 36 525 days.
         period: Duration,
-        /// Phase; smaller than `period`.
+        /// Phase, in whole milliseconds; smaller than `period`.
         offset: Duration,
     },
     /// These instants, in ascending order, without repetition.
@@ -65,7 +66,8 @@ pub enum DayRule {
     /// Either matches, unless one of the two texts begins with `*`, then both must (Vixie cron).
     #[default]
     OrVixie,
-    /// Either matches, unless one of the two is a bare `*` (Kubernetes, robfig/cron).
+    /// Either matches, unless one of the two has an item `*` or `*/1`; `*/2` is a restriction like
+    /// any other (Kubernetes, robfig/cron).
     OrBare,
     /// Both must match (Celery).
     And,

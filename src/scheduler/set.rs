@@ -1,0 +1,86 @@
+//! All schedules of a job, taken as one: the union of their occurrences.
+//!
+//! Two schedules that name the same instant yield one occurrence; the first of the list counts
+//! as its source.
+
+use super::rule::{CompiledSchedule, Described, ScheduleError, before, count_by_walking};
+use crate::state::schedule::Schedule;
+use crate::state::time::Timestamp;
+
+/// Most schedules of one job.
+pub const SCHEDULES_MAX: usize = 64;
+
+/// Why a list of schedules was refused.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ScheduleSetError {
+    /// One of them is wrong.
+    #[error("schedule {}: {source}", index + 1)]
+    Schedule {
+        /// Its index in the list, from 0.
+        index: usize,
+        /// What is wrong.
+        source: ScheduleError,
+    },
+    /// More than [`SCHEDULES_MAX`].
+    #[error("found {found} schedules, expected at most {SCHEDULES_MAX}")]
+    TooMany {
+        /// How many there are.
+        found: usize,
+    },
+}
+
+/// The compiled schedules of one job; an empty set has no occurrences.
+#[derive(Clone, Debug)]
+pub struct ScheduleSet {
+    schedules: Box<[CompiledSchedule]>,
+}
+
+impl ScheduleSet {
+    /// Compiles the schedules of a job.
+    ///
+    /// # Errors
+    /// [`ScheduleSetError`] with the index of the first schedule that is refused.
+    pub fn compile(schedules: &[Schedule]) -> Result<Self, ScheduleSetError> {
+        if schedules.len() > SCHEDULES_MAX {
+            return Err(ScheduleSetError::TooMany { found: schedules.len() });
+        }
+        let compile = |(index, schedule)| {
+            CompiledSchedule::compile(schedule).map_err(|source| ScheduleSetError::Schedule { index, source })
+        };
+        let schedules = schedules.iter().enumerate().map(compile).collect::<Result<_, _>>()?;
+        Ok(Self { schedules })
+    }
+
+    /// The compiled schedules, in the order of the job.
+    #[must_use]
+    pub fn schedules(&self) -> &[CompiledSchedule] {
+        &self.schedules
+    }
+
+    /// The first occurrence strictly later than `after`, and the index of its schedule; `None` if
+    /// there is none ever again.
+    #[must_use]
+    pub fn next_after(&self, after: Timestamp) -> Option<(Timestamp, usize)> {
+        let next = |(index, schedule): (usize, &CompiledSchedule)| Some((schedule.next_after(after)?, index));
+        self.schedules.iter().enumerate().filter_map(next).min()
+    }
+
+    /// [`Self::next_after`] with what people want to know about it.
+    #[must_use]
+    pub fn describe_next(&self, after: Timestamp) -> Option<(Described, usize)> {
+        let (at, index) = self.next_after(after)?;
+        Some((self.schedules.get(index)?.describe(at), index))
+    }
+
+    /// How many occurrences lie between two instants, both inclusive, but at most `limit`.
+    ///
+    /// A set of one costs what its schedule costs; the union of several is walked, up to `limit`.
+    #[must_use]
+    pub fn count_between(&self, from: Timestamp, to: Timestamp, limit: u64) -> u64 {
+        match &*self.schedules {
+            [] => 0,
+            [one] => one.count_between(from, to, limit),
+            _ => count_by_walking(|after| Some(self.next_after(after)?.0), before(from), to, limit),
+        }
+    }
+}
