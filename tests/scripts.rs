@@ -157,7 +157,9 @@ impl Script {
                     spec = self.named(word).ok_or("no such job")?.as_ref().clone();
                 }
                 let mine = |key: &str| matches!(key, "id" | "by" | "why" | "next");
-                if verb == "edit" && args.pairs.iter().any(|(key, _)| matches!(key.as_str(), "every" | "at" | "cron")) {
+                if verb == "edit"
+                    && args.pairs.iter().any(|(key, _)| matches!(key.as_str(), "every" | "at" | "cron"))
+                {
                     spec.schedules.clear();
                 }
                 for (key, value) in args.pairs.iter().filter(|(key, _)| !mine(key)) {
@@ -253,8 +255,12 @@ impl Script {
                 let version = args.get("version").map(str::parse).transpose()?.unwrap_or(version);
                 let expect = instant(args.get("expect").ok_or("expect=INSTANT")?)?;
                 let at = args.get("run").map(instant).transpose()?.unwrap_or(expect);
-                let verdicts =
-                    vec![Verdict::Run { scheduled_at: at, due_at: at, cause: Cause::Schedule, stands_for: 1 }];
+                let verdicts = vec![Verdict::Run {
+                    scheduled_at: at,
+                    due_at: at,
+                    cause: Cause::Schedule,
+                    stands_for: 1,
+                }];
                 let next = args.get("next").map(due).transpose()?;
                 Command::Fire { job, version, expect, verdicts, next }
             }
@@ -268,7 +274,13 @@ impl Script {
         match args.word(0)? {
             "runs" => {
                 for run in state.runs() {
-                    writeln!(out, "{} {}: {}", names.of_run(run.id), names::state(run.state), names::phase(run))?;
+                    writeln!(
+                        out,
+                        "{} {}: {}",
+                        names.of_run(run.id),
+                        names::state(run.state),
+                        names::phase(run)
+                    )?;
                 }
             }
             "job" => {

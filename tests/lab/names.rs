@@ -116,7 +116,10 @@ pub(crate) fn phase(run: &Run) -> String {
         Phase::Running => run.running().map_or("running?".to_owned(), |attempt| {
             let probe = if attempt.probe.is_some() { ", a probe" } else { "" };
             let stop = if run.cancel.is_some() { ", to be stopped" } else { "" };
-            format!("running on {}, attempt {}, fence {}{probe}{stop}", attempt.worker, attempt.number, attempt.fence)
+            format!(
+                "running on {}, attempt {}, fence {}{probe}{stop}",
+                attempt.worker, attempt.number, attempt.fence
+            )
         }),
         other => format!("{other:?}").to_lowercase(),
     }

@@ -226,14 +226,16 @@ impl Single {
     fn describe_breakers(&self, before: &State, out: &mut String) {
         for (key, breaker) in self.state.breakers() {
             let was = before.breaker(key).map(|breaker| breaker.status);
-            let moved = was.map(|it| std::mem::discriminant(&it)) != Some(std::mem::discriminant(&breaker.status));
+            let moved =
+                was.map(|it| std::mem::discriminant(&it)) != Some(std::mem::discriminant(&breaker.status));
             let Some(last) = breaker.transitions.last().filter(|_| moved) else { continue };
             let status = match breaker.status {
                 Status::Closed => "closed".to_owned(),
                 Status::Open { until, .. } => format!("open until {}", clock(until)),
                 Status::HalfOpen { .. } => "half open".to_owned(),
             };
-            let _ = writeln!(out, "      breaker {} {status}: {}", self.names.of_breaker(key), last.why.as_str());
+            let _ =
+                writeln!(out, "      breaker {} {status}: {}", self.names.of_breaker(key), last.why.as_str());
         }
     }
 
@@ -252,9 +254,12 @@ impl Single {
                 let told: Vec<String> = verdicts.iter().map(verdict).collect();
                 format!("fire {} [{}] next {}", self.names.label(*job), told.join(", "), names::due(*next))
             }
-            Command::Start { run: id, attempt, worker, .. } => format!("start {} #{attempt} on {worker}", run(*id)),
+            Command::Start { run: id, attempt, worker, .. } => {
+                format!("start {} #{attempt} on {worker}", run(*id))
+            }
             Command::Complete { run: id, fence, outcome, retry_after, .. } => {
-                let wait = if retry_after.is_zero() { String::new() } else { format!(" wait {retry_after:?}") };
+                let wait =
+                    if retry_after.is_zero() { String::new() } else { format!(" wait {retry_after:?}") };
                 format!("complete {} fence {fence}: {}{wait}", run(*id), names::outcome(*outcome))
             }
             Command::Renew { worker, .. } => format!("renew {worker}"),
@@ -278,7 +283,9 @@ fn verdict(verdict: &Verdict) -> String {
         Verdict::Run { scheduled_at, stands_for, .. } => {
             format!("{} catch up for {stands_for}", clock(scheduled_at))
         }
-        Verdict::Missed { from, until, count } => format!("missed {count}: {} to {}", clock(from), clock(until)),
+        Verdict::Missed { from, until, count } => {
+            format!("missed {count}: {} to {}", clock(from), clock(until))
+        }
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use chronarch::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
 use chronarch::state::spec::{
-    BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, OnLost, OnOpen, OnResume, Overlap, OverlapPolicy, Program,
-    Retention, Retry, RetryOn, Target,
+    BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, OnLost, OnOpen, OnResume, Overlap, OverlapPolicy,
+    Program, Retention, Retry, RetryOn, Target,
 };
 use chronarch::state::time::Timestamp;
 
@@ -110,7 +110,11 @@ pub(crate) fn every(period: Duration) -> Schedule {
 }
 
 fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
-    words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or_else(|| format!("unknown word {text}"))
+    words
+        .iter()
+        .find(|(word, _)| *word == text)
+        .map(|(_, value)| *value)
+        .ok_or_else(|| format!("unknown word {text}"))
 }
 
 fn number(text: &str) -> Result<u32, String> {
@@ -183,7 +187,8 @@ fn set_policy(spec: &mut JobSpec, key: &str, value: &str) -> Result<(), String> 
         "max_wait" => retry.max = span(value)?,
         "on" => retry.on = value.split('/').map(retry_on).collect::<Result<_, _>>()?,
         "catch_up" => {
-            let words = [("none", CatchUpRuns::None), ("latest", CatchUpRuns::Latest), ("all", CatchUpRuns::All)];
+            let words =
+                [("none", CatchUpRuns::None), ("latest", CatchUpRuns::Latest), ("all", CatchUpRuns::All)];
             spec.catch_up.runs = one_of(value, &words)?;
         }
         "window" => spec.catch_up.window = span(value)?,
