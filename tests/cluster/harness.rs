@@ -11,12 +11,12 @@ use chronarch::pb::v1;
 use tokio::time::Instant;
 
 /// How long anything may take that a test waits for.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-pub struct Harness {
-    pub cluster: LocalCluster,
-    pub client: Client,
-    pub clock: Clock,
+pub(crate) struct Harness {
+    pub(crate) cluster: LocalCluster,
+    pub(crate) client: Client,
+    pub(crate) clock: Clock,
     dir: Option<tempfile::TempDir>,
 }
 
@@ -33,7 +33,7 @@ impl Drop for Harness {
 
 impl Harness {
     /// Three nodes that have a leader. `extra` is added to each node's configuration.
-    pub async fn start(extra: &str) -> Self {
+    pub(crate) async fn start(extra: &str) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let mut cluster = LocalCluster::prepare(LocalOptions {
             nodes: 3,
@@ -58,7 +58,7 @@ impl Harness {
     }
 
     /// The leader that every reachable node agrees on, once they do.
-    pub async fn leader(&self) -> u64 {
+    pub(crate) async fn leader(&self) -> u64 {
         eventually("a leader that all nodes agree on", || async {
             let mut leaders = Vec::new();
             for (_, status) in self.client.statuses().await {
@@ -72,19 +72,19 @@ impl Harness {
     }
 
     /// Nodes that run and do not lead.
-    pub async fn followers(&self) -> Vec<u64> {
+    pub(crate) async fn followers(&self) -> Vec<u64> {
         let leader = self.leader().await;
         self.cluster.nodes().filter(|node| *node != leader && self.cluster.is_started(*node)).collect()
     }
 
-    pub async fn status(&self, node: u64) -> Option<v1::ClusterStatus> {
+    pub(crate) async fn status(&self, node: u64) -> Option<v1::ClusterStatus> {
         let endpoint = self.cluster.endpoint(node);
         let statuses = self.client.statuses().await;
         statuses.into_iter().find(|(of, _)| of.to_string() == endpoint).and_then(|(_, status)| status.ok())
     }
 
     /// Waits until the node has applied what the others have committed.
-    pub async fn caught_up(&self, node: u64) {
+    pub(crate) async fn caught_up(&self, node: u64) {
         let target = self.client.statuses().await;
         let target =
             target.iter().filter_map(|(_, status)| status.as_ref().ok()).map(|status| status.committed_index);
@@ -96,19 +96,19 @@ impl Harness {
     }
 
     /// Applies job files in YAML.
-    pub async fn apply(&self, yaml: &str) -> Vec<v1::AppliedJob> {
+    pub(crate) async fn apply(&self, yaml: &str) -> Vec<v1::AppliedJob> {
         let documents = job_file::read("test.yaml", job_file::Format::Yaml, yaml).expect("a sound job file");
         let jobs = documents.into_iter().map(|document| document.spec).collect();
         let request = v1::ApplyJobsRequest { jobs, ..v1::ApplyJobsRequest::default() };
         self.client.apply_jobs(request).await.expect("the jobs are accepted").results
     }
 
-    pub async fn job(&self, name: &str) -> v1::Job {
+    pub(crate) async fn job(&self, name: &str) -> v1::Job {
         let request = v1::GetJobRequest { namespace: "default".into(), name: name.into(), stale: false };
         self.client.get_job(request).await.expect("the job is there")
     }
 
-    pub async fn pause(&self, name: &str) {
+    pub(crate) async fn pause(&self, name: &str) {
         let request = v1::PauseJobRequest {
             namespace: "default".into(),
             name: name.into(),
@@ -118,7 +118,7 @@ impl Harness {
         self.client.pause_job(request).await.expect("the job is paused");
     }
 
-    pub async fn trigger(&self, name: &str) -> v1::Run {
+    pub(crate) async fn trigger(&self, name: &str) -> v1::Run {
         let request = v1::TriggerJobRequest {
             namespace: "default".into(),
             name: name.into(),
@@ -127,13 +127,13 @@ impl Harness {
         self.client.trigger_job(request).await.expect("the run is made")
     }
 
-    pub async fn run(&self, run_id: &str) -> v1::Run {
+    pub(crate) async fn run(&self, run_id: &str) -> v1::Run {
         let request = v1::GetRunRequest { run_id: run_id.to_owned(), stale: false };
         self.client.get_run(request).await.expect("the run is there")
     }
 
     /// The run, once it has ended.
-    pub async fn ended(&self, run_id: &str) -> v1::Run {
+    pub(crate) async fn ended(&self, run_id: &str) -> v1::Run {
         eventually("the run to end", || async {
             let run = self.run(run_id).await;
             chronarch::client::is_ended(&run).then_some(run)
@@ -142,7 +142,7 @@ impl Harness {
     }
 
     /// All records of a job, newest first.
-    pub async fn runs(&self, job: &str) -> Vec<v1::Run> {
+    pub(crate) async fn runs(&self, job: &str) -> Vec<v1::Run> {
         let request = v1::ListRunsRequest {
             namespace: "default".into(),
             job: job.into(),
@@ -152,13 +152,13 @@ impl Harness {
         chronarch::client::paging::runs(&self.client, request, 100_000).await.expect("the run log").runs
     }
 
-    pub async fn breaker(&self, name: &str) -> v1::Breaker {
+    pub(crate) async fn breaker(&self, name: &str) -> v1::Breaker {
         let request = v1::GetBreakerRequest { namespace: "default".into(), name: name.into(), stale: false };
         self.client.get_breaker(request).await.expect("the breaker is there")
     }
 
     /// Waits until nothing is live, so that counting makes sense.
-    pub async fn quiet(&self) {
+    pub(crate) async fn quiet(&self) {
         eventually("all runs to end", || async {
             let leader = self.leader().await;
             self.status(leader).await.filter(|status| status.live_runs == 0).map(drop)
@@ -171,7 +171,7 @@ impl Harness {
 ///
 /// # Panics
 /// When there is none within [`PATIENCE`].
-pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = ask().await {

@@ -14,12 +14,12 @@ use chronarch::state::time::Timestamp;
 
 /// A request that arrived.
 #[derive(Clone, Debug)]
-pub struct Hit {
-    pub job: String,
-    pub run_id: String,
-    pub scheduled_at: Timestamp,
-    pub attempt: u32,
-    pub fence: u64,
+pub(crate) struct Hit {
+    pub(crate) job: String,
+    pub(crate) run_id: String,
+    pub(crate) scheduled_at: Timestamp,
+    pub(crate) attempt: u32,
+    pub(crate) fence: u64,
 }
 
 #[derive(Default)]
@@ -30,13 +30,13 @@ struct Inner {
 
 /// The server; it ends with the test.
 #[derive(Clone)]
-pub struct Receiver {
+pub(crate) struct Receiver {
     address: String,
     inner: Arc<Inner>,
 }
 
 impl Receiver {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let inner = Arc::<Inner>::default();
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address").to_string();
@@ -50,24 +50,24 @@ impl Receiver {
         Self { address, inner }
     }
 
-    pub fn url(&self, path: &str) -> String {
+    pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    pub fn set_broken(&self, broken: bool) {
+    pub(crate) fn set_broken(&self, broken: bool) {
         self.inner.broken.store(broken, Ordering::SeqCst);
     }
 
-    pub fn hits(&self) -> Vec<Hit> {
+    pub(crate) fn hits(&self) -> Vec<Hit> {
         self.inner.hits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    pub fn hits_of(&self, job: &str) -> Vec<Hit> {
+    pub(crate) fn hits_of(&self, job: &str) -> Vec<Hit> {
         self.hits().into_iter().filter(|hit| hit.job == job).collect()
     }
 
     /// First attempts by instant.
-    pub fn instants_of(&self, job: &str) -> BTreeMap<i64, Vec<Hit>> {
+    pub(crate) fn instants_of(&self, job: &str) -> BTreeMap<i64, Vec<Hit>> {
         let mut instants: BTreeMap<i64, Vec<Hit>> = BTreeMap::new();
         for hit in self.hits_of(job) {
             instants.entry(hit.scheduled_at.millis()).or_default().push(hit);
