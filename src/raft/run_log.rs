@@ -82,7 +82,8 @@ pub trait RunSink: Send + Sync + 'static {
     fn fill(&self, runs: Vec<StoredRun>) -> BoxFuture<'_, Result<(), StorageError>>;
 
     /// Runs with an index in `(after, through]` in the order of the log, beyond `cursor` (the index and key of a
-    /// run) if there is one; everything appended so far is seen. At most `max_bytes` of keys and values, but one run at least if there is any.
+    /// run) if there is one; everything appended so far is seen. At most `max_bytes` of keys and values, but one
+    /// run at least if there is any.
     fn read(
         &self,
         gap: RunLogGap,
@@ -133,7 +134,11 @@ impl Gap {
     }
 
     /// Stores what is left of `known`, unless a snapshot has widened it meanwhile: then all of it is fetched again.
-    async fn narrow(&self, known: RunLogGap, rest: Option<RunLogGap>) -> Result<bool, StorageError> {
+    pub(super) async fn narrow(
+        &self,
+        known: RunLogGap,
+        rest: Option<RunLogGap>,
+    ) -> Result<bool, StorageError> {
         let _turn = self.turn.lock().await;
         let unchanged = self.sink.gap() == Some(known);
         if unchanged {

@@ -233,7 +233,8 @@ async fn copied_folder_is_refused_and_so_is_a_folder_in_use() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
+// On one thread nothing is answered between two submissions, however fast the machine is.
+#[tokio::test]
 async fn proposals_are_bounded_in_size_and_number() {
     let root = TempDir::new().unwrap();
     let mut places = places(root.path(), 1, &harness::timing()).await;
@@ -253,4 +254,8 @@ async fn proposals_are_bounded_in_size_and_number() {
     let done = answers.iter().filter(|answer| answer.is_ok()).count();
     assert!(overloaded > 0 && done > 0 && overloaded + done == 200, "{overloaded} + {done}");
     node.raft.propose(None, entry(2)).await.unwrap();
+    eventually("a single node is its own majority", || {
+        node.raft.quorum_acked_within(Duration::from_millis(300))
+    })
+    .await;
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -35,6 +36,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 pub(super) struct MemoryRunLog {
     now: Mutex<Contents>,
     durable: Mutex<Contents>,
+    /// Whether it fails from here on.
+    pub(super) broken: AtomicBool,
 }
 
 #[derive(Clone, Default)]
@@ -59,6 +62,9 @@ impl MemoryRunLog {
 
 impl RunSink for MemoryRunLog {
     fn append(&self, index: u64, runs: Vec<Arc<Run>>) -> BoxFuture<'_, Result<(), StorageError>> {
+        if self.broken.load(Ordering::Relaxed) {
+            return Box::pin(async { Err(StorageError::Closed) });
+        }
         let mut now = self.now.lock().unwrap();
         for run in runs {
             now.runs.insert((index, run.id.to_string().into()), run.encode().into());

@@ -1,14 +1,20 @@
 //! Snapshots, and the run log that has to keep in step with them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use tempfile::TempDir;
+use tokio::time::timeout;
 
-use super::harness::{self, entry, eventually, in_step, leader_of, places, start_all};
+use super::harness::{
+    self, MemoryRunLog, PATIENCE, entry, eventually, in_step, leader_of, places, start_all,
+};
 use crate::config::RaftTiming;
-use crate::raft::Raft;
+use crate::raft::run_log::Gap;
+use crate::raft::{FatalError, ProposeError, Raft, RunLogGap, RunSink};
 use crate::state::time::Timestamp;
 use crate::state::{Command, Entry, Outcome, Request};
+use crate::storage::StorageError;
 
 /// Entries each of which finishes a run.
 async fn finish_runs(leader: &Raft, count: u64) {
@@ -88,4 +94,42 @@ async fn snapshot_is_taken_by_itself_when_it_is_due_and_a_restart_begins_with_it
     assert_eq!(node.raft.state(), state);
     assert!(node.raft.status().snapshot_index >= status.snapshot_index);
     assert!(node.raft.status().purged_index >= status.purged_index);
+}
+
+#[tokio::test]
+async fn gap_that_is_widened_while_it_is_fetched_stays_open() {
+    let run_log = Arc::new(MemoryRunLog::default());
+    let gap = Gap::of(Arc::clone(&run_log) as Arc<dyn RunSink>);
+    gap.widen(Some(9), 9).await.unwrap();
+    assert_eq!(run_log.gap(), None);
+    gap.widen(Some(5), 20).await.unwrap();
+    let known = RunLogGap { after: 5, through: 20 };
+    assert_eq!(run_log.gap(), Some(known));
+    let rest = RunLogGap { after: 12, through: 20 };
+    assert!(gap.narrow(known, Some(rest)).await.unwrap());
+    gap.widen(Some(30), 40).await.unwrap();
+    assert!(!gap.narrow(rest, None).await.unwrap());
+    assert_eq!(run_log.gap(), Some(RunLogGap { after: 12, through: 40 }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn storage_error_ends_the_node_and_nothing_goes_on() {
+    let root = TempDir::new().unwrap();
+    let mut places = places(root.path(), 3, &harness::timing()).await;
+    let nodes = start_all(&mut places).await;
+    let rafts: Vec<_> = nodes.iter().map(|node| &node.raft).collect();
+    let at = leader_of(&rafts).await;
+    places[at].run_log.broken.store(true, Ordering::Relaxed);
+    let finishing = tokio::spawn({
+        let leader = rafts[at].clone();
+        async move { finish_runs(&leader, 1).await }
+    });
+    let error = timeout(PATIENCE, rafts[at].fatal()).await.unwrap();
+    assert!(matches!(error, FatalError::Storage(StorageError::Closed)), "{error:?}");
+    assert!(finishing.await.is_err(), "its client was not answered");
+    assert!(matches!(rafts[at].propose(None, entry(1)).await, Err(ProposeError::Fatal)));
+    // The others notice and go on without it.
+    let rest: Vec<_> = rafts.iter().copied().filter(|raft| raft.node_id() != rafts[at].node_id()).collect();
+    let next = leader_of(&rest).await;
+    rest[next].propose(None, entry(2)).await.unwrap();
 }
