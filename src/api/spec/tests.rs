@@ -1,7 +1,9 @@
 use std::time::Duration;
 
 use super::*;
-use crate::state::spec::{BreakerPolicy, CatchUp, CatchUpRuns, Keep, OnOpen, Overlap, OverlapPolicy, Retention, Retry};
+use crate::state::spec::{
+    BreakerPolicy, CatchUp, CatchUpRuns, Keep, OnOpen, Overlap, OverlapPolicy, Retention, Retry,
+};
 use crate::view;
 
 fn http(name: &str) -> pb::JobSpec {
@@ -153,15 +155,24 @@ fn each_field_is_refused_under_its_own_path() {
         (|s| s.name.clear(), "name: is missing"),
         (|s| s.name = "A".to_owned(), "name: 'A' is not allowed, only a-z, 0-9, `.`, `_` and `-` are"),
         (|s| s.name = "a".repeat(129), "name: 129 bytes are too long, at most 128 are allowed"),
-        (|s| s.namespace = "ü".to_owned(), "namespace: 'ü' is not allowed, only a-z, 0-9, `.`, `_` and `-` are"),
-        (|s| s.description = "x".repeat(4_097), "description: 4097 bytes are too long, at most 4096 are allowed"),
+        (
+            |s| s.namespace = "ü".to_owned(),
+            "namespace: 'ü' is not allowed, only a-z, 0-9, `.`, `_` and `-` are",
+        ),
+        (
+            |s| s.description = "x".repeat(4_097),
+            "description: 4097 bytes are too long, at most 4096 are allowed",
+        ),
         (
             |s| drop(s.labels.insert("a b".to_owned(), String::new())),
             "labels[\"a b\"]: a key has 1 to 63 characters out of a-z, A-Z, 0-9, `.`, `_`, `-` and `/`",
         ),
         (|s| s.queue = "Q".to_owned(), "queue: 'Q' is not allowed, only a-z, 0-9, `.`, `_` and `-` are"),
         (|s| s.target = None, "target: is missing"),
-        (|s| s.target = Some(pb::Target::default()), "target: exactly one of http and exec is needed, found none"),
+        (
+            |s| s.target = Some(pb::Target::default()),
+            "target: exactly one of http and exec is needed, found none",
+        ),
         (|s| http_of(s).url.clear(), "target.http.url: is missing"),
         (
             |s| http_of(s).url = "ftp://x/".to_owned(),
@@ -208,7 +219,10 @@ fn each_field_is_refused_under_its_own_path() {
             "retry.multiplier: inf is out of range, expected 1 to 100",
         ),
         (
-            |s| s.retry = Some(pb::Retry { on: vec!["lost".to_owned(), "exit:0".to_owned()], ..Default::default() }),
+            |s| {
+                s.retry =
+                    Some(pb::Retry { on: vec!["lost".to_owned(), "exit:0".to_owned()], ..Default::default() })
+            },
             "retry.on[1]: \"exit:0\" is none of failed, timeout, lost, exit:1 to exit:255, http:503, http:5xx",
         ),
         (
@@ -296,7 +310,10 @@ fn all_problems_come_at_once_and_their_number_is_bounded() {
 fn what_is_too_large_is_refused_whatever_it_is() {
     let text = wrong(|spec| http_of(spec).body = "x".repeat(200_000));
     assert!(text.starts_with("the job has 2000"), "{text}");
-    assert!(text.ends_with("target.http.body: 200000 bytes are too long, at most 65536 are allowed"), "{text}");
+    assert!(
+        text.ends_with("target.http.body: 200000 bytes are too long, at most 65536 are allowed"),
+        "{text}"
+    );
     let text = wrong(|spec| spec.schedule = vec![cron("* * * * *"); 17]);
     assert!(text.starts_with("schedule: 17 schedules are too many, at most 16 are allowed"), "{text}");
     let text = wrong(|spec| {
