@@ -23,6 +23,9 @@ fn span(seconds: i64, nanos: i32) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos })
 }
 
+/// A change of a job.
+type Change = fn(&mut pb::JobSpec);
+
 /// What is wrong with the job after `change`, one problem a line.
 fn wrong(change: impl FnOnce(&mut pb::JobSpec)) -> String {
     let mut spec = http("job");
@@ -151,7 +154,7 @@ fn a_definition_survives_the_way_out_and_in_again() {
 
 #[test]
 fn each_field_is_refused_under_its_own_path() {
-    let table: [(fn(&mut pb::JobSpec), &str); 34] = [
+    let table: [(Change, &str); 34] = [
         (|s| s.name.clear(), "name: is missing"),
         (|s| s.name = "A".to_owned(), "name: 'A' is not allowed, only a-z, 0-9, `.`, `_` and `-` are"),
         (|s| s.name = "a".repeat(129), "name: 129 bytes are too long, at most 128 are allowed"),

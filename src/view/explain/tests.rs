@@ -205,7 +205,8 @@ async fn lost_worker_and_waiting_retry_are_told() {
         explain_run(&scene, run, &[]),
         format!(
             "Run {run} failed at 2026-03-02T10:00:11.000Z: attempt 1 was lost: its worker w1 vanished.\n\
-             - On_lost is `fail`: nobody knows what the lost attempt did, so it is not run again."
+             - Its worker vanished in the middle of the attempt, and on_lost is fail.\n\
+             - Nobody knows what the lost attempt did, so it is not run again."
         )
     );
     let mut spec = minutely("b");
