@@ -71,3 +71,19 @@ impl Api {
         asked.ok()?.ok().map(Response::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_is_handed_on_once() {
+        let mut request = Request::new(());
+        assert!(may_forward(&request));
+        for hops in ["1", "2", "-1", "x", ""] {
+            request.metadata_mut().insert(HOPS, hops.parse().expect("ASCII"));
+            assert!(!may_forward(&request), "{hops}");
+        }
+        assert!(!may_forward(&handed_on(())));
+    }
+}

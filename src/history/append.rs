@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::rows::Rows;
-use super::{HistoryError, JOBS, RunLog, keys, transfer};
+use super::{HistoryError, JOBS, RunLog, Write, keys, transfer};
 use crate::state::run::{Run, RunId};
 use crate::storage::StorageError;
 use crate::storage::store::Op;
@@ -75,7 +75,8 @@ impl RunLog {
         // Last, so that a run that the index names is there even when a crash splits the requests.
         ops.extend(index_ops(rows, index, &ids));
         if let Some(written) = self.shared.unless_failed(rows.write(ops)).await? {
-            self.shared.memory().writes.push_back((Box::pin(written.visible()), index, ids));
+            let write = Write { written: Box::pin(written.visible()), index, ids };
+            self.shared.memory().writes.push_back(write);
         }
         Ok(())
     }

@@ -81,13 +81,20 @@ struct Shared {
     begun_anew: bool,
 }
 
+/// A write on its way, with the index and the runs that it is for.
+struct Write {
+    written: BoxFuture<'static, Result<(), StorageError>>,
+    index: u64,
+    ids: Vec<RunId>,
+}
+
 /// What is not, or not only, on the disk.
 #[derive(Default)]
 struct Memory {
     /// Appended and not known to be written.
     queued: BTreeMap<RunId, (u64, Arc<Run>)>,
     /// The writes of those, in order.
-    writes: VecDeque<(BoxFuture<'static, Result<(), StorageError>>, u64, Vec<RunId>)>,
+    writes: VecDeque<Write>,
     /// The last index that was appended.
     last_index: u64,
     gap: Option<Gap>,
@@ -104,8 +111,8 @@ struct Memory {
 impl Memory {
     /// Forgets what has been written.
     fn settle(&mut self) {
-        while let Some((write, index, ids)) = self.writes.front_mut() {
-            match write.now_or_never() {
+        while let Some(Write { written, index, ids }) = self.writes.front_mut() {
+            match written.now_or_never() {
                 None => return,
                 // The store has told its owner; what is queued can still be read.
                 Some(Err(_)) => {}

@@ -145,7 +145,7 @@ fn merged<K: Ord>(
     key: impl Fn(&Arc<Run>) -> K,
 ) -> Vec<Arc<Run>> {
     queued.extend(written);
-    queued.sort_by(|a, b| key(b).cmp(&key(a)));
+    queued.sort_by_key(|run| std::cmp::Reverse(key(run)));
     queued.dedup_by_key(|run| run.id);
     queued.truncate(limit);
     queued

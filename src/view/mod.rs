@@ -18,6 +18,8 @@
 pub mod breaker;
 pub mod cluster;
 pub mod explain;
+#[cfg(test)]
+pub(crate) mod fixture;
 pub mod job;
 pub mod run;
 pub mod runs;

@@ -11,11 +11,13 @@ use crate::pb::v1 as pb;
 use crate::state::spec::{Program, Target};
 
 /// Methods of an http target.
-const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
+const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 /// Headers that belong to the connection and not to the request.
 const CONNECTION_HEADERS: [&str; 4] = ["connection", "content-length", "transfer-encoding", "upgrade"];
 /// Headers and variables that tell the target about its run begin so.
 const OURS: (&str, &str) = ("chronarch-", "CHRONARCH_");
+/// Others that do.
+const OUR_HEADERS: [&str; 2] = ["idempotency-key", "traceparent"];
 
 /// The target; paths begin at `target`.
 pub(super) fn target(target: Option<&pb::Target>, problems: &mut Problems) -> Option<Target> {
@@ -84,7 +86,7 @@ fn headers(path: &str, headers: &BTreeMap<String, String>, problems: &mut Proble
         }
         match HeaderName::from_bytes(name.as_bytes()) {
             Err(_) => problems.add(&at, "is no header name"),
-            Ok(known) if known.as_str().starts_with(OURS.0) => {
+            Ok(known) if known.as_str().starts_with(OURS.0) || OUR_HEADERS.contains(&known.as_str()) => {
                 problems.add(&at, "is set by the scheduler");
             }
             Ok(known) if CONNECTION_HEADERS.contains(&known.as_str()) => {
@@ -183,7 +185,7 @@ fn environment(path: &str, variables: &BTreeMap<String, String>, problems: &mut 
         let first_is_digit = name.bytes().next().is_none_or(|byte| byte.is_ascii_digit());
         if first_is_digit || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
             problems.add(&at, "is no variable's name, expected [A-Za-z_][A-Za-z0-9_]*");
-        } else if name.starts_with(OURS.1) {
+        } else if name.starts_with(OURS.1) || name == "TRACEPARENT" {
             problems.add(&at, "is set by the scheduler");
         }
         if name.len() + text.len() > limits::PAIR_BYTES {

@@ -1,1 +1,357 @@
+use std::time::Duration;
 
+use super::*;
+use crate::state::spec::{
+    BreakerPolicy, CatchUp, CatchUpRuns, Keep, OnOpen, Overlap, OverlapPolicy, Retention, Retry,
+};
+use crate::view;
+
+fn http(name: &str) -> pb::JobSpec {
+    let target = pb::HttpTarget { url: "https://example.org/list".to_owned(), ..Default::default() };
+    pb::JobSpec {
+        name: name.to_owned(),
+        target: Some(pb::Target { http: Some(target), exec: None }),
+        ..Default::default()
+    }
+}
+
+fn cron(line: &str) -> pb::Schedule {
+    pb::Schedule { cron: line.to_owned(), ..Default::default() }
+}
+
+fn span(seconds: i64, nanos: i32) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos })
+}
+
+/// A change of a job.
+type Change = fn(&mut pb::JobSpec);
+
+/// What is wrong with the job after `change`, one problem a line.
+fn wrong(change: impl FnOnce(&mut pb::JobSpec)) -> String {
+    let mut spec = http("job");
+    change(&mut spec);
+    from_pb(&spec).expect_err("a refusal").to_string()
+}
+
+fn http_of(spec: &mut pb::JobSpec) -> &mut pb::HttpTarget {
+    spec.target.as_mut().and_then(|target| target.http.as_mut()).expect("an http target")
+}
+
+#[test]
+fn absent_fields_have_the_documented_defaults() {
+    let spec = from_pb(&http("job")).expect("a job");
+    let second = Duration::from_secs(1);
+    assert_eq!((spec.namespace.as_str(), spec.queue.as_str()), ("default", "default"));
+    assert_eq!((spec.timeout, spec.start_within), (3_600 * second, None));
+    assert_eq!((spec.on_lost, spec.on_resume), (OnLost::Rerun, OnResume::Skip));
+    assert_eq!(
+        spec.retry,
+        Retry {
+            max_attempts: 1,
+            initial: second,
+            multiplier_milli: 2_000,
+            max: 600 * second,
+            jitter_milli: 200,
+            on: Vec::new()
+        }
+    );
+    assert_eq!(spec.catch_up, CatchUp { runs: CatchUpRuns::Latest, window: 3_600 * second, max: 100 });
+    assert_eq!(
+        spec.overlap,
+        Overlap { policy: OverlapPolicy::Skip, limit: 1, keep: Keep::Newest, max_parallel: 1 }
+    );
+    assert_eq!(
+        spec.breaker,
+        BreakerPolicy {
+            name: None,
+            consecutive_failures: 5,
+            failure_rate_milli: 0,
+            minimum_attempts: 10,
+            window: 600 * second,
+            open_for: 60 * second,
+            max_open_for: 3_600 * second,
+            probes: 1,
+            on_open: OnOpen::Skip
+        }
+    );
+    assert_eq!(spec.retention, Retention { runs: 100, age: 30 * 86_400 * second });
+    let exec = pb::ExecTarget { shell: "true".to_owned(), ..Default::default() };
+    let mut spec = http("job");
+    spec.target = Some(pb::Target { http: None, exec: Some(exec) });
+    assert_eq!(from_pb(&spec).expect("a job").on_lost, OnLost::Fail);
+}
+
+#[test]
+fn zero_that_was_written_is_not_the_default() {
+    let mut spec = http("job");
+    spec.breaker = Some(pb::BreakerPolicy { consecutive_failures: Some(0), ..Default::default() });
+    spec.retry = Some(pb::Retry { jitter: Some(0.0), ..Default::default() });
+    let read = from_pb(&spec).expect("a job");
+    assert_eq!((read.breaker.consecutive_failures, read.retry.jitter_milli), (0, 0));
+}
+
+#[test]
+fn a_definition_survives_the_way_out_and_in_again() {
+    let mut spec = http("full.job-1_x");
+    spec.namespace = "ops".to_owned();
+    spec.description = "über".to_owned();
+    spec.labels.insert("team/a.b-c_d".to_owned(), "x y".to_owned());
+    let dst = Some(pb::Dst { gap: pb::Gap::Shift.into(), fold: pb::Fold::Both.into() });
+    let at = |seconds| prost_types::Timestamp { seconds, nanos: 5_999_999 };
+    spec.schedule = vec![
+        pb::Schedule {
+            timezone: "Europe/Berlin".to_owned(),
+            dst,
+            day_rule: pb::DayRule::And.into(),
+            start_at: Some(at(0)),
+            end_at: Some(at(4_000_000_000)),
+            jitter: span(300, 0),
+            ..cron("30 2 * * mon-fri")
+        },
+        pb::Schedule { every: span(90, 500_000_000), offset: span(30, 0), ..Default::default() },
+        pb::Schedule { at: vec![at(1_800_000_000), at(-5), at(1_800_000_000)], ..Default::default() },
+    ];
+    let target = http_of(&mut spec);
+    target.method = "post".to_owned();
+    target.headers.insert("X-A".to_owned(), "b".to_owned());
+    target.body = "{}".to_owned();
+    target.success = " 200-299, 304 ".to_owned();
+    spec.timeout = span(0, 1_000_000);
+    spec.start_within = span(900, 0);
+    let on = ["failed", "timeout", "lost", "exit:75", "http:429", "http:5xx"];
+    spec.retry = Some(pb::Retry {
+        max_attempts: 100,
+        multiplier: 1.5,
+        max: span(7_200, 0),
+        initial: span(0, 0),
+        jitter: Some(1.0),
+        on: on.iter().map(|word| (*word).to_owned()).collect(),
+    });
+    spec.overlap = Some(pb::Overlap {
+        policy: pb::OverlapPolicy::Queue.into(),
+        limit: 1_000,
+        keep: pb::Keep::Oldest.into(),
+        max_parallel: 2,
+    });
+    spec.breaker = Some(pb::BreakerPolicy {
+        name: "feed".to_owned(),
+        failure_rate: 0.333,
+        open_for: span(7_200, 0),
+        on_open: pb::OnOpen::Hold.into(),
+        ..Default::default()
+    });
+    for spec in [spec, http("plain")] {
+        let read = from_pb(&spec).expect("a job");
+        let shown = view::spec::to_pb(&read);
+        assert_eq!(from_pb(&shown), Ok(read));
+        if !spec.schedule.is_empty() {
+            let shown = &shown.schedule[2].at;
+            assert_eq!(shown.iter().map(|at| at.seconds).collect::<Vec<_>>(), [-5, 1_800_000_000]);
+            assert_eq!(shown[0].nanos, 5_000_000);
+        }
+    }
+}
+
+#[test]
+fn each_field_is_refused_under_its_own_path() {
+    let table: [(Change, &str); 34] = [
+        (|s| s.name.clear(), "name: is missing"),
+        (|s| s.name = "A".to_owned(), "name: 'A' is not allowed, only a-z, 0-9, `.`, `_` and `-` are"),
+        (|s| s.name = "a".repeat(129), "name: 129 bytes are too long, at most 128 are allowed"),
+        (
+            |s| s.namespace = "ü".to_owned(),
+            "namespace: 'ü' is not allowed, only a-z, 0-9, `.`, `_` and `-` are",
+        ),
+        (
+            |s| s.description = "x".repeat(4_097),
+            "description: 4097 bytes are too long, at most 4096 are allowed",
+        ),
+        (
+            |s| drop(s.labels.insert("a b".to_owned(), String::new())),
+            "labels[\"a b\"]: a key has 1 to 63 characters out of a-z, A-Z, 0-9, `.`, `_`, `-` and `/`",
+        ),
+        (|s| s.queue = "Q".to_owned(), "queue: 'Q' is not allowed, only a-z, 0-9, `.`, `_` and `-` are"),
+        (|s| s.target = None, "target: is missing"),
+        (
+            |s| s.target = Some(pb::Target::default()),
+            "target: exactly one of http and exec is needed, found none",
+        ),
+        (|s| http_of(s).url.clear(), "target.http.url: is missing"),
+        (
+            |s| http_of(s).url = "ftp://x/".to_owned(),
+            "target.http.url: the scheme is \"ftp\", expected http or https",
+        ),
+        (|s| http_of(s).url = "https://".to_owned(), "target.http.url: is no URL: empty host"),
+        (
+            |s| http_of(s).method = "BREW".to_owned(),
+            "target.http.method: \"BREW\" is none of GET, HEAD, POST, PUT, PATCH, DELETE",
+        ),
+        (
+            |s| drop(http_of(s).headers.insert("chronarch-run-id".to_owned(), String::new())),
+            "target.http.headers.chronarch-run-id: is set by the scheduler",
+        ),
+        (
+            |s| drop(http_of(s).headers.insert("a b".to_owned(), String::new())),
+            "target.http.headers[\"a b\"]: is no header name",
+        ),
+        (
+            |s| http_of(s).success = "299-200".to_owned(),
+            "target.http.success: \"299-200\" is no range of status codes, expected for example 200-299 or 304",
+        ),
+        (|s| s.timeout = span(0, 0), "timeout: 0s is out of range, expected 1ms to 30days"),
+        (
+            |s| s.timeout = span(-1, 0),
+            "timeout: is no span of time: negative, or its parts contradict each other",
+        ),
+        (|s| s.timeout = span(1, 1), "timeout: 1s 1ns is not a whole number of milliseconds"),
+        (
+            |s| s.timeout = span(i64::MAX, 999_999_999),
+            "timeout: is no span of time: negative, or its parts contradict each other",
+        ),
+        (|s| s.on_lost = 9, "on_lost: unknown value 9; the client is newer than this node"),
+        (
+            |s| s.retry = Some(pb::Retry { max_attempts: 101, ..Default::default() }),
+            "retry.max_attempts: 101 is out of range, expected 1 to 100",
+        ),
+        (
+            |s| s.retry = Some(pb::Retry { jitter: Some(f64::NAN), ..Default::default() }),
+            "retry.jitter: NaN is out of range, expected 0 to 1",
+        ),
+        (
+            |s| s.retry = Some(pb::Retry { multiplier: f64::INFINITY, ..Default::default() }),
+            "retry.multiplier: inf is out of range, expected 1 to 100",
+        ),
+        (
+            |s| {
+                s.retry =
+                    Some(pb::Retry { on: vec!["lost".to_owned(), "exit:0".to_owned()], ..Default::default() })
+            },
+            "retry.on[1]: \"exit:0\" is none of failed, timeout, lost, exit:1 to exit:255, http:503, http:5xx",
+        ),
+        (
+            |s| s.retry = Some(pb::Retry { max: span(1, 0), initial: span(2, 0), ..Default::default() }),
+            "retry.max: is shorter than retry.initial (2s)",
+        ),
+        (
+            |s| s.catch_up = Some(pb::CatchUp { max: 10_001, ..Default::default() }),
+            "catch_up.max: 10001 is out of range, expected 1 to 10000",
+        ),
+        (
+            |s| s.overlap = Some(pb::Overlap { max_parallel: 1_001, ..Default::default() }),
+            "overlap.max_parallel: 1001 is out of range, expected 1 to 1000",
+        ),
+        (
+            |s| s.breaker = Some(pb::BreakerPolicy { failure_rate: -0.5, ..Default::default() }),
+            "breaker.failure_rate: -0.5 is out of range, expected 0 to 1",
+        ),
+        (
+            |s| s.breaker = Some(pb::BreakerPolicy { name: "job:x".to_owned(), ..Default::default() }),
+            "breaker.name: ':' is not allowed, only a-z, 0-9, `.`, `_` and `-` are",
+        ),
+        (
+            |s| s.retention = Some(pb::Retention { runs: 100_001, age: None }),
+            "retention.runs: 100001 is out of range, expected 1 to 100000",
+        ),
+        (
+            |s| s.schedule = vec![pb::Schedule::default()],
+            "schedule: exactly one of cron, every and at is needed, found none",
+        ),
+        (
+            |s| s.schedule = vec![pb::Schedule { offset: span(1, 0), ..cron("* * * * *") }],
+            "schedule.offset: belongs to `every` alone",
+        ),
+        (
+            |s| {
+                let far = prost_types::Timestamp { seconds: i64::MAX, nanos: -1 };
+                s.schedule = vec![pb::Schedule { start_at: Some(far), ..cron("* * * * *") }];
+            },
+            "schedule.start_at: is no instant of the years 0000 to 9999",
+        ),
+    ];
+    for (change, expected) in table {
+        assert_eq!(wrong(change), expected);
+    }
+}
+
+#[test]
+fn schedules_are_compiled_and_their_errors_placed() {
+    let text = wrong(|spec| {
+        spec.schedule = vec![cron("0 0 * * *"), cron("0 99 * * *"), cron("0 0 30 2 *")];
+        spec.schedule.push(pb::Schedule { timezone: "Mars/Olympus".to_owned(), ..cron("0 0 * * *") });
+        spec.schedule.push(pb::Schedule { every: span(10, 0), offset: span(10, 0), ..Default::default() });
+        let (start, end) = (1_774_746_001, 1_774_746_059);
+        let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+        spec.schedule.push(pb::Schedule { start_at: at(start), end_at: at(end), ..cron("* * * * *") });
+    });
+    let paths: Vec<&str> = text.lines().map(|line| line.split(": ").next().expect("a path")).collect();
+    assert_eq!(
+        paths,
+        ["schedule[1].cron", "schedule[2].cron", "schedule[3].timezone", "schedule[4].offset", "schedule[5]"],
+        "{text}"
+    );
+    assert!(text.starts_with("schedule[1].cron: column 3: "), "{text}");
+}
+
+#[test]
+fn all_problems_come_at_once_and_their_number_is_bounded() {
+    let text = wrong(|spec| {
+        spec.name.clear();
+        spec.timeout = span(-1, 0);
+        http_of(spec).url = "x".to_owned();
+    });
+    assert_eq!(text.lines().count(), 3, "{text}");
+    let text = wrong(|spec| {
+        for place in 0..64 {
+            http_of(spec).headers.insert(format!("a {place}"), "\n".to_owned());
+        }
+    });
+    assert_eq!(text.lines().count(), limits::PROBLEMS + 1);
+    assert!(text.ends_with("\nand 28 more"), "{text}");
+}
+
+#[test]
+fn what_is_too_large_is_refused_whatever_it_is() {
+    let text = wrong(|spec| http_of(spec).body = "x".repeat(200_000));
+    assert!(text.starts_with("the job has 2000"), "{text}");
+    assert!(
+        text.ends_with("target.http.body: 200000 bytes are too long, at most 65536 are allowed"),
+        "{text}"
+    );
+    let text = wrong(|spec| spec.schedule = vec![cron("* * * * *"); 17]);
+    assert!(text.starts_with("schedule: 17 schedules are too many, at most 16 are allowed"), "{text}");
+    let text = wrong(|spec| {
+        let at = (0..1_001).map(|seconds| prost_types::Timestamp { seconds, nanos: 0 }).collect();
+        spec.schedule = vec![pb::Schedule { at, ..Default::default() }];
+    });
+    assert_eq!(text, "schedule.at: 1001 instants are too many, at most 1000 are allowed");
+}
+
+proptest::proptest! {
+    #[test]
+    fn bytes_that_decode_never_panic(bytes in proptest::collection::vec(proptest::num::u8::ANY, 0..400)) {
+        if let Ok(spec) = pb::JobSpec::decode(bytes.as_slice()) {
+            let _ = from_pb(&spec);
+        }
+    }
+
+    #[test]
+    fn numbers_of_any_size_never_panic(seconds: i64, nanos: i32, ratio: f64, count: u32, word: i32) {
+        let mut spec = http("job");
+        let any = Some(prost_types::Duration { seconds, nanos });
+        let at = Some(prost_types::Timestamp { seconds, nanos });
+        spec.timeout = any;
+        spec.on_resume = word;
+        spec.start_within = any;
+        spec.retry = Some(pb::Retry { max_attempts: count, initial: any, multiplier: ratio, max: any,
+            jitter: Some(ratio), on: vec![format!("exit:{word}"), format!("http:{count}")] });
+        spec.breaker = Some(pb::BreakerPolicy { consecutive_failures: Some(count), failure_rate: ratio,
+            window: any, open_for: any, ..Default::default() });
+        spec.schedule = vec![
+            pb::Schedule { every: any, offset: any, start_at: at, end_at: at, jitter: any, ..Default::default() },
+            pb::Schedule { at: at.into_iter().collect(), ..Default::default() },
+        ];
+        if let Ok(read) = from_pb(&spec) {
+            proptest::prop_assert_eq!(from_pb(&view::spec::to_pb(&read)), Ok(read));
+        }
+    }
+}

@@ -148,12 +148,9 @@ impl Explaining<'_> {
             && let Some(spec) = spec
         {
             facts.add(match spec.on_lost {
-                OnLost::Fail => {
-                    "on_lost is `fail`: nobody knows what the lost attempt did, so it is not run again"
-                        .to_owned()
-                }
+                OnLost::Fail => "nobody knows what the lost attempt did, so it is not run again".to_owned(),
                 OnLost::Rerun => format!(
-                    "on_lost is `rerun`, and it was run again {}, the most that is allowed",
+                    "with on_lost `rerun` it was run again {}",
                     words::counted(run.reruns.into(), "time")
                 ),
             });

@@ -8,6 +8,9 @@ use crate::state::{BreakerKey, Job};
 use crate::view::breaker as breakers;
 use crate::view::cluster::WorkerInfo;
 
+/// Whether a worker could do it.
+type Fits<'a> = &'a dyn Fn(&WorkerInfo) -> bool;
+
 impl Explaining<'_> {
     /// What a breaker is and why, if it is not closed.
     pub(super) fn breaker(&self, key: &BreakerKey) -> Option<String> {
@@ -68,7 +71,7 @@ impl Explaining<'_> {
         }
         let kind = spec.target.kind();
         let labels: Vec<String> = spec.requires.iter().map(|(key, value)| format!("{key}={value}")).collect();
-        let steps: [(String, &dyn Fn(&WorkerInfo) -> bool); 4] = [
+        let steps: [(String, Fits<'_>); 4] = [
             (format!("no worker serves queue `{queue}`"), &|worker| worker.queues.contains(queue)),
             (format!("no worker of queue `{queue}` carries out {kind} targets"), &|worker| {
                 worker.kinds.contains(kind)
