@@ -7,7 +7,7 @@ use chronarch::scheduler::occurrences::arm;
 use chronarch::scheduler::set::ScheduleSet;
 use chronarch::state::spec::{CatchUpRuns, JobSpec, Keep, OnLost, OnOpen, OnResume, OverlapPolicy, RetryOn};
 use chronarch::state::time::Timestamp;
-use chronarch::state::{BreakerKey, Command, Due, Request, State};
+use chronarch::state::{Command, Due, Request, State};
 
 use crate::chance::Chance;
 use crate::lab::spec;
@@ -95,9 +95,4 @@ pub(crate) fn client(state: &State, wall: Timestamp, chance: &mut Chance) -> Opt
 pub(crate) fn delete_all(state: &State) -> Vec<Command> {
     let delete = |id| Command::DeleteJob { job: id, cancel_runs: false, request: Request::default() };
     state.jobs_after(None).map(|job| delete(job.id)).collect()
-}
-
-/// Jobs of a shared breaker come and go with it.
-pub(crate) fn is_shared(key: &BreakerKey) -> bool {
-    matches!(key, BreakerKey::Shared(..))
 }
