@@ -23,14 +23,17 @@ pub(crate) fn random(name: &str, chance: &mut Chance) -> JobSpec {
     let seconds = |chance: &mut Chance, from, to| Duration::from_secs(chance.between(from, to));
     let mut job = spec::job(name);
     let count = chance.between(1, 2);
-    job.schedules = (0..count).map(|_| spec::every(Duration::from_millis(chance.pick(&[500, 1_000, 1_500, 4_000, 9_000])))).collect();
+    job.schedules = (0..count)
+        .map(|_| spec::every(Duration::from_millis(chance.pick(&[500, 1_000, 1_500, 4_000, 9_000]))))
+        .collect();
     if chance.one_in(3) {
         job.schedules.iter_mut().for_each(|it| it.jitter = Duration::from_millis(700));
     }
     job.timeout = seconds(chance, 3, 20);
     job.retry.max_attempts = chance.pick(&[1, 1, 2, 4]) as u32;
     job.retry.initial = Duration::from_millis(chance.between(10, 900));
-    job.retry.on = chance.pick(&[&[][..], &[RetryOn::Failed][..], &[RetryOn::Timeout, RetryOn::Lost][..]]).to_vec();
+    job.retry.on =
+        chance.pick(&[&[][..], &[RetryOn::Failed][..], &[RetryOn::Timeout, RetryOn::Lost][..]]).to_vec();
     job.catch_up.runs = chance.pick(&[CatchUpRuns::None, CatchUpRuns::Latest, CatchUpRuns::All]);
     job.catch_up.window = seconds(chance, 0, 12);
     job.catch_up.max = chance.between(0, 5) as u32;

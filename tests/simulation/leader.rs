@@ -63,14 +63,20 @@ impl Leader {
         self.sessions.get(worker).is_some_and(|open| open.session == session)
     }
 
-    pub(crate) fn close(&mut self, worker: &Arc<str>, session: u64) {
-        if self.knows(worker, session) {
-            self.sessions.remove(worker);
-        }
+    /// For how long this leader has heard nothing of a worker.
+    pub(crate) fn silence(&self, worker: &Arc<str>, now: u64) -> u64 {
+        now - self.heard.get(worker).copied().unwrap_or(self.since).max(self.since)
     }
 
     /// `sessions::open` and `dispatch::reconcile`.
-    pub(crate) fn hello(&mut self, state: &State, worker: &Arc<str>, session: u64, held: &BTreeSet<Held>, now: u64) {
+    pub(crate) fn hello(
+        &mut self,
+        state: &State,
+        worker: &Arc<str>,
+        session: u64,
+        held: &BTreeSet<Held>,
+        now: u64,
+    ) {
         let open = Open { session, last_heard: now, cancelled: HashSet::new() };
         self.sessions.insert(worker.clone(), open);
         self.heard.insert(worker.clone(), now);
@@ -105,9 +111,18 @@ impl Leader {
     }
 
     /// `turn::turn`: everything that the loop proposes now, an entry each.
-    pub(crate) fn turn(&mut self, node: u64, state: &State, now: u64, wall: Timestamp, room: usize, chance: u64) -> Vec<Vec<Command>> {
-        let (seen, landed): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.landed).into_iter().partition(|(index, _)| *index <= state.applied_index());
+    pub(crate) fn turn(
+        &mut self,
+        node: u64,
+        state: &State,
+        now: u64,
+        wall: Timestamp,
+        room: usize,
+        chance: u64,
+    ) -> Vec<Vec<Command>> {
+        let (seen, landed): (Vec<_>, Vec<_>) = std::mem::take(&mut self.landed)
+            .into_iter()
+            .partition(|(index, _)| *index <= state.applied_index());
         self.landed = landed;
         for (_, commands) in seen {
             self.forget(&commands);
@@ -120,7 +135,9 @@ impl Leader {
         }
         let reports = std::mem::take(&mut self.reports);
         if !reports.is_empty() {
-            entries.push(reports.iter().map(|(_, held, outcome)| complete(state, *held, *outcome, chance)).collect());
+            entries.push(
+                reports.iter().map(|(_, held, outcome)| complete(state, *held, *outcome, chance)).collect(),
+            );
         }
         for commands in &entries {
             self.take_off(commands);
@@ -156,8 +173,7 @@ impl Leader {
             });
         }
         for (name, _) in state.leases() {
-            let heard = self.heard.get(name).copied().unwrap_or(self.since).max(self.since);
-            if now - heard < LEASE_MS {
+            if self.silence(name, now) < LEASE_MS {
                 view.spared.insert(name.clone());
             }
         }
@@ -218,7 +234,8 @@ impl Leader {
             }
         }
         // It may have committed, and then its orders have never left.
-        self.dismiss = commands.iter().any(|command| matches!(command, Command::Start { .. })) || self.dismiss;
+        self.dismiss =
+            commands.iter().any(|command| matches!(command, Command::Start { .. })) || self.dismiss;
     }
 
     pub(crate) fn drop_sessions(&mut self) {

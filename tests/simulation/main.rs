@@ -18,7 +18,7 @@ use world::{Figures, World};
 
 /// How long a worker may be silent.
 pub(crate) const LEASE_MS: u64 = 3_000;
-const CHAOS_MS: u64 = 40_000;
+const CHAOS_MS: u64 = 20_000;
 const SEEDS: u64 = 200;
 
 fn number(name: &str) -> Option<u64> {
@@ -48,7 +48,10 @@ fn promises_hold_whatever_happens() {
         sum.add(&figures);
     }
     println!("{count} seeds: {sum:?}");
-    assert!(count < SEEDS || sum.suffices(count), "inconclusive, too little happened in {count} seeds: {sum:?}");
+    assert!(
+        count < SEEDS || sum.suffices(count),
+        "inconclusive, too little happened in {count} seeds: {sum:?}"
+    );
 }
 
 #[test]

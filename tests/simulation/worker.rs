@@ -166,11 +166,16 @@ impl Worker {
                 if fresh && self.known.insert(held) {
                     let bad = !quiet && chance.one_in(3);
                     let outcome = if bad {
-                        chance.pick(&[AttemptOutcome::Failed, AttemptOutcome::Failed, AttemptOutcome::TimedOut])
+                        chance.pick(&[
+                            AttemptOutcome::Failed,
+                            AttemptOutcome::Failed,
+                            AttemptOutcome::TimedOut,
+                        ])
                     } else {
                         AttemptOutcome::Succeeded
                     };
-                    let length = if chance.one_in(6) { chance.between(2_000, 9_000) } else { chance.between(20, 900) };
+                    let length =
+                        if chance.one_in(6) { chance.between(2_000, 9_000) } else { chance.between(20, 900) };
                     let hangs = !quiet && chance.one_in(60);
                     let attempt = Attempt { ends_at: now + length, outcome, hangs, reported_at: None };
                     self.held.insert(held, attempt);

@@ -22,18 +22,26 @@ pub(crate) struct DecidedOnce {
 impl DecidedOnce {
     pub(crate) fn committed(&mut self, it: &Committed<'_>) {
         for (command, outcome) in it.entry.commands.iter().zip(&it.applied.outcomes) {
-            let (Command::Fire { job, expect, verdicts, next, .. }, Outcome::Fired { runs, .. }) = (command, outcome)
+            let (Command::Fire { job, expect, verdicts, next, .. }, Outcome::Fired { runs, .. }) =
+                (command, outcome)
             else {
                 continue;
             };
-            let spec = &it.before.job(*job).or_else(|| it.after.job(*job)).expect("a job that fires exists").spec;
+            let spec =
+                &it.before.job(*job).or_else(|| it.after.job(*job)).expect("a job that fires exists").spec;
             let set = ScheduleSet::compile(&spec.schedules).expect("a sound schedule");
             let mut instants = vec![*expect];
             let last = verdicts.last().expect("a fire decides").until();
-            while let Some((at, _)) = set.next_after(*instants.last().expect("one at least")).filter(|it| it.0 <= last) {
+            while let Some((at, _)) =
+                set.next_after(*instants.last().expect("one at least")).filter(|it| it.0 <= last)
+            {
                 instants.push(at);
             }
-            assert_eq!(set.next_after(last).map(|it| it.0), next.map(|due| due.scheduled_at), "armed past an instant");
+            assert_eq!(
+                set.next_after(last).map(|it| it.0),
+                next.map(|due| due.scheduled_at),
+                "armed past an instant"
+            );
             let mut walked = instants.iter();
             for verdict in verdicts {
                 let covered = match *verdict {
@@ -41,12 +49,20 @@ impl DecidedOnce {
                     Verdict::Missed { count, .. } => count,
                 };
                 let newest = (0..covered).filter_map(|_| walked.next()).last();
-                assert_eq!(newest, Some(&verdict.until()), "a verdict does not cover what it says: {verdict:?}");
+                assert_eq!(
+                    newest,
+                    Some(&verdict.until()),
+                    "a verdict does not cover what it says: {verdict:?}"
+                );
             }
             assert_eq!(walked.next(), None, "an instant has no verdict");
             assert_eq!(runs.len(), verdicts.len(), "a verdict without a record");
             for at in instants {
-                assert!(self.decided.entry(*job).or_default().insert(at), "job {} is decided twice at {at}", job.0);
+                assert!(
+                    self.decided.entry(*job).or_default().insert(at),
+                    "job {} is decided twice at {at}",
+                    job.0
+                );
                 self.count += 1;
             }
         }

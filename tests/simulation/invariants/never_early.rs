@@ -1,4 +1,4 @@
-//! G2: never early. No occurrence is decided, no run started, before it is due in the log's time.
+//! G2: never early, and never later than the job allows. No occurrence is decided, no run started, before it is due in the log's time.
 
 use chronarch::state::{Command, Outcome, Verdict};
 
@@ -17,8 +17,10 @@ pub(crate) fn committed(it: &Committed<'_>) {
             }
         }
         if let Outcome::Started { run, .. } = outcome {
-            let due = it.after.run(*run).map(|run| run.due_at);
-            assert!(due.is_none_or(|due| due <= now), "run {run} starts early at {now}");
+            let Some(record) = it.after.run(*run) else { continue };
+            assert!(record.due_at <= now, "run {run} starts early at {now}");
+            let late = record.attempts.len() == 1 && record.start_by.is_some_and(|start_by| start_by < now);
+            assert!(!late, "run {run} starts at {now}, too late");
         }
     }
     assert!(now >= it.before.now(), "time goes back");
