@@ -252,6 +252,47 @@ fn worker(choice: u8) -> Arc<str> {
     ["w1", "w2", "w3"][usize::from(choice) % 3].into()
 }
 
+/// What is proposed at once must fit an entry: the state refuses commands beyond its limit, and a
+/// leader that proposes the same thousands again would never get on.
+#[test]
+fn a_plan_fits_an_entry_however_much_is_to_do() {
+    use chronarch::scheduler::plan::{COMMANDS, InFlight, Rules, Sessions, plan};
+    let at = Timestamp::from_millis(MIDNIGHT);
+    let mut state = State::default();
+    let count = COMMANDS * 3;
+    let jobs: Vec<JobId> = (0..count).map(|place| JobId((1 << 12) + place as u64)).collect();
+    let put = |place| Command::PutJob {
+        spec: Arc::new(lab::spec::job(&format!("job-{place}"))),
+        next: None,
+        request: Request::default(),
+    };
+    let trip = |id: &JobId| Command::TripBreaker {
+        breaker: BreakerKey::Job(*id),
+        open_for: None,
+        request: Request::default(),
+    };
+    state.apply(1, &Entry { at, commands: (0..count).map(put).collect() });
+    state.apply(2, &Entry { at, commands: jobs.iter().map(trip).collect() });
+    assert_eq!(state.cooling().count(), count);
+
+    let later = at.plus(Duration::from_secs(3_600));
+    let planned = |state: &State| {
+        plan(state, &mut Sessions::default(), &InFlight::default(), later, &mut Rules::default())
+    };
+    let mut entries = 0;
+    for index in 3.. {
+        let next = planned(&state);
+        if next.commands.is_empty() {
+            break;
+        }
+        entries += 1;
+        assert!(next.commands.len() <= COMMANDS + 1, "{} commands in one plan", next.commands.len());
+        let applied = state.apply(index, &Entry { at: later, commands: next.commands });
+        assert!(applied.outcomes.iter().all(|outcome| *outcome == Outcome::Done));
+    }
+    assert_eq!((entries, state.cooling().count()), (3, 0));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
