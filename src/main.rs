@@ -17,7 +17,9 @@ fn main() -> ExitCode {
             }
             run(runtime::Builder::new_current_thread(), cli::carry_out(*short, clock))
         }
-        Ok(Invocation::Server(args)) => run(runtime::Builder::new_multi_thread(), running::server(*args, clock)),
+        Ok(Invocation::Server(args)) => {
+            run(runtime::Builder::new_multi_thread(), running::server(*args, clock))
+        }
         Ok(Invocation::Dev(args)) => run(runtime::Builder::new_current_thread(), running::dev(*args, clock)),
         Ok(Invocation::Worker(args, global)) => {
             run(runtime::Builder::new_multi_thread(), running::worker(*args, *global, clock))

@@ -83,7 +83,8 @@ impl BreakerService for Api {
         &self,
         request: Request<pb::TripBreakerRequest>,
     ) -> Result<Response<pb::Breaker>, Status> {
-        let there = |channel, request| async { BreakerServiceClient::new(channel).trip_breaker(request).await };
+        let there =
+            |channel, request| async { BreakerServiceClient::new(channel).trip_breaker(request).await };
         self.write(request, Self::trip_here, there).await
     }
 
@@ -91,7 +92,8 @@ impl BreakerService for Api {
         &self,
         request: Request<pb::ResetBreakerRequest>,
     ) -> Result<Response<pb::Breaker>, Status> {
-        let there = |channel, request| async { BreakerServiceClient::new(channel).reset_breaker(request).await };
+        let there =
+            |channel, request| async { BreakerServiceClient::new(channel).reset_breaker(request).await };
         self.write(request, Self::reset_here, there).await
     }
 }

@@ -10,6 +10,9 @@ use crate::raft::RaftStatus;
 use crate::view::cluster::{self, Build, ClusterSeen, NodeSeen, Role};
 
 /// What this binary is.
+fn build() -> Build {
+    Build { version: env!("CARGO_PKG_VERSION"), tzdata: crate::scheduler::zone::tzdb_release() }
+}
 
 /// What consensus says, in the words of the view.
 fn seen(status: &RaftStatus) -> ClusterSeen {
@@ -28,7 +31,11 @@ fn seen(status: &RaftStatus) -> ClusterSeen {
             } else {
                 Role::Learner
             },
-            matched_index: if leads_here { status.last_index } else { peer.and_then(|peer| peer.matched_index) },
+            matched_index: if leads_here {
+                status.last_index
+            } else {
+                peer.and_then(|peer| peer.matched_index)
+            },
             silent: peer.and_then(|peer| peer.silent_for),
         }
     };
@@ -85,12 +92,8 @@ impl ClusterService for Api {
         &self,
         request: Request<pb::TransferLeaderRequest>,
     ) -> Result<Response<pb::TransferLeaderResponse>, Status> {
-        let there = |channel, request| async { ClusterServiceClient::new(channel).transfer_leader(request).await };
+        let there =
+            |channel, request| async { ClusterServiceClient::new(channel).transfer_leader(request).await };
         self.write(request, Self::transfer_here, there).await
     }
-}
-
-/// What this program is.
-fn build() -> Build {
-    Build { version: env!("CARGO_PKG_VERSION"), tzdata: crate::scheduler::zone::tzdb_release() }
 }

@@ -33,9 +33,7 @@ pub(super) fn compiled(spec: &JobSpec) -> Result<ScheduleSet, Status> {
 fn resumed(job: &Job, now: Timestamp) -> Result<Option<Due>, Status> {
     let set = compiled(&job.spec)?;
     match (job.spec.on_resume, &job.pause) {
-        (OnResume::CatchUp, Some(pause)) => {
-            Ok(pause.armed.or_else(|| arm(&job.spec, &set, pause.paused_at)))
-        }
+        (OnResume::CatchUp, Some(pause)) => Ok(pause.armed.or_else(|| arm(&job.spec, &set, pause.paused_at))),
         (OnResume::Skip | OnResume::CatchUp, _) => Ok(arm(&job.spec, &set, now)),
     }
 }
@@ -100,7 +98,8 @@ impl Api {
         let state = self.state(message.stale).await?;
         let job = Arc::clone(job(&state, &message.namespace, &message.name)?);
         let workers = self.workers();
-        self.look(move |log| Explaining { state: &state, log, workers: workers.as_deref() }.job(&job, at)).await
+        self.look(move |log| Explaining { state: &state, log, workers: workers.as_deref() }.job(&job, at))
+            .await
     }
 }
 
@@ -171,7 +170,10 @@ impl JobService for Api {
         self.write(request, Self::resume_here, there).await
     }
 
-    async fn trigger_job(&self, request: Request<pb::TriggerJobRequest>) -> Result<Response<pb::Run>, Status> {
+    async fn trigger_job(
+        &self,
+        request: Request<pb::TriggerJobRequest>,
+    ) -> Result<Response<pb::Run>, Status> {
         let there = |channel, request| async { limited(channel).trigger_job(request).await };
         self.write(request, Self::trigger_here, there).await
     }

@@ -44,12 +44,15 @@ use tonic::transport::{Channel, Server};
 
 use crate::clock::Clock;
 use crate::history::RunLog;
-use crate::leader::Leader;
 use crate::pb::v1::breaker_service_server::BreakerServiceServer;
 use crate::pb::v1::cluster_service_server::ClusterServiceServer;
 use crate::pb::v1::job_service_server::JobServiceServer;
 use crate::pb::v1::run_service_server::RunServiceServer;
 use crate::raft::Raft;
+use crate::view::cluster::WorkerInfo;
+
+/// The workers that are connected to this node.
+pub type Workers = Arc<dyn Fn() -> Vec<WorkerInfo> + Send + Sync>;
 
 /// The services of one node. A clone is another handle on the same.
 #[derive(Clone)]
@@ -61,7 +64,7 @@ struct Shared {
     raft: Raft,
     log: Arc<OnceLock<Arc<RunLog>>>,
     clock: Clock,
-    leader: Leader,
+    workers: Workers,
     watches: Arc<Semaphore>,
     /// The connection to the last leader that something was forwarded to.
     channel: Mutex<Option<(String, Channel)>>,
@@ -78,9 +81,9 @@ pub enum RoutesError {
 impl Api {
     /// The services of a node. The run log is there once the node belongs to a cluster.
     #[must_use]
-    pub fn new(raft: Raft, log: Arc<OnceLock<Arc<RunLog>>>, clock: Clock, leader: Leader) -> Self {
+    pub fn new(raft: Raft, log: Arc<OnceLock<Arc<RunLog>>>, clock: Clock, workers: Workers) -> Self {
         let watches = Arc::new(Semaphore::new(limits::WATCHES));
-        Self { shared: Arc::new(Shared { raft, log, clock, leader, watches, channel: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { raft, log, clock, workers, watches, channel: Mutex::default() }) }
     }
 }
 

@@ -6,7 +6,6 @@ use tonic::Status;
 
 use super::{Api, status};
 use crate::history::{HistoryError, RunLog};
-use crate::leader;
 use crate::state::State;
 use crate::state::run::{Run, RunId};
 use crate::view::cluster::WorkerInfo;
@@ -53,18 +52,6 @@ impl Api {
     /// Who is connected, if this node leads.
     pub(super) fn workers(&self) -> Option<Vec<WorkerInfo>> {
         let leads = self.shared.raft.leadership().borrow().is_leader;
-        leads.then(|| self.shared.leader.workers().iter().map(worker).collect())
-    }
-}
-
-fn worker(worker: &leader::WorkerInfo) -> WorkerInfo {
-    WorkerInfo {
-        worker: worker.worker.clone(),
-        queues: worker.queues.iter().cloned().collect(),
-        labels: worker.labels.clone(),
-        kinds: worker.kinds.iter().cloned().collect(),
-        slots: worker.slots,
-        running: worker.running,
-        draining: worker.draining,
+        leads.then(|| (self.shared.workers)())
     }
 }

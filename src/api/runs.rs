@@ -37,7 +37,11 @@ fn filter(message: &pb::ListRunsRequest) -> Result<view::runs::Filter, Status> {
     let some = |text: &str| Some(text).filter(|text| !text.is_empty()).map(str::to_owned);
     let job = some(&message.job);
     // a job's name means nothing without a namespace
-    let namespace = if job.is_some() { Some(value::namespace(&message.namespace).to_owned()) } else { some(&message.namespace) };
+    let namespace = if job.is_some() {
+        Some(value::namespace(&message.namespace).to_owned())
+    } else {
+        some(&message.namespace)
+    };
     value::most("states", "states", message.states.len(), STATES, &mut problems);
     let mut states = Vec::new();
     for (place, number) in message.states.iter().take(STATES).enumerate() {
@@ -86,7 +90,8 @@ impl Api {
         let state = self.state(message.stale).await?;
         let run = self.find_run(&state, id).await?.ok_or_else(|| status::no_run(&message.run_id))?;
         let workers = self.workers();
-        self.look(move |log| Ok(Explaining { state: &state, log, workers: workers.as_deref() }.run(&run))).await
+        self.look(move |log| Ok(Explaining { state: &state, log, workers: workers.as_deref() }.run(&run)))
+            .await
     }
 
     /// Sends each state of a run that differs from the one before, until it has ended.
@@ -114,7 +119,8 @@ impl Api {
                 Ok(Some(run)) => run,
                 Ok(None) => {
                     // This node took over a snapshot, and fetches the record later.
-                    let status = Status::unavailable("the run has ended, and its record is not on this node yet");
+                    let status =
+                        Status::unavailable("the run has ended, and its record is not on this node yet");
                     let _ = client.send(Err(status)).await;
                     return;
                 }
@@ -159,10 +165,14 @@ impl RunService for Api {
         let id = run_id(&request.get_ref().run_id)?;
         let room = Arc::clone(&self.shared.watches).try_acquire_owned();
         let room = room.map_err(|_| {
-            Status::resource_exhausted(format!("{} runs are watched through this node already", limits::WATCHES))
+            Status::resource_exhausted(format!(
+                "{} runs are watched through this node already",
+                limits::WATCHES
+            ))
         })?;
         let state = self.state(false).await?;
-        let first = self.find_run(&state, id).await?.ok_or_else(|| status::no_run(&request.get_ref().run_id))?;
+        let first =
+            self.find_run(&state, id).await?.ok_or_else(|| status::no_run(&request.get_ref().run_id))?;
         let (client, stream) = mpsc::channel(WATCHED);
         let api = self.clone();
         tokio::spawn(async move {

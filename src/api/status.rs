@@ -27,7 +27,8 @@ const HINT_BYTES: usize = 1_024;
 
 /// A status with a hint.
 pub(super) fn hinted(mut status: Status, hint: &str) -> Status {
-    let plain: String = hint.chars().map(|c| if c.is_ascii_graphic() { c } else { ' ' }).take(HINT_BYTES).collect();
+    let plain: String =
+        hint.chars().map(|c| if c.is_ascii_graphic() { c } else { ' ' }).take(HINT_BYTES).collect();
     if let Ok(value) = AsciiMetadataValue::try_from(plain) {
         status.metadata_mut().insert(AsciiMetadataKey::from_static(HINT), value);
     }
@@ -134,7 +135,9 @@ pub(super) fn history(error: &HistoryError) -> Status {
 pub(super) fn transfer(error: &TransferError) -> Status {
     match error {
         TransferError::NotLeader { leader } => not_leader(leader.as_ref().map(|(id, _)| *id)),
-        TransferError::NotAVoter(_) | TransferError::NoCandidate => Status::failed_precondition(error.to_string()),
+        TransferError::NotAVoter(_) | TransferError::NoCandidate => {
+            Status::failed_precondition(error.to_string())
+        }
         TransferError::Timeout => Status::unavailable(error.to_string()),
     }
 }

@@ -19,13 +19,6 @@ use crate::state::{self, Command, Entry, Job, Outcome, Rejection, State};
 /// The pause before a leader that did not answer is asked again; a change of leadership ends it early.
 const AGAIN: Duration = Duration::from_millis(50);
 
-/// What every write says about itself.
-pub(super) struct Asking {
-    pub(super) operation_id: String,
-    pub(super) actor: String,
-    pub(super) reason: String,
-}
-
 /// A write.
 pub(super) trait Write: Clone + Send + 'static {
     /// The fields that say who asks, why, and under which id.

@@ -112,7 +112,9 @@ pub async fn worker(args: WorkerArgs, global: Global, clock: Clock) -> ExitCode 
         Ok(end) if end.is_clean() => Exit::Done.into(),
         Ok(end) => {
             let (stopped, unacknowledged) = (end.stopped, end.unacknowledged);
-            printer::progress(&format!("{stopped} attempts were stopped, {unacknowledged} reports not acknowledged"));
+            printer::progress(&format!(
+                "{stopped} attempts were stopped, {unacknowledged} reports not acknowledged"
+            ));
             Exit::Refused.into()
         }
         Err(error) => super::refuse(&error),

@@ -45,7 +45,11 @@ pub(super) fn identified(key: &[u8]) -> Option<RunId> {
     if key.len() != RUN_KEY {
         return None;
     }
-    Some(RunId { job: JobId(number(&key[..8])?), at: instant(number(&key[8..16])?), seq: number(&key[16..])? })
+    Some(RunId {
+        job: JobId(number(&key[..8])?),
+        at: instant(number(&key[8..16])?),
+        seq: number(&key[16..])?,
+    })
 }
 
 /// Row of a run.

@@ -121,11 +121,15 @@ impl RunLog {
         let high = [low.as_slice(), &[0xff; 9]].concat();
         let rows = &self.shared.rows;
         let found = rows.newest(rows.names, &low, &high, INCARNATIONS)?;
-        let mut jobs =
-            found.iter().map(|(key, _)| keys::named_job(key).ok_or(HistoryError::Form)).collect::<Result<Vec<_>, _>>()?;
+        let mut jobs = found
+            .iter()
+            .map(|(key, _)| keys::named_job(key).ok_or(HistoryError::Form))
+            .collect::<Result<Vec<_>, _>>()?;
         let memory = self.shared.memory();
         let queued = memory.queued.values().map(|(_, run)| run);
-        jobs.extend(queued.filter(|run| &*run.namespace == namespace && &*run.job == name).map(|run| run.id.job));
+        jobs.extend(
+            queued.filter(|run| &*run.namespace == namespace && &*run.job == name).map(|run| run.id.job),
+        );
         jobs.sort_unstable_by(|a, b| b.cmp(a));
         jobs.dedup();
         jobs.truncate(INCARNATIONS);

@@ -9,9 +9,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::append::split_value;
 use super::read::decode;
 use super::rows::{END, above};
-use super::append::split_value;
 use super::{HistoryError, JOBS, RunLog, Shared, keys};
 use crate::state::run::{JobId, Run, RunId};
 use crate::state::spec::Retention;
@@ -19,8 +19,7 @@ use crate::state::time::Timestamp;
 use crate::storage::store::Op;
 
 /// What is kept of a job that is deleted.
-pub const RETENTION_OF_DELETED: Retention =
-    Retention { runs: 100, age: Duration::from_secs(30 * 86_400) };
+pub const RETENTION_OF_DELETED: Retention = Retention { runs: 100, age: Duration::from_secs(30 * 86_400) };
 /// Runs of a job that may be too many before it is pruned for it.
 const SLACK: u32 = 16;
 /// Runs of one job that are removed in one batch.
@@ -88,7 +87,10 @@ impl RunLog {
                 // In this order: a run that is appended meanwhile writes the name again.
                 self.shared.memory().named.remove(&job);
                 let key = keys::named(&of);
-                self.shared.rows.write_visibly(vec![Op::Delete { tree: self.shared.rows.names, key }]).await?;
+                self.shared
+                    .rows
+                    .write_visibly(vec![Op::Delete { tree: self.shared.rows.names, key }])
+                    .await?;
                 return Ok(removed);
             }
         }
@@ -146,7 +148,12 @@ impl Shared {
 
     /// The changes that remove the oldest runs of a job, at most [`BATCH`]: so many, and besides all
     /// that are too old.
-    fn removal(&self, job: JobId, surplus: usize, oldest_allowed: Timestamp) -> Result<Removal, HistoryError> {
+    fn removal(
+        &self,
+        job: JobId,
+        surplus: usize,
+        oldest_allowed: Timestamp,
+    ) -> Result<Removal, HistoryError> {
         let rows = &self.rows;
         let (low, high) = bounds(job);
         let mut gone = Vec::new();

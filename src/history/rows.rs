@@ -48,12 +48,24 @@ impl Rows {
     }
 
     /// At least one row with `low <= key < high`, if there is any, and at most `limit`, the smallest first.
-    pub(super) fn oldest(&self, tree: Tree, low: &[u8], high: &[u8], limit: usize) -> Result<Vec<Row>, StorageError> {
+    pub(super) fn oldest(
+        &self,
+        tree: Tree,
+        low: &[u8],
+        high: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Row>, StorageError> {
         self.store.range(tree, low..high, Order::Ascending, limit)
     }
 
     /// The same, the largest first.
-    pub(super) fn newest(&self, tree: Tree, low: &[u8], high: &[u8], limit: usize) -> Result<Vec<Row>, StorageError> {
+    pub(super) fn newest(
+        &self,
+        tree: Tree,
+        low: &[u8],
+        high: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Row>, StorageError> {
         self.store.range(tree, low..high, Order::Descending, limit)
     }
 

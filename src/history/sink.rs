@@ -28,12 +28,14 @@ impl RunLog {
     fn damaged(&self, error: HistoryError) -> StorageError {
         match error {
             HistoryError::Storage(error) => error,
-            HistoryError::Codec(_) | HistoryError::Form => StorageError::Damaged(Box::new(crate::storage::Damage {
-                file: self.shared.path.clone(),
-                offset: 0,
-                index: None,
-                reason: error.to_string(),
-            })),
+            HistoryError::Codec(_) | HistoryError::Form => {
+                StorageError::Damaged(Box::new(crate::storage::Damage {
+                    file: self.shared.path.clone(),
+                    offset: 0,
+                    index: None,
+                    reason: error.to_string(),
+                }))
+            }
         }
     }
 }
@@ -56,7 +58,8 @@ impl RunSink for RunLog {
     }
 
     fn fill(&self, runs: Vec<StoredRun>) -> BoxFuture<'_, Result<(), StorageError>> {
-        let row = |run: StoredRun| StoredRow { index: run.index, key: run.key.into(), value: run.value.into() };
+        let row =
+            |run: StoredRun| StoredRow { index: run.index, key: run.key.into(), value: run.value.into() };
         let rows = runs.into_iter().map(row).collect();
         async move { Self::fill(self, rows).await.map_err(|error| self.damaged(error)) }.boxed()
     }
@@ -70,7 +73,8 @@ impl RunSink for RunLog {
         let cursor = cursor.map(|(index, key)| (index, key.into()));
         async move {
             let rows = Self::read(self, gap.into(), cursor, max_bytes).await;
-            let run = |row: StoredRow| StoredRun { index: row.index, key: row.key.into(), value: row.value.into() };
+            let run =
+                |row: StoredRow| StoredRun { index: row.index, key: row.key.into(), value: row.value.into() };
             rows.map(|rows| rows.into_iter().map(run).collect()).map_err(|error| self.damaged(error))
         }
         .boxed()

@@ -276,13 +276,7 @@ impl Loop {
         let now = Instant::now();
         match event {
             SessionEvent::Opened { session, hello, outbox } => self.open(session, hello, outbox),
-            SessionEvent::Heartbeat { session } => {
-                if let Some(open) = self.sessions.heard(session, now)
-                    && open.outbox.try_send(Message::Heartbeat).is_err()
-                {
-                    self.drop_session(session);
-                }
-            }
+            SessionEvent::Heartbeat { session } => self.heartbeat(session, now),
             SessionEvent::Report { session, run, fence, outcome, report } => {
                 let Some(open) = self.sessions.heard(session, now) else { return };
                 let worker = open.hello.worker.clone();
@@ -301,12 +295,29 @@ impl Loop {
         }
     }
 
+    /// An answer lets the worker begin what it holds. A leader that may be deposed without knowing it
+    /// gives none: its successor counts the worker's silence from its own beginning.
+    fn heartbeat(&mut self, session: SessionId, now: Instant) {
+        let leads = self.raft.quorum_acked_within(self.options.lease / 4);
+        let starting = self
+            .sessions
+            .get_mut(session)
+            .is_some_and(|open| open.draining && self.flight.starts.contains_key(&open.hello.worker));
+        let Some(open) = self.sessions.heard(session, now) else { return };
+        // A worker that drains leaves with the answer, so it is not given while a start is on its way.
+        if leads && !starting && open.outbox.try_send(Message::Heartbeat).is_err() {
+            self.drop_session(session);
+        }
+    }
+
     fn open(&mut self, id: SessionId, hello: super::Hello, outbox: mpsc::Sender<Message>) {
         let Some((term, _)) = self.leading else {
             let _ = outbox.try_send(Message::NotLeader { leader: self.leader_address() });
             return;
         };
-        let lease = self.options.lease;
+        // Half of what the cluster grants: what the worker believes must end before its attempts may be
+        // given up, also when it was last answered by a leader that was about to be replaced.
+        let lease = self.options.lease / 2;
         if outbox.try_send(Message::Welcome { lease, term }).is_err() {
             return;
         }

@@ -17,7 +17,11 @@ pub const PORTS: (u16, u16) = (7_401, 7_501);
 ///
 /// # Errors
 /// [`LocalError`] when it does not start; nothing runs then.
-pub async fn run(options: LocalOptions, stop: CancellationToken, say: impl Fn(&str)) -> Result<(), LocalError> {
+pub async fn run(
+    options: LocalOptions,
+    stop: CancellationToken,
+    say: impl Fn(&str),
+) -> Result<(), LocalError> {
     let mut cluster = LocalCluster::prepare(options)?;
     let mut logs = JoinSet::new();
     for node in cluster.nodes() {

@@ -287,8 +287,11 @@ impl LocalCluster {
 
     /// Waits until any node ends by itself; `None` if none runs.
     pub async fn wait_any(&mut self) -> Option<(u64, io::Result<ExitStatus>)> {
-        let mut waits: futures::stream::FuturesUnordered<_> =
-            self.children.iter_mut().map(|(node, child)| async move { (*node, child.wait().await) }).collect();
+        let mut waits: futures::stream::FuturesUnordered<_> = self
+            .children
+            .iter_mut()
+            .map(|(node, child)| async move { (*node, child.wait().await) })
+            .collect();
         let ended = futures::StreamExt::next(&mut waits).await;
         drop(waits);
         let (node, status) = ended?;

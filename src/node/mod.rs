@@ -28,8 +28,8 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 
 use crate::api::{self, Api};
@@ -41,6 +41,7 @@ use crate::metrics::Metrics;
 use crate::pb::v1::worker_service_server::WorkerServiceServer;
 use crate::raft::{self, ClusterId, FatalError, NodeAddress, OpenError, Raft, RaftOptions, tcp_dialer};
 use crate::storage::{DataDir, StorageError};
+use crate::view::cluster::WorkerInfo;
 
 /// How long a node that stops waits for another to take over.
 const HAND_OVER: Duration = Duration::from_secs(2);
@@ -132,7 +133,9 @@ impl Node {
         let worker = match &config.worker {
             own if !own.enabled => None,
             own => {
-                let here = clients.local_addr().map_or_else(|_| config.listen.clone(), |address| address.to_string());
+                let here = clients
+                    .local_addr()
+                    .map_or_else(|_| config.listen.clone(), |address| address.to_string());
                 Some(worker::prepare(
                     worker::WorkerSetup {
                         place: format!("node-{}", config.node_id),
@@ -159,7 +162,7 @@ impl Node {
         let closing = CancellationToken::new();
         let served = self.raft.clone();
         let peers_end = closing.clone().cancelled_owned();
-        let mut peers = tokio::spawn(raft::serve(served, TcpListenerStream::new(peers), peers_end));
+        let mut peers = tokio::spawn(raft::serve(served, incoming(peers), peers_end));
 
         let options = LeaderOptions {
             node_id: config.node_id,
@@ -188,7 +191,9 @@ impl Node {
         if let Some(worker) = worker {
             match worker.await {
                 Ok(end) if end.is_clean() => {}
-                Ok(end) => warn!(stopped = end.stopped, unacknowledged = end.unacknowledged, "the worker left work"),
+                Ok(end) => {
+                    warn!(stopped = end.stopped, unacknowledged = end.unacknowledged, "the worker left work")
+                }
                 Err(error) => warn!(%error, "the worker ended badly"),
             }
         }
@@ -208,16 +213,28 @@ impl Node {
         leader: &Leader,
         closing: CancellationToken,
     ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, NodeError> {
-        let api = Api::new(self.raft.clone(), Arc::clone(&self.run_log), self.clock.clone(), leader.clone());
+        let connected = leader.clone();
+        let workers: api::Workers = Arc::new(move || connected.workers().iter().map(worker_seen).collect());
+        let api = Api::new(self.raft.clone(), Arc::clone(&self.run_log), self.clock.clone(), workers);
         let streams = worker_service::WorkerStreams::new(leader.events());
-        let routes = api::routes(api)?
-            .add_service(WorkerServiceServer::new(streams).max_decoding_message_size(api::limits::WORKER_MESSAGE_BYTES));
-        let pages = http::Pages { raft: self.raft.clone(), leader: leader.clone(), metrics: Arc::clone(&self.metrics) };
+        let routes = api::routes(api)?.add_service(
+            WorkerServiceServer::new(streams).max_decoding_message_size(api::limits::WORKER_MESSAGE_BYTES),
+        );
+        let pages = http::Pages {
+            raft: self.raft.clone(),
+            leader: leader.clone(),
+            metrics: Arc::clone(&self.metrics),
+        };
         let router = routes.into_axum_router().merge(http::routes(pages));
         let server = api::server().add_routes(tonic::service::Routes::from(router));
-        let incoming = TcpListenerStream::new(listener);
-        Ok(tokio::spawn(server.serve_with_incoming_shutdown(incoming, closing.cancelled_owned())))
+        Ok(tokio::spawn(server.serve_with_incoming_shutdown(incoming(listener), closing.cancelled_owned())))
     }
+}
+
+/// Connections without delay of small segments: tonic's own setting does not reach a listener that it
+/// has not bound.
+fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
 }
 
 fn fresh_id(clock: &Clock) -> [u8; 16] {
@@ -247,5 +264,18 @@ async fn hand_over(raft: &Raft) {
         Ok(Ok(leader)) => info!(leader, "handed leadership over"),
         Ok(Err(error)) => warn!(%error, "leadership was not handed over"),
         Err(_) => warn!("leadership was not handed over in time"),
+    }
+}
+
+/// A worker of the leader's sessions in the words of the view.
+fn worker_seen(worker: &crate::leader::WorkerInfo) -> WorkerInfo {
+    WorkerInfo {
+        worker: worker.worker.clone(),
+        queues: worker.queues.iter().cloned().collect(),
+        labels: worker.labels.clone(),
+        kinds: worker.kinds.iter().cloned().collect(),
+        slots: worker.slots,
+        running: worker.running,
+        draining: worker.draining,
     }
 }

@@ -66,6 +66,10 @@ pub fn prepare(setup: WorkerSetup, clock: &Clock) -> Result<Worker, WorkerError>
 ///
 /// # Errors
 /// [`WorkerError`] when its setup cannot be put into effect.
-pub async fn run(setup: WorkerSetup, clock: &Clock, stop: CancellationToken) -> Result<WorkerEnd, WorkerError> {
+pub async fn run(
+    setup: WorkerSetup,
+    clock: &Clock,
+    stop: CancellationToken,
+) -> Result<WorkerEnd, WorkerError> {
     Ok(prepare(setup, clock)?.run(stop).await)
 }

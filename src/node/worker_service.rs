@@ -50,7 +50,10 @@ impl WorkerStreams {
 impl pb::worker_service_server::WorkerService for WorkerStreams {
     type ServeStream = Pin<Box<dyn Stream<Item = Result<pb::LeaderMessage, Status>> + Send>>;
 
-    async fn serve(&self, request: Request<Streaming<pb::WorkerMessage>>) -> Result<Response<Self::ServeStream>, Status> {
+    async fn serve(
+        &self,
+        request: Request<Streaming<pb::WorkerMessage>>,
+    ) -> Result<Response<Self::ServeStream>, Status> {
         let mut inbound = request.into_inner();
         let first = inbound.message().await?.and_then(|message| message.kind);
         let Some(pb::worker_message::Kind::Hello(hello)) = first else {
@@ -58,7 +61,8 @@ impl pb::worker_service_server::WorkerService for WorkerStreams {
         };
         let hello = read_hello(hello)?;
         let session = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
-        let capacity = usize::try_from(hello.slots).unwrap_or(usize::MAX).saturating_mul(3).saturating_add(SLACK);
+        let capacity =
+            usize::try_from(hello.slots).unwrap_or(usize::MAX).saturating_mul(3).saturating_add(SLACK);
         let (outbox, messages) = mpsc::channel(capacity.min(64 * 1_024));
         let gone = || Status::unavailable("this node is stopping");
         self.events.send(SessionEvent::Opened { session, hello, outbox }).await.map_err(|_| gone())?;
@@ -73,7 +77,11 @@ impl pb::worker_service_server::WorkerService for WorkerStreams {
 }
 
 /// Passes on what the worker says until it ends the stream or says something that is not of the form.
-async fn listen(session: SessionId, mut inbound: Streaming<pb::WorkerMessage>, events: &mpsc::Sender<SessionEvent>) {
+async fn listen(
+    session: SessionId,
+    mut inbound: Streaming<pb::WorkerMessage>,
+    events: &mpsc::Sender<SessionEvent>,
+) {
     use pb::worker_message::Kind;
     loop {
         let message = match inbound.message().await {
@@ -86,7 +94,10 @@ async fn listen(session: SessionId, mut inbound: Streaming<pb::WorkerMessage>, e
             Some(Kind::Report(report)) => match read_report(session, report) {
                 Ok(event) => event,
                 Err(status) => {
-                    tracing::warn!(reason = status.message(), "a worker sent a report that is not of the form");
+                    tracing::warn!(
+                        reason = status.message(),
+                        "a worker sent a report that is not of the form"
+                    );
                     return;
                 }
             },
@@ -151,7 +162,9 @@ fn read_report(session: SessionId, report: pb::Report) -> Result<SessionEvent, S
     };
     let http_status = match report.http_status {
         None => None,
-        Some(status) => Some(u16::try_from(status).map_err(|_| invalid("http_status: expected a status code"))?),
+        Some(status) => {
+            Some(u16::try_from(status).map_err(|_| invalid("http_status: expected a status code"))?)
+        }
     };
     let mut error = report.error;
     let mut end = error.len().min(limits::ERROR_BYTES);
@@ -164,7 +177,8 @@ fn read_report(session: SessionId, report: pb::Report) -> Result<SessionEvent, S
     let output_truncated = report.output_truncated || surplus > 0;
     output.drain(..surplus);
     let fence = report.fence;
-    let report = Arc::new(Report { exit_code: report.exit_code, http_status, error, output, output_truncated });
+    let report =
+        Arc::new(Report { exit_code: report.exit_code, http_status, error, output, output_truncated });
     Ok(SessionEvent::Report { session, run, fence, outcome, report })
 }
 
@@ -190,7 +204,9 @@ fn write(message: Message) -> pb::LeaderMessage {
             Kind::Acknowledged(pb::Acknowledged { run_id: run.to_string(), fence, refused })
         }
         Message::Heartbeat => Kind::Heartbeat(pb::Heartbeat {}),
-        Message::NotLeader { leader } => Kind::NotLeader(pb::NotLeader { leader: leader.unwrap_or_default() }),
+        Message::NotLeader { leader } => {
+            Kind::NotLeader(pb::NotLeader { leader: leader.unwrap_or_default() })
+        }
     };
     pb::LeaderMessage { kind: Some(kind) }
 }

@@ -16,7 +16,8 @@
 //! 5. Hence each first member of an initialized cluster has a folder that says so. One that has none was wiped, or
 //!    points at another folder: it may have voted, and what it promised is lost. It does not start
 //!    ([`FormationError::Wiped`]); it has to be removed and a new node added.
-//! 6. A node without first members waits to be adopted by a cluster that adds it; a member ignores its `peers`.
+//! 6. A node without first members waits to be adopted by a cluster that adds it ([`Raft::add_learner`]); a member
+//!    ignores its `peers`.
 //!
 //! A crash at any point resumes: what is stored only ever goes from pristine to adopted to initialized, and each
 //! step may be repeated. Answers of a node are taken as they are: the peer listener serves peers alone.
@@ -118,11 +119,11 @@ pub(super) fn check_peers(node_id: u64, peers: &BTreeMap<u64, String>) -> Result
 
 /// What one peer said about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Answer {
-    cluster: String,
-    initialized: bool,
+pub(super) struct Answer {
+    pub(super) cluster: String,
+    pub(super) initialized: bool,
     members: BTreeSet<u64>,
-    address: String,
+    pub(super) address: String,
 }
 
 /// What a node that is not initialized should do, given what it is and what its peers said.
@@ -223,7 +224,7 @@ impl Raft {
     async fn form_now(&self, cluster: ClusterId, answers: &BTreeMap<u64, Answer>) -> Result<bool, OpenError> {
         self.join(cluster).await?;
         for (&id, address) in self.initial_peers().iter().filter(|(id, _)| **id != self.node_id()) {
-            match self.ask_to_adopt(id, address, cluster).await {
+            match self.ask_to_adopt(id, address, cluster, self.initial_peers()).await {
                 Ok(()) => {}
                 Err(status) if status.code() == tonic::Code::FailedPrecondition => {
                     let reason = status.message().to_owned();
@@ -267,7 +268,8 @@ impl Raft {
         answers
     }
 
-    async fn identify(&self, id: u64, address: &str) -> Result<Answer, Status> {
+    /// Asks the node at `address`, which has to be `id`, who it is.
+    pub(super) async fn identify(&self, id: u64, address: &str) -> Result<Answer, Status> {
         let channels =
             self.connections().to(address).map_err(|error| Status::unavailable(error.to_string()))?;
         let mut client = network::client(channels.control);
@@ -285,12 +287,18 @@ impl Raft {
         })
     }
 
-    async fn ask_to_adopt(&self, id: u64, address: &str, cluster: ClusterId) -> Result<(), Status> {
+    /// Has node `id` store `cluster`, unless it was configured with other first members than `peers`.
+    pub(super) async fn ask_to_adopt(
+        &self,
+        id: u64,
+        address: &str,
+        cluster: ClusterId,
+        peers: &BTreeMap<u64, String>,
+    ) -> Result<(), Status> {
         let channels =
             self.connections().to(address).map_err(|error| Status::unavailable(error.to_string()))?;
         let mut client = network::client(channels.control);
-        let message =
-            peer::AdoptRequest { cluster_id: cluster.to_string(), peers: self.initial_peers().clone() };
+        let message = peer::AdoptRequest { cluster_id: cluster.to_string(), peers: peers.clone() };
         let request = guard::label(message, None, self.node_id(), id);
         // Opening a folder syncs it several times, so a slow disk gets time.
         let answer = timeout(10 * ANSWER_TIMEOUT, client.adopt(request)).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::dial::{Connections, Dialer};
@@ -13,7 +13,7 @@ use super::formation::{self, FormationError};
 use super::leadership::Leadership;
 use super::library;
 use super::log_store::LogStore;
-use super::run_log::{OpenRunSink, RunLogGap, RunSink};
+use super::run_log::{Gap, OpenRunSink, RunLogGap, RunSink};
 use super::startup::Starter;
 use super::state_machine::Published;
 use super::submit::IN_FLIGHT_PERMITS;
@@ -103,7 +103,7 @@ pub(super) struct Core {
     pub(super) log: LogStore,
     pub(super) sink: Arc<dyn RunSink>,
     pub(super) snapshots: SnapshotDir,
-    pub(super) gap_widened: Arc<Notify>,
+    pub(super) gap: Arc<Gap>,
 }
 
 impl Raft {

@@ -15,7 +15,7 @@ const ENTRIES_PER_REQUEST: u64 = 1000;
 /// Entries that are purged at once: fewer would be a record in the log for each.
 const PURGE_BATCH: u64 = 256;
 /// How far a learner may be behind and still count as caught up, in entries.
-const LAG_MAX: u64 = 200;
+pub(super) const LAG_MAX: u64 = 200;
 /// A snapshot is given this long to arrive and be loaded.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_mins(10);
 

@@ -8,7 +8,7 @@
 //! restarted leader never goes on in its old term. A *voter* counts for majorities, a *learner* does not.
 //!
 //! # Who calls it, and how
-//! 1. The node opens a [`Raft`] with [`Raft::open`], serves its peer listener with [`serve`], and ends the process
+//! 1. The node opens a [`Raft`] with [`Raft::open`], serves its peer listener with [`serve`] and [`incoming`], and ends the process
 //!    when [`Raft::fatal`] resolves.
 //! 2. The leader loop waits on [`Raft::leadership`] until `is_leader`, plans from [`Raft::state`], and proposes with
 //!    [`Raft::submit`] and the term it leads in: entries of a leader that was replaced are refused before they are
@@ -28,7 +28,7 @@
 //! [`formation`] makes a cluster of pristine nodes, exactly once; [`startup`] makes a member of a folder.
 //! [`log_store`] and [`state_machine`] are what the library reads and writes, [`network`] and [`server`] the two
 //! ends of its calls, [`dial`] and [`guard`] what they travel over and under which names. [`submit`], [`reads`],
-//! [`leadership`] and [`status`] are the handle. [`run_log`] keeps the finished runs in step with the log.
+//! [`leadership`], [`membership`] and [`status`] are the handle. [`run_log`] keeps the finished runs in step with the log.
 //!
 //! # What it deliberately does not do
 //! It decides nothing on becoming leader. It forwards no proposal: it names the leader. It reads nothing under a
@@ -44,6 +44,7 @@ mod handle;
 mod leadership;
 mod library;
 mod log_store;
+mod membership;
 mod network;
 mod reads;
 mod run_log;
@@ -62,9 +63,10 @@ pub use self::formation::FormationError;
 pub use self::handle::{OpenError, Raft, RaftOptions};
 pub use self::leadership::Leadership;
 pub use self::library::{PROPOSE_TIMEOUT, READ_TIMEOUT};
+pub use self::membership::MembershipError;
 pub use self::reads::ReadError;
 pub use self::run_log::{OpenRunSink, RUNS_CHUNK_BYTES, RunLogGap, RunSink, StoredRun};
-pub use self::server::{SNAPSHOT_BYTES_MAX, serve};
+pub use self::server::{SNAPSHOT_BYTES_MAX, incoming, serve};
 pub use self::status::{PeerStatus, RaftStatus, Role, TransferError};
 pub use self::submit::{IN_FLIGHT_BYTES, ProposeError, Proposed};
 pub use self::types::{ClusterId, ENTRY_BYTES_MAX, LogPosition, NodeAddress};

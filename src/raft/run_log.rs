@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use openraft::async_runtime::watch::WatchReceiver;
 use prost::bytes::Bytes;
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 use super::dial::Connections;
 use super::fatal::{FatalError, Verdict};
@@ -82,7 +82,7 @@ pub trait RunSink: Send + Sync + 'static {
     fn fill(&self, runs: Vec<StoredRun>) -> BoxFuture<'_, Result<(), StorageError>>;
 
     /// Runs with an index in `(after, through]` in the order of the log, beyond `cursor` (the index and key of a
-    /// run) if there is one; at most `max_bytes` of keys and values, but one run at least if there is any.
+    /// run) if there is one; everything appended so far is seen. At most `max_bytes` of keys and values, but one run at least if there is any.
     fn read(
         &self,
         gap: RunLogGap,
@@ -106,19 +106,41 @@ impl From<peer::StoredRun> for StoredRun {
     }
 }
 
-/// Notes that the runs of `(applied, snapshot]` will be missing, before that snapshot may be seen.
-pub(super) async fn widen_gap(
-    sink: &dyn RunSink,
-    applied: Option<u64>,
-    snapshot: u64,
-) -> Result<(), StorageError> {
-    let after = applied.unwrap_or(0);
-    if after >= snapshot {
-        return Ok(());
+/// The gap of this node: widened by snapshots that arrive, narrowed by the task that fetches, one at a time.
+pub(super) struct Gap {
+    sink: Arc<dyn RunSink>,
+    turn: Mutex<()>,
+    widened: Notify,
+}
+
+impl Gap {
+    pub(super) fn of(sink: Arc<dyn RunSink>) -> Self {
+        Self { sink, turn: Mutex::new(()), widened: Notify::new() }
     }
-    sink.barrier().await?;
-    let gap = RunLogGap { after, through: snapshot }.merge(sink.gap());
-    sink.set_gap(Some(gap)).await
+
+    /// Notes that the runs of `(applied, snapshot]` will be missing, before that snapshot may be seen.
+    pub(super) async fn widen(&self, applied: Option<u64>, snapshot: u64) -> Result<(), StorageError> {
+        let after = applied.unwrap_or(0);
+        if after >= snapshot {
+            return Ok(());
+        }
+        let _turn = self.turn.lock().await;
+        self.sink.barrier().await?;
+        let gap = RunLogGap { after, through: snapshot }.merge(self.sink.gap());
+        self.sink.set_gap(Some(gap)).await?;
+        self.widened.notify_one();
+        Ok(())
+    }
+
+    /// Stores what is left of `known`, unless a snapshot has widened it meanwhile: then all of it is fetched again.
+    async fn narrow(&self, known: RunLogGap, rest: Option<RunLogGap>) -> Result<bool, StorageError> {
+        let _turn = self.turn.lock().await;
+        let unchanged = self.sink.gap() == Some(known);
+        if unchanged {
+            self.sink.set_gap(rest).await?;
+        }
+        Ok(unchanged)
+    }
 }
 
 /// What the fetching task works with.
@@ -128,7 +150,7 @@ pub(super) struct GapFetcher {
     pub(super) connections: Arc<Connections>,
     pub(super) sink: Arc<dyn RunSink>,
     pub(super) raft: OpenRaft,
-    pub(super) widened: Arc<Notify>,
+    pub(super) gap: Arc<Gap>,
     pub(super) leadership: watch::Receiver<Leadership>,
     pub(super) verdict: Verdict,
 }
@@ -152,7 +174,7 @@ impl GapFetcher {
     pub(super) async fn run(mut self) {
         loop {
             let Some(gap) = self.sink.gap() else {
-                self.widened.notified().await;
+                self.gap.widened.notified().await;
                 continue;
             };
             match self.fill_from_anyone(gap).await {
@@ -196,6 +218,7 @@ impl GapFetcher {
         let mut client = network::client(channels.bulk);
         let call = tokio::time::timeout(SILENCE_MAX, client.stream_runs(request)).await;
         let mut pieces = call.map_err(|error| peer(&error))?.map_err(Miss::Peer)?.into_inner();
+        let mut left = gap;
         loop {
             let piece = tokio::time::timeout(SILENCE_MAX, pieces.message()).await;
             let Some(piece) = piece.map_err(|error| peer(&error))?.map_err(Miss::Peer)? else {
@@ -205,17 +228,15 @@ impl GapFetcher {
             let Some(last) = runs.last().map(|run| run.index) else { continue };
             self.sink.fill(runs).await?;
             // The entry at `last` may have finished more runs than this piece holds.
-            let rest = RunLogGap { after: last.saturating_sub(1).clamp(gap.after, gap.through), ..gap };
-            self.narrow(gap.through, Some(rest)).await?;
+            let after = last.saturating_sub(1).clamp(left.after, left.through);
+            let rest = RunLogGap { after, ..left };
+            if !self.gap.narrow(left, Some(rest)).await? {
+                return Ok(());
+            }
+            left = rest;
         }
-        self.narrow(gap.through, None).await?;
+        self.gap.narrow(left, None).await?;
         Ok(())
-    }
-
-    /// Stores what is left of the gap, unless a later snapshot has widened it meanwhile.
-    async fn narrow(&self, through: u64, rest: Option<RunLogGap>) -> Result<(), StorageError> {
-        let unchanged = self.sink.gap().is_some_and(|gap| gap.through == through);
-        if unchanged { self.sink.set_gap(rest).await } else { Ok(()) }
     }
 }
 

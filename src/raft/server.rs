@@ -17,13 +17,15 @@ use openraft::raft::TransferLeaderRequest;
 use openraft::storage::Snapshot;
 use openraft::{LogIdOptionExt, ReadPolicy};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 use tokio::time::timeout;
-use tonic::transport::server::{Connected, Server};
+use tonic::transport::server::{Connected, Server, TcpIncoming};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::dial::{CONNECTION_WINDOW_BYTES, KEEPALIVE, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES};
 use super::handle::{Core, Raft};
-use super::run_log::{self, RUNS_CHUNK_BYTES, RunLogGap};
+use super::run_log::{RUNS_CHUNK_BYTES, RunLogGap};
 use super::snapshot::{self, CHUNK_BYTES, SnapshotFile, blocking};
 use super::types::SnapshotMeta;
 use super::{codec, guard, network};
@@ -37,6 +39,12 @@ const SNAPSHOT_SILENCE_MAX: Duration = Duration::from_secs(30);
 pub const SNAPSHOT_BYTES_MAX: u64 = 64 << 30;
 /// Calls under way on one connection; peers need a handful.
 const CALLS_PER_CONNECTION_MAX: u32 = 256;
+
+/// The connections of a listener, as [`serve`] wants them. Small answers are not held back: with Nagle's algorithm
+/// on the accepting side each heartbeat and each read would take 40 ms longer.
+pub fn incoming(listener: TcpListener) -> TcpIncoming {
+    TcpIncoming::from(listener).with_nodelay(Some(true))
+}
 
 /// Serves the peers of `raft` on `incoming` until `shutdown` resolves.
 ///
@@ -52,11 +60,10 @@ where
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let service = RaftServiceServer::new(PeerService { raft })
+    let service = RaftServiceServer::new(PeerService { raft, receiving: Mutex::new(()) })
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     Server::builder()
-        .tcp_nodelay(true)
         .http2_keepalive_interval(Some(KEEPALIVE))
         .http2_keepalive_timeout(Some(KEEPALIVE))
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
@@ -69,6 +76,8 @@ where
 
 struct PeerService {
     raft: Raft,
+    /// One snapshot arrives at a time: two with one name would be written into each other.
+    receiving: Mutex<()>,
 }
 
 impl PeerService {
@@ -114,9 +123,7 @@ impl PeerService {
         }
         // From the moment the file has its name, a restart may begin with it: the runs it skips are noted first.
         let applied = self.raft.watch_applied().borrow().map(|applied| applied.index);
-        let widened = run_log::widen_gap(&*core.sink, applied, id.index).await;
-        widened.map_err(|error| self.fatal(error))?;
-        core.gap_widened.notify_one();
+        core.gap.widen(applied, id.index).await.map_err(|error| self.fatal(error))?;
         let (finished, dir) = (blocking(move || file.finish()).await, core.snapshots.clone());
         let path = match finished {
             Ok(path) => path,
@@ -222,6 +229,8 @@ impl RaftService for PeerService {
         request: Request<Streaming<peer::SnapshotChunk>>,
     ) -> Result<Response<peer::SnapshotResponse>, Status> {
         let core = self.member(&request)?;
+        let receiving = self.receiving.try_lock();
+        let _receiving = receiving.map_err(|_| Status::unavailable("another snapshot is arriving"))?;
         let mut pieces = request.into_inner();
         let head = next_piece(&mut pieces).await?.ok_or_else(|| Status::invalid_argument("no head"))?;
         let vote = codec::vote_from(head.vote).map_err(malformed)?;

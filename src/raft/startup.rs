@@ -6,13 +6,11 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Notify;
-
 use super::fatal::FatalError;
 use super::handle::{Core, OpenError, Raft};
 use super::log_store::{LogStore, WAL_TAIL_BYTES};
 use super::network::Network;
-use super::run_log::{GapFetcher, OpenRunSink};
+use super::run_log::{Gap, GapFetcher, OpenRunSink};
 use super::snapshot::blocking;
 use super::state_machine::{SnapshotClock, StateMachine, Surroundings};
 use super::types::{ClusterId, OpenRaft};
@@ -73,8 +71,8 @@ impl Starter {
         };
         library.run();
         tracing::info!(cluster = %cluster, node = raft.node_id(), "this node takes part");
-        let core =
-            Core { cluster, raft: library, log, sink, snapshots, gap_widened: Arc::new(Notify::new()) };
+        let gap = Arc::new(Gap::of(Arc::clone(&sink)));
+        let core = Core { cluster, raft: library, log, sink, snapshots, gap };
         watch(raft, &core, clock);
         Ok(core)
     }
@@ -92,7 +90,7 @@ fn watch(raft: &Raft, core: &Core, clock: Arc<SnapshotClock>) {
         connections: Arc::clone(raft.connections()),
         sink: Arc::clone(&core.sink),
         raft: core.raft.clone(),
-        widened: Arc::clone(&core.gap_widened),
+        gap: Arc::clone(&core.gap),
         leadership: raft.leadership(),
         verdict,
     };

@@ -4,4 +4,5 @@ mod cluster;
 mod conformance;
 mod formation;
 mod harness;
+mod membership;
 mod snapshots;

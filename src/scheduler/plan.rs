@@ -13,11 +13,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::backoff::backoff;
 use super::occurrences::decide;
 use super::set::ScheduleSet;
 use crate::state::breaker::{Status, StatusKind};
 use crate::state::run::{AttemptOutcome, JobId, Phase, Report, Run, RunId};
-use crate::state::spec::{JobSpec, OverlapPolicy};
+use crate::state::spec::JobSpec;
 use crate::state::time::Timestamp;
 use crate::state::{BreakerKey, Command, Job, State, Verdict};
 
@@ -31,6 +32,8 @@ pub const VERDICTS: usize = 4_000;
 pub const WAITING: usize = 10_000;
 /// The wait before an attempt that `retry` wants after its worker was lost.
 pub const RETRY_AFTER_LOSS: Duration = Duration::from_secs(1);
+/// 2^64 divided by the golden ratio (Knuth, TAOCP 6.4): neighbouring fences end up far apart.
+const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Compiled schedules that are remembered; beyond, all are forgotten and compiled again when due.
 const RULES: usize = 50_000;
 
@@ -161,6 +164,9 @@ impl Planning<'_> {
             if until > self.now {
                 return self.wake(until);
             }
+            if self.full() {
+                return;
+            }
             if self.flight.breakers.contains(key) {
                 continue;
             }
@@ -203,13 +209,18 @@ impl Planning<'_> {
     /// The worker says nothing of an attempt that should long have ended.
     fn overdue(&mut self, run: &Run) {
         let Some(attempt) = run.running() else { return };
+        let retry_after = self.state.job(run.id.job).map_or(RETRY_AFTER_LOSS, |job| {
+            let ended = u32::try_from(run.attempts.len()).unwrap_or(u32::MAX).saturating_sub(run.reruns);
+            // The fence is as good as chance here: it spreads, and nothing here may draw a number.
+            backoff(&job.spec.retry, ended.max(1), attempt.fence.wrapping_mul(SPREAD))
+        });
         let report = Report { error: "its worker did not end it in time".to_owned(), ..Report::default() };
         self.plan.commands.push(Command::Complete {
             run: run.id,
             fence: attempt.fence,
             outcome: AttemptOutcome::TimedOut,
             report: Arc::new(report),
-            retry_after: RETRY_AFTER_LOSS,
+            retry_after,
         });
         self.taken.insert(run.id);
     }
@@ -217,6 +228,9 @@ impl Planning<'_> {
     fn leases(&mut self) {
         let lease = self.sessions.lease;
         for (worker, until) in self.state.leases() {
+            if self.full() {
+                return;
+            }
             if self.flight.workers.contains(worker) {
                 continue;
             }
@@ -247,7 +261,7 @@ impl Planning<'_> {
         for key in self.state.probing() {
             let Some(breaker) = self.state.breaker(key) else { continue };
             let Status::HalfOpen { running, passed, .. } = breaker.status else { continue };
-            let mut room = breaker.policy.probes.saturating_sub(running + passed);
+            let mut room = breaker.policy.probes.max(1).saturating_sub(running.saturating_add(passed));
             room = room.saturating_sub(self.probes_in_flight(key));
             for id in self.state.held_by(key) {
                 if room == 0 || self.full() {
@@ -381,12 +395,7 @@ impl Planning<'_> {
 
     /// How many new runs of the job overlap would let start now.
     fn parallel_room(&self, job: &Job) -> usize {
-        match job.spec.overlap.policy {
-            OverlapPolicy::Allow => usize::MAX,
-            OverlapPolicy::Skip | OverlapPolicy::Queue | OverlapPolicy::Replace => {
-                let parallel = usize::try_from(job.spec.overlap.max_parallel).unwrap_or(usize::MAX);
-                parallel.saturating_sub(self.state.runs_of(job.id).take(parallel).count())
-            }
-        }
+        let parallel = job.spec.overlap.parallel();
+        parallel.saturating_sub(self.state.runs_of(job.id).take(parallel).count())
     }
 }

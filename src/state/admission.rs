@@ -1,6 +1,6 @@
 //! What lets a run through and what makes it wait: breakers, overlap, cancellation, and its end.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::apply::Applying;
@@ -34,40 +34,54 @@ impl Applying<'_> {
         }
     }
 
-    fn enter_open(&mut self, job: &Arc<Job>, mut run: Run) {
+    fn enter_open(&mut self, job: &Arc<Job>, run: Run) {
         match job.spec.breaker.on_open {
             OnOpen::Skip => {
                 let detail = self.breaker_detail(&run.breaker);
                 self.end(run, RunState::Skipped, Some(Reason::BreakerOpen), detail);
             }
-            OnOpen::Hold => {
-                let older: Vec<Arc<Run>> = self
-                    .state
-                    .runs_of(job.id)
-                    .filter(|other| other.phase == Phase::Held && other.is_untouched())
-                    .cloned()
-                    .collect();
-                for other in older {
-                    let detail =
-                        format!("{}; run {} took its place", self.breaker_detail(&run.breaker), run.id);
-                    self.end(other.as_ref().clone(), RunState::Skipped, Some(Reason::BreakerOpen), detail);
-                }
-                run.phase = Phase::Held;
-                self.state.put_run(run);
-            }
+            OnOpen::Hold => self.hold(run),
         }
     }
 
-    fn enter_overlap(&mut self, job: &Arc<Job>, mut run: Run) {
+    /// Keeps the run behind its open breaker if it is the newest of its job there; the others go.
+    fn hold(&mut self, mut run: Run) {
+        let others: Vec<Arc<Run>> = self
+            .state
+            .runs_of(run.id.job)
+            .filter(|other| other.id != run.id && other.phase == Phase::Held && other.is_untouched())
+            .filter(|other| other.breaker == run.breaker)
+            .cloned()
+            .collect();
+        let newest = others.iter().map(|other| other.id).max().map_or(run.id, |other| other.max(run.id));
+        let detail = format!("{}; run {newest} took its place", self.breaker_detail(&run.breaker));
+        for other in others.into_iter().filter(|other| other.id != newest) {
+            self.end(other.as_ref().clone(), RunState::Skipped, Some(Reason::BreakerOpen), detail.clone());
+        }
+        if run.id != newest {
+            return self.end(run, RunState::Skipped, Some(Reason::BreakerOpen), detail);
+        }
+        run.phase = Phase::Held;
+        run.state = RunState::Pending;
+        self.state.put_run(run);
+    }
+
+    /// Decides by the overlap policy whether the run's turn has come. No queued run is let through
+    /// before that is settled, for an end in the middle of it would make room that is spoken for.
+    fn enter_overlap(&mut self, job: &Arc<Job>, run: Run) {
+        let outer = std::mem::replace(&mut self.admitting, true);
+        self.settle_overlap(job, run);
+        self.admitting = outer;
+        self.admit_queued(job.id);
+    }
+
+    fn settle_overlap(&mut self, job: &Arc<Job>, mut run: Run) {
         let overlap = &job.spec.overlap;
-        let live: Vec<Arc<Run>> = self.state.runs_of(job.id).cloned().collect();
-        let (queued, active): (Vec<_>, Vec<_>) = live.into_iter().partition(|run| run.phase == Phase::Queued);
-        let parallel = match overlap.policy {
-            OverlapPolicy::Allow => limits::LIVE_RUNS_PER_JOB,
-            OverlapPolicy::Skip | OverlapPolicy::Queue | OverlapPolicy::Replace => {
-                usize::try_from(overlap.max_parallel).unwrap_or(usize::MAX).min(limits::LIVE_RUNS_PER_JOB)
-            }
-        };
+        let others: Vec<Arc<Run>> =
+            self.state.runs_of(job.id).filter(|other| other.id != run.id).cloned().collect();
+        let queued: Vec<&Arc<Run>> = others.iter().filter(|other| other.phase == Phase::Queued).collect();
+        let active: Vec<&Arc<Run>> = others.iter().filter(|other| self.state.takes_place(other)).collect();
+        let parallel = overlap.parallel();
         if active.len() < parallel && queued.is_empty() {
             return self.admit(run);
         }
@@ -80,41 +94,35 @@ impl Applying<'_> {
             OverlapPolicy::Queue => {
                 let limit =
                     usize::try_from(overlap.limit).unwrap_or(usize::MAX).min(limits::LIVE_RUNS_PER_JOB);
-                if queued.len() < limit {
-                    run.phase = Phase::Queued;
-                    return self.state.put_run(run);
-                }
                 let detail = format!("{} runs already wait", queued.len());
                 match (overlap.keep, queued.first()) {
-                    (Keep::Newest, Some(oldest)) => {
-                        run.phase = Phase::Queued;
-                        self.end(oldest.as_ref().clone(), RunState::Skipped, Some(Reason::Overlap), detail);
-                        self.state.put_run(run);
+                    (_, _) if queued.len() < limit => {}
+                    (Keep::Newest, Some(oldest)) if limit > 0 => {
+                        let oldest = oldest.as_ref().clone();
+                        self.end(oldest, RunState::Skipped, Some(Reason::Overlap), detail);
                     }
                     (Keep::Newest | Keep::Oldest, _) => {
-                        self.end(run, RunState::Skipped, Some(Reason::Overlap), detail);
+                        return self.end(run, RunState::Skipped, Some(Reason::Overlap), detail);
                     }
                 }
+                self.enqueue(run);
             }
             OverlapPolicy::Replace => {
                 let detail = format!("run {} took its place", run.id);
-                for other in queued {
-                    self.end(
-                        other.as_ref().clone(),
-                        RunState::Skipped,
-                        Some(Reason::Superseded),
-                        detail.clone(),
-                    );
-                }
                 let surplus = (active.len() + 1).saturating_sub(parallel);
                 run.phase = Phase::Queued;
                 self.state.put_run(run);
-                for other in active.iter().take(surplus) {
+                for other in queued.into_iter().chain(active.into_iter().take(surplus)) {
                     self.stop(other.id, Reason::Superseded, &detail);
                 }
-                self.admit_queued(job.id);
             }
         }
+    }
+
+    fn enqueue(&mut self, mut run: Run) {
+        run.phase = Phase::Queued;
+        run.state = RunState::Pending;
+        self.state.put_run(run);
     }
 
     /// Lets the run wait for a worker, or behind its breaker.
@@ -122,26 +130,19 @@ impl Applying<'_> {
         match self.breaker_kind(&run.breaker) {
             StatusKind::Closed => run.phase = Phase::Waiting,
             StatusKind::HalfOpen => run.phase = Phase::Held,
-            StatusKind::Open => {
-                let skip = self
-                    .state
-                    .jobs
-                    .get(&run.id.job)
-                    .is_some_and(|job| job.spec.breaker.on_open == OnOpen::Skip);
-                if skip && run.is_untouched() {
-                    let detail = self.breaker_detail(&run.breaker);
-                    return self.end(run, RunState::Skipped, Some(Reason::BreakerOpen), detail);
-                }
-                run.phase = Phase::Held;
+            StatusKind::Open if run.is_untouched() => {
+                let Some(job) = self.state.jobs.get(&run.id.job).cloned() else { return };
+                return self.enter_open(&job, run);
             }
+            StatusKind::Open => run.phase = Phase::Held,
         }
         run.state = RunState::Pending;
         self.state.put_run(run);
     }
 
     /// Lets the oldest queued runs of a job through, as far as its parallelism allows.
-    fn admit_queued(&mut self, job: JobId) {
-        let Some(parallel) = self.state.jobs.get(&job).map(|job| job.spec.overlap.max_parallel) else {
+    pub(super) fn admit_queued(&mut self, job: JobId) {
+        let Some(parallel) = self.state.jobs.get(&job).map(|job| job.spec.overlap.parallel()) else {
             return;
         };
         if self.admitting {
@@ -152,14 +153,14 @@ impl Applying<'_> {
         self.admitting = false;
     }
 
-    fn admit_while_room(&mut self, job: JobId, parallel: u32) {
+    fn admit_while_room(&mut self, job: JobId, parallel: usize) {
         loop {
-            let mut active = 0u32;
+            let mut active = 0;
             let mut oldest = None;
             for run in self.state.runs_of(job) {
                 if run.phase == Phase::Queued {
                     oldest = oldest.or_else(|| Some(run.clone()));
-                } else {
+                } else if self.state.takes_place(run) {
                     active += 1;
                 }
             }
@@ -172,38 +173,53 @@ impl Applying<'_> {
 
     /// The breaker has opened: nothing that waits for a worker may start.
     pub(super) fn hold_waiting(&mut self, key: &BreakerKey) {
-        let waiting: Vec<RunId> = self
-            .state
-            .waiting
-            .iter()
-            .map(|(_, _, run)| *run)
-            .filter(|run| self.state.runs.get(run).is_some_and(|run| run.breaker == *key))
-            .collect();
-        let held: Vec<RunId> = self.state.held_by(key).collect();
-        let mut newest: BTreeMap<JobId, RunId> = BTreeMap::new();
-        for id in waiting.into_iter().chain(held) {
-            let Some(run) = self.state.runs.get(&id).cloned() else { continue };
-            if !run.is_untouched() {
-                self.admit(run.as_ref().clone());
-                continue;
+        let affected: Vec<RunId> = match key {
+            BreakerKey::Job(job) => self.live_of(*job),
+            BreakerKey::Shared(..) => {
+                self.state.waiting().map(|(_, run)| run).chain(self.state.held_by(key)).collect()
             }
-            let replaced = match newest.get(&id.job) {
-                Some(other) if *other > id => Some(id),
-                Some(_) | None => newest.insert(id.job, id),
-            };
-            if let Some(run) = replaced.and_then(|id| self.state.runs.get(&id).cloned()) {
-                let detail = self.breaker_detail(key);
-                self.end(run.as_ref().clone(), RunState::Skipped, Some(Reason::BreakerOpen), detail);
+        };
+        let mut jobs = BTreeSet::new();
+        let outer = std::mem::replace(&mut self.admitting, true);
+        for id in affected {
+            let Some(run) = self.state.runs.get(&id).cloned() else { continue };
+            if run.breaker == *key && matches!(run.phase, Phase::Waiting | Phase::Held) {
+                jobs.insert(id.job);
+                self.admit(run.as_ref().clone());
             }
         }
-        for id in newest.into_values() {
-            if let Some(run) = self.state.runs.get(&id).cloned() {
-                self.admit(run.as_ref().clone());
+        self.admitting = outer;
+        // What is held and has not started takes no place of its job any more.
+        for job in jobs {
+            self.admit_queued(job);
+        }
+    }
+
+    /// The breaker is not open any more. What it kept without a place of its job must find one, by
+    /// the overlap policy; the rest goes on as the breaker lets it.
+    pub(super) fn release_kept(&mut self, key: &BreakerKey) {
+        let held: Vec<RunId> = self.state.held_by(key).collect();
+        // First those that have their place, so that the others see them.
+        for touched in [true, false] {
+            for id in &held {
+                let Some(run) = self.state.runs.get(id).filter(|run| run.phase == Phase::Held).cloned()
+                else {
+                    continue;
+                };
+                let Some(job) = self.state.jobs.get(&id.job).cloned() else { continue };
+                if run.is_untouched() == touched {
+                    continue;
+                }
+                if touched {
+                    self.admit(run.as_ref().clone());
+                } else {
+                    self.enter_overlap(&job, run.as_ref().clone());
+                }
             }
         }
     }
 
-    /// The breaker has closed: what it held may start.
+    /// All probes passed: what waited behind the half-open breaker has its place already.
     pub(super) fn release_held(&mut self, key: &BreakerKey) {
         let held: Vec<RunId> = self.state.held_by(key).collect();
         for id in held {

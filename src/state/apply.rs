@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::breaker::{Breaker, Moment, Status, Why};
+use super::breaker::{Breaker, Moment, Status, StatusKind, Why};
 use super::command::{BreakerKey, Change, Command, Due, Entry, Outcome, Rejection, Request};
-use super::job::{Job, Pause};
+use super::job::{Job, Pause, undecided};
 use super::limits;
 use super::run::{JobId, Reason, Run, RunId};
 use super::spec::JobSpec;
@@ -178,6 +178,7 @@ impl Applying<'_> {
                 pause: None,
                 deleted: false,
                 last: None,
+                decided_until: undecided(),
             });
             self.fit_breaker(id);
             return Ok(Outcome::Put { job: id, version: 1, change: Change::Created });
@@ -190,6 +191,7 @@ impl Applying<'_> {
         let mut job = old.as_ref().clone();
         // Editing a job never fires it, and never loses what its unchanged schedule has armed.
         let armed = if old.spec.schedules == spec.schedules { old.armed() } else { next };
+        not_decided(&old, armed)?;
         match &mut job.pause {
             Some(pause) => pause.armed = armed,
             None => job.next = armed,
@@ -201,6 +203,7 @@ impl Applying<'_> {
         self.state.put_job(job);
         self.fit_breaker(id);
         self.drop_unshared(&old_breaker);
+        self.admit_queued(id);
         Ok(Outcome::Put { job: id, version, change: Change::Updated })
     }
 
@@ -211,8 +214,15 @@ impl Applying<'_> {
         match self.state.breakers.get(&key) {
             Some(breaker) if breaker.policy == policy => {}
             Some(breaker) => {
-                let breaker = Breaker { policy, ..breaker.as_ref().clone() };
-                self.state.put_breaker(key, breaker);
+                let mut breaker = Breaker { policy, ..breaker.as_ref().clone() };
+                let before = breaker.kind();
+                // Fewer probes may be wanted than have passed: no further one would ever close it.
+                breaker.close_if_passed(self.moment);
+                let after = breaker.kind();
+                self.state.put_breaker(key.clone(), breaker);
+                if before != after {
+                    self.closed(&key, before);
+                }
             }
             None if matches!(key, BreakerKey::Shared(..)) => {
                 self.state.put_breaker(key, Breaker::new(policy));
@@ -224,8 +234,9 @@ impl Applying<'_> {
     /// A shared breaker that no job names any more is gone, and what it held may go.
     fn drop_unshared(&mut self, key: &BreakerKey) {
         if matches!(key, BreakerKey::Shared(..)) && self.state.sharers(key).next().is_none() {
+            let before = self.breaker_kind(key);
             self.state.remove_breaker(key);
-            self.release_held(key);
+            self.closed(key, before);
         }
     }
 
@@ -279,6 +290,7 @@ impl Applying<'_> {
         if job.version != version {
             return Err(Rejection::Stale);
         }
+        not_decided(&job, next)?;
         let mut resumed = job.as_ref().clone();
         resumed.pause = None;
         resumed.next = next;
@@ -304,6 +316,7 @@ impl Applying<'_> {
                 let mut breaker = breaker.as_ref().clone();
                 breaker.half_open(self.moment);
                 self.state.put_breaker(key.clone(), breaker);
+                self.release_kept(key);
                 Ok(Outcome::Done)
             }
             Status::Closed | Status::HalfOpen { .. } => Err(Rejection::Stale),
@@ -324,6 +337,14 @@ impl Applying<'_> {
         }
     }
 
+    /// The breaker was `before` and is closed or gone.
+    fn closed(&mut self, key: &BreakerKey, before: StatusKind) {
+        match before {
+            StatusKind::Open => self.release_kept(key),
+            StatusKind::HalfOpen | StatusKind::Closed => self.release_held(key),
+        }
+    }
+
     fn trip(
         &mut self,
         key: &BreakerKey,
@@ -339,10 +360,19 @@ impl Applying<'_> {
 
     fn reset(&mut self, key: &BreakerKey, request: &Request) -> Result<Outcome, Rejection> {
         let mut breaker = self.breaker_of(key)?;
+        let before = breaker.kind();
         breaker.close(Why::Reset, (&request.actor, &request.reason), self.moment);
         self.state.put_breaker(key.clone(), breaker);
-        self.release_held(key);
+        self.closed(key, before);
         Ok(Outcome::Done)
+    }
+}
+
+/// An occurrence computed before the last one was decided would be decided twice.
+fn not_decided(job: &Job, next: Option<Due>) -> Result<(), Rejection> {
+    match next {
+        Some(next) if next.scheduled_at <= job.decided_until => Err(Rejection::Stale),
+        Some(_) | None => Ok(()),
     }
 }
 

@@ -180,7 +180,7 @@ impl Breaker {
     /// Lets an attempt through as a probe, if it is half open and has room for one.
     pub(super) fn admit_probe(&mut self) -> Option<u64> {
         let Status::HalfOpen { index, running, passed } = &mut self.status else { return None };
-        if *running + *passed >= self.policy.probes {
+        if running.saturating_add(*passed) >= self.policy.probes.max(1) {
             return None;
         }
         *running += 1;
@@ -210,15 +210,23 @@ impl Breaker {
                             self.reopened = self.reopened.saturating_add(1);
                             self.open(self.cool_down(), Why::ProbeFailed, ("", ""), moment);
                         }
-                        Some(false) if passed + 1 >= self.policy.probes => {
-                            self.close(Why::ProbesPassed, ("", ""), moment);
-                        }
                         Some(false) => {
-                            self.status = Status::HalfOpen { index, running, passed: passed + 1 };
+                            let passed = passed.saturating_add(1);
+                            self.status = Status::HalfOpen { index, running, passed };
+                            self.close_if_passed(moment);
                         }
                     }
                 }
             }
+        }
+    }
+
+    /// Closes it if as many probes have passed as the policy wants.
+    pub(super) fn close_if_passed(&mut self, moment: Moment) {
+        if let Status::HalfOpen { passed, .. } = self.status
+            && passed >= self.policy.probes.max(1)
+        {
+            self.close(Why::ProbesPassed, ("", ""), moment);
         }
     }
 

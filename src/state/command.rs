@@ -302,6 +302,17 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// The newest nominal instant that it decides.
+    #[must_use]
+    pub const fn until(&self) -> Timestamp {
+        match *self {
+            Self::Run { scheduled_at, .. } => scheduled_at,
+            Self::Missed { until, .. } => until,
+        }
+    }
+}
+
 /// Identity of a breaker.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum BreakerKey {

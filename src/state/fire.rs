@@ -34,6 +34,7 @@ impl Applying<'_> {
         self.check(expect, verdicts, next)?;
         let mut armed = job.as_ref().clone();
         armed.next = next;
+        armed.decided_until = verdicts.last().map_or(expect, Verdict::until);
         self.state.put_job(armed);
 
         let mut runs = Vec::with_capacity(verdicts.len());
@@ -65,13 +66,15 @@ impl Applying<'_> {
     fn check(&self, expect: Timestamp, verdicts: &[Verdict], next: Option<Due>) -> Result<(), Rejection> {
         let mut last: Option<Timestamp> = None;
         for verdict in verdicts {
-            let (first, until, due_at) = match *verdict {
-                Verdict::Run { scheduled_at, due_at, .. } => (scheduled_at, scheduled_at, due_at),
-                Verdict::Missed { from, until, .. } => (from, until, until),
+            let (first, until, due_at, stands_for) = match *verdict {
+                Verdict::Run { scheduled_at, due_at, stands_for, .. } => {
+                    (scheduled_at, scheduled_at, due_at, stands_for)
+                }
+                Verdict::Missed { from, until, .. } => (from, until, until, 1),
             };
             let in_order = match last {
                 // With `stands_for`, the record of the newest instant comes for the older ones too.
-                None => first >= expect,
+                None => first == expect || (first > expect && stands_for > 1),
                 Some(last) => first > last,
             };
             if !in_order || until < first {

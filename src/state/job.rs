@@ -30,6 +30,14 @@ pub struct Job {
     pub deleted: bool,
     /// The newest record of it.
     pub last: Option<LastRun>,
+    /// The newest nominal instant that is decided; none at or before it is ever armed again.
+    #[serde(default = "undecided")]
+    pub decided_until: Timestamp,
+}
+
+/// Nothing is decided yet.
+pub(super) const fn undecided() -> Timestamp {
+    Timestamp::MIN
 }
 
 /// Who paused a job, and why.

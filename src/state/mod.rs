@@ -41,13 +41,14 @@ pub mod schedule;
 mod snapshot;
 pub mod spec;
 pub mod time;
+mod verify;
 
 use std::sync::Arc;
 
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
-use breaker::{Breaker, Status};
+use breaker::{Breaker, Status, StatusKind};
 pub use command::{
     BreakerKey, Change, CodecError, Command, Due, Entry, Outcome, Rejection, Request, Verdict,
 };
@@ -55,6 +56,7 @@ pub use job::{Job, LastRun, Pause};
 pub use run::{JobId, RunId};
 use run::{Phase, Run};
 use time::Timestamp;
+pub use verify::Broken;
 
 /// What an entry did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -274,6 +276,19 @@ impl State {
     /// Half-open breakers.
     pub fn probing(&self) -> impl Iterator<Item = &BreakerKey> {
         self.probing.iter()
+    }
+
+    /// Whether a live run counts against its job's parallelism. One that is queued does not; nor does
+    /// one that an open breaker keeps and that has not started: it asks again when the breaker lets go.
+    fn takes_place(&self, run: &Run) -> bool {
+        match run.phase {
+            Phase::Queued | Phase::Ended => false,
+            Phase::Held => {
+                let open = self.breakers.get(&run.breaker).is_some_and(|it| it.kind() == StatusKind::Open);
+                !(open && run.is_untouched())
+            }
+            Phase::Waiting | Phase::Backoff { .. } | Phase::Running => true,
+        }
     }
 
     fn put_job(&mut self, job: Job) {

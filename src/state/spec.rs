@@ -122,7 +122,7 @@ pub enum RetryOn {
     Failed,
     /// The attempt took longer than `timeout`.
     Timeout,
-    /// The worker vanished; tried again within `max_attempts`, whatever `on_lost` says of reruns.
+    /// The worker vanished, once the reruns of `on_lost: rerun` are used up; never with `on_lost: fail`.
     Lost,
     /// This exit code.
     Exit(i32),
@@ -163,6 +163,20 @@ pub struct Overlap {
     pub keep: Keep,
     /// Live runs at a time.
     pub max_parallel: u32,
+}
+
+impl Overlap {
+    /// Live runs at a time, bounds applied; at least one, or nothing could ever start.
+    #[must_use]
+    pub fn parallel(&self) -> usize {
+        let parallel = match self.policy {
+            OverlapPolicy::Allow => usize::MAX,
+            OverlapPolicy::Skip | OverlapPolicy::Queue | OverlapPolicy::Replace => {
+                usize::try_from(self.max_parallel).unwrap_or(usize::MAX)
+            }
+        };
+        parallel.clamp(1, super::limits::LIVE_RUNS_PER_JOB)
+    }
 }
 
 /// The rule for overlaps.

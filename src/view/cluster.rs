@@ -88,7 +88,12 @@ pub struct Build {
 
 /// The message of the cluster's status; without workers when they are not known here.
 #[must_use]
-pub fn to_pb(state: &State, seen: &ClusterSeen, build: Build, workers: Option<&[WorkerInfo]>) -> pb::ClusterStatus {
+pub fn to_pb(
+    state: &State,
+    seen: &ClusterSeen,
+    build: Build,
+    workers: Option<&[WorkerInfo]>,
+) -> pb::ClusterStatus {
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     pb::ClusterStatus {
         cluster_id: seen.cluster_id.clone(),

@@ -4,8 +4,8 @@ use super::{instant, span};
 use crate::pb::v1 as pb;
 use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
 use crate::state::spec::{
-    BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, OnLost, OnOpen, OnResume, Overlap, OverlapPolicy, Program,
-    Retention, Retry, RetryOn, Target,
+    BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, OnLost, OnOpen, OnResume, Overlap, OverlapPolicy,
+    Program, Retention, Retry, RetryOn, Target,
 };
 
 /// The message of a definition. Read again, it gives the same definition.

@@ -15,7 +15,10 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 /// Makes connections. Bounds are the caller's: a dial that takes too long is dropped.
 #[derive(Clone)]
-pub struct Dialer(Arc<dyn Fn(Arc<str>) -> BoxFuture<'static, io::Result<Box<dyn Connection>>> + Send + Sync>);
+pub struct Dialer(Arc<dyn Fn(Arc<str>) -> Dialled + Send + Sync>);
+
+/// A connection in the making.
+type Dialled = BoxFuture<'static, io::Result<Box<dyn Connection>>>;
 
 impl Dialer {
     /// Plain TCP without delay of small segments; the address is `host:port`.
@@ -41,7 +44,7 @@ impl Dialer {
         }))
     }
 
-    pub(super) fn dial(&self, address: Arc<str>) -> BoxFuture<'static, io::Result<Box<dyn Connection>>> {
+    pub(super) fn dial(&self, address: Arc<str>) -> Dialled {
         (self.0)(address)
     }
 }

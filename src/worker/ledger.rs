@@ -57,7 +57,7 @@ enum Stop {
 
 #[derive(Debug)]
 enum Stage {
-    Waiting { place: u64, order: Box<target::Order> },
+    Waiting { place: u64 },
     Running { cancel: CancellationToken, stop: Option<Stop> },
     Ended { report: Box<pb::Report>, sent_at: Option<Instant> },
 }
@@ -69,7 +69,7 @@ pub(super) struct Ledger {
     attempts: BTreeMap<Key, Stage>,
     running: usize,
     /// By the order of arrival.
-    waiting: BTreeMap<u64, Key>,
+    waiting: BTreeMap<u64, (Key, Box<target::Order>)>,
     next_place: u64,
     unsent: BTreeSet<Key>,
     sent: BTreeSet<(Instant, Key)>,
@@ -137,8 +137,8 @@ impl Ledger {
             Ok(order) => {
                 let place = self.next_place;
                 self.next_place += 1;
-                self.waiting.insert(place, key.clone());
-                self.attempts.insert(key.clone(), Stage::Waiting { place, order: Box::new(order) });
+                self.waiting.insert(place, (key.clone(), Box::new(order)));
+                self.attempts.insert(key.clone(), Stage::Waiting { place });
             }
         }
         Ok(())
@@ -149,14 +149,11 @@ impl Ledger {
         if self.running >= self.slots {
             return None;
         }
-        let free = self.waiting.values().find(|key| !self.older_one_runs(key))?;
-        let key = free.clone();
+        let (place, _) = self.waiting.iter().find(|(_, (key, _))| !self.older_one_runs(key))?;
+        let place = *place;
+        let (key, order) = self.waiting.remove(&place)?;
         let cancel = CancellationToken::new();
-        let begun = Stage::Running { cancel: cancel.clone(), stop: None };
-        let Some(Stage::Waiting { place, order }) = self.attempts.insert(key.clone(), begun) else {
-            unreachable!("a key in `waiting` has the stage `Waiting`");
-        };
-        self.waiting.remove(&place);
+        self.attempts.insert(key.clone(), Stage::Running { cancel: cancel.clone(), stop: None });
         self.running += 1;
         Some(Start { key, order, cancel })
     }
@@ -234,9 +231,7 @@ impl Ledger {
     /// The next report to send.
     pub(super) fn next_report(&mut self, now: Instant) -> Option<pb::Report> {
         let key = self.unsent.pop_first()?;
-        let Some(Stage::Ended { report, sent_at }) = self.attempts.get_mut(&key) else {
-            unreachable!("a key in `unsent` has the stage `Ended`");
-        };
+        let Some(Stage::Ended { report, sent_at }) = self.attempts.get_mut(&key) else { return None };
         *sent_at = Some(now);
         let report = pb::Report::clone(report);
         self.sent.insert((now, key));
@@ -245,7 +240,7 @@ impl Ledger {
 
     /// The worker ends: what waits is given back. Returns how many there were.
     pub(super) fn give_back_waiting(&mut self) -> usize {
-        let waiting: Vec<Key> = self.waiting.values().cloned().collect();
+        let waiting: Vec<Key> = self.waiting.values().map(|(key, _)| key.clone()).collect();
         for key in &waiting {
             self.end(key, convert::untouched(key, pb::Outcome::Lost, "the worker ended before it began"));
         }
@@ -290,8 +285,7 @@ impl Ledger {
                 self.waiting.remove(&place);
             }
             Some(Stage::Running { .. }) => self.running -= 1,
-            Some(Stage::Ended { .. }) => unreachable!("the callers end what has not ended"),
-            None => {}
+            Some(Stage::Ended { .. }) | None => {}
         }
         self.unsent.insert(key.clone());
     }

@@ -54,8 +54,12 @@ pub const WAITING_MAX: usize = 1_024;
 pub const ACKNOWLEDGED_MAX: usize = 16_384;
 /// Endpoints that a worker may be given.
 pub const ENDPOINTS_MAX: usize = 64;
-/// Queues, and labels, that a worker may announce.
-pub const ANNOUNCED_MAX: usize = 256;
+/// Queues that a worker may serve.
+pub const QUEUES_MAX: usize = 256;
+/// Labels that a worker may have.
+pub const LABELS_MAX: usize = 64;
+/// Kinds of targets that a worker may announce.
+pub const KINDS_MAX: usize = 64;
 /// Bytes of a worker's name, a queue, a label's key or value, and a run id.
 pub const NAME_BYTES_MAX: usize = 256;
 /// How long a drain waits for what runs, unless configured otherwise.
@@ -155,9 +159,9 @@ impl WorkerOptions {
             return Err(OptionsError::Slots(self.slots));
         }
         let counts = [
-            ("queues", self.queues.len(), 1, ANNOUNCED_MAX),
-            ("labels", self.labels.len(), 0, ANNOUNCED_MAX),
-            ("kinds", self.kinds.len(), 1, ANNOUNCED_MAX),
+            ("queues", self.queues.len(), 1, QUEUES_MAX),
+            ("labels", self.labels.len(), 0, LABELS_MAX),
+            ("kinds", self.kinds.len(), 1, KINDS_MAX),
             ("endpoints", self.endpoints.len(), 1, ENDPOINTS_MAX),
         ];
         for (field, count, min, max) in counts {
@@ -226,5 +230,7 @@ impl WorkerEnd {
     }
 }
 
+#[cfg(test)]
+mod fake_leader;
 #[cfg(test)]
 mod tests;

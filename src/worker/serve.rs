@@ -63,7 +63,7 @@ enum Event {
     Ended(Result<(Id, Report), JoinError>),
     Ask(Arc<str>),
     PauseOver,
-    Opened(Result<OpenLink, OpenError>),
+    Opened(Box<Result<OpenLink, OpenError>>),
     Link(Result<LinkEvent, LinkError>),
 }
 
@@ -114,7 +114,7 @@ impl Worker {
                 Event::Ended(ended) => self.attempt_ended(ended),
                 Event::Ask(address) => self.ask(address),
                 Event::PauseOver => {}
-                Event::Opened(opened) => self.opened(opened),
+                Event::Opened(opened) => self.opened(*opened),
                 Event::Link(event) => self.heard(event),
             }
         }
@@ -398,7 +398,7 @@ impl Link {
     async fn next(&mut self, wants_room: bool) -> Event {
         match self {
             Self::Searching => pending().await,
-            Self::Opening(_, opening) => Event::Opened(opening.await),
+            Self::Opening(_, opening) => Event::Opened(Box::new(opening.await)),
             Self::Open(link) => Event::Link(link.next(wants_room).await),
         }
     }

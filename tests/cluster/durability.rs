@@ -32,8 +32,7 @@ async fn what_was_acknowledged_survives_the_death_of_all_nodes_at_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_was_away_is_sent_a_snapshot_and_the_run_log() {
     let receiver = Receiver::start().await;
-    let mut harness =
-        Harness::start("\n[raft]\nsnapshot_entries = 100\nkeep_entries = 20\n").await;
+    let mut harness = Harness::start("\n[raft]\nsnapshot_entries = 100\nkeep_entries = 20\n").await;
     harness.apply(&job("often", &receiver.url("/ok"))).await;
     let away = harness.followers().await[0];
     harness.cluster.kill(away).await.expect("it ran");
@@ -60,7 +59,9 @@ async fn a_node_that_was_away_is_sent_a_snapshot_and_the_run_log() {
     .expect("an endpoint");
     for run in runs {
         let request = chronarch::pb::v1::GetRunRequest { run_id: run.run_id.clone(), stale: true };
-        let found = eventually("the run log to be whole", || async { alone.get_run(request.clone()).await.ok() }).await;
+        let found =
+            eventually("the run log to be whole", || async { alone.get_run(request.clone()).await.ok() })
+                .await;
         assert_eq!(found, run);
     }
 }

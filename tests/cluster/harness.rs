@@ -50,7 +50,8 @@ impl Harness {
         let ids = clock.clone();
         let endpoints: Vec<_> =
             cluster.endpoints().iter().map(|endpoint| endpoint.parse().expect("an endpoint")).collect();
-        let client = Client::new(&endpoints, Duration::from_secs(20), move || ids.random_id()).expect("endpoints");
+        let client =
+            Client::new(&endpoints, Duration::from_secs(20), move || ids.random_id()).expect("endpoints");
         let harness = Self { cluster, client, clock, dir: Some(dir) };
         harness.leader().await;
         harness
@@ -85,7 +86,8 @@ impl Harness {
     /// Waits until the node has applied what the others have committed.
     pub async fn caught_up(&self, node: u64) {
         let target = self.client.statuses().await;
-        let target = target.iter().filter_map(|(_, status)| status.as_ref().ok()).map(|status| status.committed_index);
+        let target =
+            target.iter().filter_map(|(_, status)| status.as_ref().ok()).map(|status| status.committed_index);
         let target = target.max().unwrap_or(0);
         eventually("the node to catch up", || async {
             self.status(node).await.filter(|status| status.applied_index >= target).map(drop)

@@ -77,7 +77,8 @@ impl Receiver {
 }
 
 fn note(inner: &Inner, headers: &HeaderMap) {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+    let text =
+        |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let hit = Hit {
         job: text("chronarch-job"),
         run_id: text("chronarch-run-id"),

@@ -43,7 +43,11 @@ async fn account(harness: &Harness, receiver: &Receiver, jobs: u32) {
         assert!(missing.is_empty(), "{name}: {missing:?} never arrived");
         for (instant, hits) in arrived {
             let fences: BTreeSet<u64> = hits.iter().map(|hit| hit.fence).collect();
-            assert_eq!(fences.len(), hits.len(), "{name} at {instant}: an attempt was carried out twice: {hits:?}");
+            assert_eq!(
+                fences.len(),
+                hits.len(),
+                "{name} at {instant}: an attempt was carried out twice: {hits:?}"
+            );
             let attempts: BTreeSet<u32> = hits.iter().map(|hit| hit.attempt).collect();
             assert_eq!(attempts.len(), hits.len(), "{name} at {instant}: {hits:?}");
         }
@@ -92,8 +96,11 @@ async fn a_rolling_restart_is_not_noticed() {
     account(&harness, &receiver, 4).await;
     for job in 0..4 {
         let late = harness.runs(&format!("tick-{job}")).await;
-        let late: Vec<_> =
-            late.iter().filter(|run| millis(run.fired_at) - millis(run.due_at) > 1_000).map(|run| &run.run_id).collect();
+        let late: Vec<_> = late
+            .iter()
+            .filter(|run| millis(run.fired_at) - millis(run.due_at) > 1_000)
+            .map(|run| &run.run_id)
+            .collect();
         assert!(late.is_empty(), "fired more than a second late: {late:?}");
     }
 }

@@ -112,7 +112,10 @@ fn entries(wanted: Vec<Wanted>) -> Vec<Vec<Wanted>> {
 type Landed = (Vec<(usize, pb::AppliedJob)>, Vec<Wanted>, u64);
 
 impl Api {
-    pub(super) async fn apply_here(self, mut message: pb::ApplyJobsRequest) -> Result<pb::ApplyJobsResponse, Status> {
+    pub(super) async fn apply_here(
+        self,
+        mut message: pb::ApplyJobsRequest,
+    ) -> Result<pb::ApplyJobsResponse, Status> {
         let request = message.request();
         let jobs = std::mem::take(&mut message.jobs);
         let count = jobs.len();
@@ -127,7 +130,8 @@ impl Api {
         let deadline = Instant::now() + limits::SETTLE_WAIT;
         let mut results: Vec<Option<pb::AppliedJob>> = vec![None; count];
         while !wanted.is_empty() {
-            let proposals = entries(std::mem::take(&mut wanted)).into_iter().map(|entry| self.put(entry, &request));
+            let proposals =
+                entries(std::mem::take(&mut wanted)).into_iter().map(|entry| self.put(entry, &request));
             let landed: Vec<Landed> =
                 futures::stream::iter(proposals).buffered(limits::ENTRIES_IN_FLIGHT).try_collect().await?;
             let mut last = 0;

@@ -23,7 +23,8 @@ pub(super) fn retry(retry: Option<&pb::Retry>, problems: &mut Problems) -> Retry
     let absent = pb::Retry::default();
     let retry = retry.unwrap_or(&absent);
     let waits = Duration::ZERO..=limits::RETRY_WAIT;
-    let initial = value::span("retry.initial", retry.initial.as_ref(), waits.clone(), problems).unwrap_or(SECOND);
+    let initial =
+        value::span("retry.initial", retry.initial.as_ref(), waits.clone(), problems).unwrap_or(SECOND);
     let max = value::span("retry.max", retry.max.as_ref(), waits, problems);
     if max.is_some_and(|max| max < initial) {
         problems.add("retry.max", format!("is shorter than retry.initial ({})", value::span_text(initial)));
@@ -55,7 +56,9 @@ fn retry_on(words: &[String], problems: &mut Problems) -> Vec<RetryOn> {
                 let shown: String = word.chars().take(64).collect();
                 problems.add(
                     format!("retry.on[{place}]"),
-                    format!("{shown:?} is none of failed, timeout, lost, exit:1 to exit:255, http:503, http:5xx"),
+                    format!(
+                        "{shown:?} is none of failed, timeout, lost, exit:1 to exit:255, http:503, http:5xx"
+                    ),
                 );
             }
         }
@@ -91,11 +94,15 @@ fn retry_class(word: &str) -> Option<RetryOn> {
 pub(super) fn catch_up(catch_up: Option<&pb::CatchUp>, problems: &mut Problems) -> CatchUp {
     let absent = pb::CatchUp::default();
     let catch_up = catch_up.unwrap_or(&absent);
-    let runs = value::word("catch_up.runs", catch_up.runs, problems).map_or(CatchUpRuns::Latest, |runs| match runs {
-        pb::CatchUpRuns::None => CatchUpRuns::None,
-        pb::CatchUpRuns::Unspecified | pb::CatchUpRuns::Latest => CatchUpRuns::Latest,
-        pb::CatchUpRuns::All => CatchUpRuns::All,
-    });
+    let runs =
+        value::word("catch_up.runs", catch_up.runs, problems).map_or(
+            CatchUpRuns::Latest,
+            |runs| match runs {
+                pb::CatchUpRuns::None => CatchUpRuns::None,
+                pb::CatchUpRuns::Unspecified | pb::CatchUpRuns::Latest => CatchUpRuns::Latest,
+                pb::CatchUpRuns::All => CatchUpRuns::All,
+            },
+        );
     let range = Duration::ZERO..=limits::LATENESS;
     CatchUp {
         runs,
@@ -146,9 +153,10 @@ pub(super) fn breaker(breaker: Option<&pb::BreakerPolicy>, problems: &mut Proble
     let windows = 10 * MILLISECOND..=limits::BREAKER_WINDOW;
     let window = value::span("breaker.window", breaker.window.as_ref(), windows, problems);
     let cool_downs = MILLISECOND..=limits::OPEN_FOR;
-    let open_for =
-        value::span("breaker.open_for", breaker.open_for.as_ref(), cool_downs.clone(), problems).unwrap_or(MINUTE);
-    let max_open_for = value::span("breaker.max_open_for", breaker.max_open_for.as_ref(), cool_downs, problems);
+    let open_for = value::span("breaker.open_for", breaker.open_for.as_ref(), cool_downs.clone(), problems)
+        .unwrap_or(MINUTE);
+    let max_open_for =
+        value::span("breaker.max_open_for", breaker.max_open_for.as_ref(), cool_downs, problems);
     if max_open_for.is_some_and(|max| max < open_for) {
         let reason = format!("is shorter than breaker.open_for ({})", value::span_text(open_for));
         problems.add("breaker.max_open_for", reason);
@@ -157,7 +165,12 @@ pub(super) fn breaker(breaker: Option<&pb::BreakerPolicy>, problems: &mut Proble
     BreakerPolicy {
         name: Some(breaker.name.clone()).filter(|name| !name.is_empty()),
         consecutive_failures,
-        failure_rate_milli: value::milli("breaker.failure_rate", breaker.failure_rate, &(0.0..=1.0), problems),
+        failure_rate_milli: value::milli(
+            "breaker.failure_rate",
+            breaker.failure_rate,
+            &(0.0..=1.0),
+            problems,
+        ),
         minimum_attempts: value::count(
             "breaker.minimum_attempts",
             breaker.minimum_attempts,

@@ -76,7 +76,10 @@ fn headers(path: &str, headers: &BTreeMap<String, String>, problems: &mut Proble
     for (name, text) in headers.iter().take(limits::PAIRS) {
         let at = value::keyed(path, name);
         if name.len() + text.len() > limits::PAIR_BYTES {
-            problems.add(at, format!("name and value are too long, at most {} bytes are allowed", limits::PAIR_BYTES));
+            problems.add(
+                at,
+                format!("name and value are too long, at most {} bytes are allowed", limits::PAIR_BYTES),
+            );
             continue;
         }
         match HeaderName::from_bytes(name.as_bytes()) {
@@ -184,7 +187,10 @@ fn environment(path: &str, variables: &BTreeMap<String, String>, problems: &mut 
             problems.add(&at, "is set by the scheduler");
         }
         if name.len() + text.len() > limits::PAIR_BYTES {
-            problems.add(&at, format!("name and value are too long, at most {} bytes are allowed", limits::PAIR_BYTES));
+            problems.add(
+                &at,
+                format!("name and value are too long, at most {} bytes are allowed", limits::PAIR_BYTES),
+            );
         }
         no_nul(&at, text, problems);
     }

@@ -53,9 +53,8 @@ pub(in crate::api) fn instant(
 ) -> Option<Timestamp> {
     let value = value?;
     let nanos = u32::try_from(value.nanos).ok().filter(|nanos| *nanos < 1_000_000_000);
-    let millis = nanos.and_then(|nanos| {
-        value.seconds.checked_mul(1_000)?.checked_add(i64::from(nanos / 1_000_000))
-    });
+    let millis =
+        nanos.and_then(|nanos| value.seconds.checked_mul(1_000)?.checked_add(i64::from(nanos / 1_000_000)));
     match millis.filter(|millis| (Timestamp::MIN.millis()..=Timestamp::MAX.millis()).contains(millis)) {
         Some(millis) => Some(Timestamp::from_millis(millis)),
         None => {
@@ -106,7 +105,12 @@ pub(in crate::api) fn within<T: PartialOrd + Display>(
 }
 
 /// A ratio in thousandths.
-pub(in crate::api) fn milli(path: &str, value: f64, range: &RangeInclusive<f64>, problems: &mut Problems) -> u32 {
+pub(in crate::api) fn milli(
+    path: &str,
+    value: f64,
+    range: &RangeInclusive<f64>,
+    problems: &mut Problems,
+) -> u32 {
     if !range.contains(&value) {
         within(path, value, range, problems);
         return 0;

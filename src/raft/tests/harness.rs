@@ -12,11 +12,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_stream::wrappers::TcpListenerStream;
 
 use crate::config::RaftTiming;
 use crate::raft::{
-    ClusterId, NodeAddress, OpenError, Raft, RaftOptions, RunLogGap, RunSink, StoredRun, serve, tcp_dialer,
+    ClusterId, NodeAddress, OpenError, Raft, RaftOptions, RunLogGap, RunSink, StoredRun, incoming, serve,
+    tcp_dialer,
 };
 use crate::state::run::Run;
 use crate::state::spec::{
@@ -181,7 +181,7 @@ impl Place {
         };
         let raft = Raft::open(self.options()?).await?;
         let (stop, stopped) = oneshot::channel::<()>();
-        let served = serve(raft.clone(), TcpListenerStream::new(listener), async {
+        let served = serve(raft.clone(), incoming(listener), async {
             let _ = stopped.await;
         });
         let server = tokio::spawn(async move { served.await.unwrap() });

@@ -61,7 +61,11 @@ impl Explaining<'_> {
     fn next(&self, job: &Job) -> Option<String> {
         let next = job.next?;
         let now = self.state.now();
-        let jitter = if next.due_at == next.scheduled_at { String::new() } else { format!(", due at {} with jitter", next.due_at) };
+        let jitter = if next.due_at == next.scheduled_at {
+            String::new()
+        } else {
+            format!(", due at {} with jitter", next.due_at)
+        };
         Some(if next.due_at < now {
             let late = words::span(now.since(next.due_at));
             format!("the occurrence at {} is due since {late} and not decided yet", next.scheduled_at)
@@ -123,7 +127,10 @@ impl Explaining<'_> {
             let until = run.scheduled_until.unwrap_or(run.id.at);
             return Ok(match run.cause {
                 Cause::CatchUp if run.scheduled_until.is_some() => {
-                    format!("the occurrence at {at} is one of those from {} to {until} in record {}", run.id.at, run.id)
+                    format!(
+                        "the occurrence at {at} is one of those from {} to {until} in record {}",
+                        run.id.at, run.id
+                    )
                 }
                 Cause::CatchUp | Cause::Schedule | Cause::Manual => {
                     format!("run {} stands for the occurrence at {at} and others", run.id)
@@ -169,8 +176,12 @@ impl Explaining<'_> {
             (Some(previous), Some(next)) => {
                 facts.add(format!("the occurrences around it are {previous} and {next}"));
             }
-            (Some(previous), None) => facts.add(format!("the last occurrence before it is {previous}, and none follows")),
-            (None, Some(next)) => facts.add(format!("the first occurrence after it is {next}, and none lies before it")),
+            (Some(previous), None) => {
+                facts.add(format!("the last occurrence before it is {previous}, and none follows"))
+            }
+            (None, Some(next)) => {
+                facts.add(format!("the first occurrence after it is {next}, and none lies before it"))
+            }
             (None, None) => facts.add("its schedule has no occurrence at all"),
         }
         facts.maybe(changed_since(job, at));

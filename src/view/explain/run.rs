@@ -42,7 +42,10 @@ impl Explaining<'_> {
         };
         facts.maybe(self.lateness(run));
         if run.cause == Cause::Manual {
-            facts.add(format!("it was {}", if run.detail.starts_with("triggered") { &run.detail } else { "triggered by hand" }));
+            facts.add(format!(
+                "it was {}",
+                if run.detail.starts_with("triggered") { &run.detail } else { "triggered by hand" }
+            ));
         } else if run.cause == Cause::CatchUp && run.state != RunState::Skipped {
             let others = run.stands_for.saturating_sub(1);
             let standing = match others {
@@ -73,7 +76,9 @@ impl Explaining<'_> {
         };
         facts.maybe(run.attempts.last().map(attempt_end));
         if run.is_untouched() {
-            facts.maybe(run.start_by.map(|start_by| format!("it expires if it has not started by {start_by}")));
+            facts.maybe(
+                run.start_by.map(|start_by| format!("it expires if it has not started by {start_by}")),
+            );
         }
         format!("run {} is pending: {waits}", run.id)
     }
@@ -90,9 +95,11 @@ impl Explaining<'_> {
             facts.add("it is a probe of a half-open breaker");
         }
         let lease = self.state.lease(&attempt.worker);
-        facts.maybe(lease.filter(|lease| *lease < self.state.now()).map(|lease| {
-            format!("its worker has not been heard of; its lease ended at {lease}")
-        }));
+        facts.maybe(
+            lease
+                .filter(|lease| *lease < self.state.now())
+                .map(|lease| format!("its worker has not been heard of; its lease ended at {lease}")),
+        );
         format!(
             "run {} is running: attempt {} on worker {} since {}",
             run.id, attempt.number, attempt.worker, attempt.started_at
@@ -142,7 +149,8 @@ impl Explaining<'_> {
         {
             facts.add(match spec.on_lost {
                 OnLost::Fail => {
-                    "on_lost is `fail`: nobody knows what the lost attempt did, so it is not run again".to_owned()
+                    "on_lost is `fail`: nobody knows what the lost attempt did, so it is not run again"
+                        .to_owned()
                 }
                 OnLost::Rerun => format!(
                     "on_lost is `rerun`, and it was run again {}, the most that is allowed",
@@ -167,13 +175,14 @@ impl Explaining<'_> {
         facts.maybe(policy.map(|policy| match policy.runs {
             CatchUpRuns::None => "catch_up is `none`: what is missed does not run".to_owned(),
             CatchUpRuns::Latest => {
-                format!("catch_up runs the newest of the last {}; the rest was older", words::span(policy.window))
+                format!(
+                    "catch_up runs the newest of the last {}; the rest was older",
+                    words::span(policy.window)
+                )
             }
-            CatchUpRuns::All => format!(
-                "catch_up runs at most {} of the last {}",
-                policy.max,
-                words::span(policy.window)
-            ),
+            CatchUpRuns::All => {
+                format!("catch_up runs at most {} of the last {}", policy.max, words::span(policy.window))
+            }
         }));
         let until = run.scheduled_until.unwrap_or(run.id.at);
         facts.maybe(self.leader_gap_words(run.id.at).or_else(|| self.leader_gap_words(until)));

@@ -18,7 +18,10 @@ impl Explaining<'_> {
             let policy = &breaker.policy;
             let why = match opened.why {
                 Why::ConsecutiveFailures => {
-                    format!("after {} in a row", words::counted(breaker.consecutive_failures.into(), "failed attempt"))
+                    format!(
+                        "after {} in a row",
+                        words::counted(breaker.consecutive_failures.into(), "failed attempt")
+                    )
                 }
                 Why::FailureRate => {
                     let (attempts, failures) = breaker.window_counts();
@@ -26,7 +29,9 @@ impl Explaining<'_> {
                     format!("after {failures} of {attempts} attempts failed, {percent} % or more")
                 }
                 Why::ProbeFailed => "again, for a probe failed".to_owned(),
-                Why::Tripped => format!("by hand{}{}", words::by(&opened.actor), words::because(&opened.reason)),
+                Why::Tripped => {
+                    format!("by hand{}{}", words::by(&opened.actor), words::because(&opened.reason))
+                }
                 Why::ProbesPassed | Why::CoolDownOver | Why::Reset => opened.why.as_str().to_owned(),
             };
             format!(" since {} {why}", opened.at)
@@ -65,24 +70,24 @@ impl Explaining<'_> {
         let labels: Vec<String> = spec.requires.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let steps: [(String, &dyn Fn(&WorkerInfo) -> bool); 4] = [
             (format!("no worker serves queue `{queue}`"), &|worker| worker.queues.contains(queue)),
-            (
-                format!("no worker of queue `{queue}` carries out {kind} targets"),
-                &|worker| worker.kinds.contains(kind),
-            ),
-            (
-                format!("no worker of queue `{queue}` has the labels {}", labels.join(", ")),
-                &|worker| spec.requires.iter().all(|(key, value)| worker.labels.get(key) == Some(value)),
-            ),
-            (
-                format!("every worker for queue `{queue}` drains and takes nothing new"),
-                &|worker| !worker.draining,
-            ),
+            (format!("no worker of queue `{queue}` carries out {kind} targets"), &|worker| {
+                worker.kinds.contains(kind)
+            }),
+            (format!("no worker of queue `{queue}` has the labels {}", labels.join(", ")), &|worker| {
+                spec.requires.iter().all(|(key, value)| worker.labels.get(key) == Some(value))
+            }),
+            (format!("every worker for queue `{queue}` drains and takes nothing new"), &|worker| {
+                !worker.draining
+            }),
         ];
         let mut able: Vec<&WorkerInfo> = workers.iter().collect();
         for (otherwise, fits) in steps {
             able.retain(|worker| fits(worker));
             if able.is_empty() {
-                return Some(format!("{otherwise} ({} connected)", words::counted(count(workers.len()), "worker")));
+                return Some(format!(
+                    "{otherwise} ({} connected)",
+                    words::counted(count(workers.len()), "worker")
+                ));
             }
         }
         if able.iter().any(|worker| worker.running < worker.slots) {

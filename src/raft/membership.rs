@@ -1,0 +1,170 @@
+//! Who belongs to the cluster: adding a learner, giving it a vote, removing a node.
+//!
+//! One operator at a time. A change takes effect when it is appended, not when it is committed; one that fails
+//! half-way may leave the cluster between two memberships, where a majority of both is needed: asking again for the
+//! same change completes it.
+//!
+//! An id is used once. A node whose folder was lost is removed, and its machine comes back under a new id: what the
+//! old one had promised is gone ([`super::formation`], rule 5). What this module can see of that it enforces: an id
+//! that is a member is not added, and a node that is added must be pristine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::time::Duration;
+
+use openraft::ChangeMembers;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::raft::ClientWriteResponse;
+use tokio::time::timeout;
+
+use super::handle::{Core, Raft};
+use super::library::LAG_MAX;
+use super::status::{RaftStatus, Role};
+use super::types::{NodeAddress, TypeConfig};
+
+/// How long a change may take.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the membership was not changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MembershipError {
+    /// Only the leader changes it.
+    #[error("this node is not the leader")]
+    NotLeader {
+        /// Who is, as far as this node knows.
+        leader: Option<(u64, NodeAddress)>,
+    },
+    /// A member is not added again, not even one whose data is lost.
+    #[error(
+        "node {0} is a member already\nhint: a node whose data is lost is removed and added under a new id"
+    )]
+    Member(u64),
+    /// There is no such member.
+    #[error("node {0} is not a member")]
+    NotMember(u64),
+    /// A cluster without a vote cannot decide anything any more.
+    #[error("node {0} has the only vote")]
+    LastVoter(u64),
+    /// The node belongs to a cluster, or has belonged to one.
+    #[error("node {id} belongs to cluster {cluster}\nhint: give the new node an empty `data_dir`")]
+    NotPristine {
+        /// The node.
+        id: u64,
+        /// The cluster's id.
+        cluster: String,
+    },
+    /// The node did not answer, or refused.
+    #[error("node {id} did not join: {reason}")]
+    NotJoined {
+        /// The node.
+        id: u64,
+        /// What was heard of it.
+        reason: String,
+    },
+    /// A learner that lags would be counted for majorities and could not keep up.
+    #[error("node {id} is {behind:?} entries behind; only {LAG_MAX} are few enough for a vote")]
+    Behind {
+        /// The node.
+        id: u64,
+        /// How far, if it is known.
+        behind: Option<u64>,
+    },
+    /// Another change is under way.
+    #[error("another change of the membership is under way")]
+    InProgress,
+    /// It may have happened, or may yet. Look at the status, and ask again.
+    #[error("the result of the change is unknown")]
+    Unknown,
+}
+
+type Change = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
+
+impl Raft {
+    /// Adds a pristine node that was started without `peers`. It receives the log but has no vote yet.
+    ///
+    /// # Errors
+    /// [`MembershipError`].
+    pub async fn add_learner(&self, id: u64, peer_address: &str) -> Result<(), MembershipError> {
+        let (core, status) = self.leading()?;
+        if status.nodes.contains_key(&id) {
+            return Err(MembershipError::Member(id));
+        }
+        let refused =
+            |status: tonic::Status| MembershipError::NotJoined { id, reason: status.message().to_owned() };
+        let answer = self.identify(id, peer_address).await.map_err(refused)?;
+        // One that has adopted this cluster but never heard of it again is an attempt of ours that was cut short.
+        let ours = answer.cluster == core.cluster.to_string();
+        if !answer.cluster.is_empty() && (answer.initialized || !ours) {
+            return Err(MembershipError::NotPristine { id, cluster: answer.cluster });
+        }
+        let adopted = self.ask_to_adopt(id, peer_address, core.cluster, &BTreeMap::new()).await;
+        adopted.map_err(refused)?;
+        let node = NodeAddress { peer_address: peer_address.to_owned(), address: answer.address };
+        self.change(core.raft.add_learner(id, node, false)).await
+    }
+
+    /// Gives a learner that has caught up a vote.
+    ///
+    /// # Errors
+    /// [`MembershipError`].
+    pub async fn promote(&self, id: u64) -> Result<(), MembershipError> {
+        let (core, status) = self.leading()?;
+        if !status.nodes.contains_key(&id) {
+            return Err(MembershipError::NotMember(id));
+        }
+        if id != self.node_id() {
+            let matched = status.peers.iter().find(|peer| peer.id == id).and_then(|peer| peer.matched_index);
+            let behind = status.last_index.zip(matched).map(|(last, matched)| last.saturating_sub(matched));
+            if behind.is_none_or(|behind| behind > LAG_MAX) {
+                return Err(MembershipError::Behind { id, behind });
+            }
+        }
+        let change = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
+        self.change(core.raft.change_membership(change, false)).await
+    }
+
+    /// Removes a node, alive or dead. A leader that removes itself hands over a moment later.
+    ///
+    /// # Errors
+    /// [`MembershipError`].
+    pub async fn remove(&self, id: u64) -> Result<(), MembershipError> {
+        let (core, status) = self.leading()?;
+        if !status.nodes.contains_key(&id) {
+            return Err(MembershipError::NotMember(id));
+        }
+        if status.voters == [id] {
+            return Err(MembershipError::LastVoter(id));
+        }
+        let ids = BTreeSet::from([id]);
+        let change = match status.voters.contains(&id) {
+            true => ChangeMembers::RemoveVoters(ids),
+            false => ChangeMembers::RemoveNodes(ids),
+        };
+        self.change(core.raft.change_membership(change, false)).await
+    }
+
+    fn leading(&self) -> Result<(&Core, RaftStatus), MembershipError> {
+        let status = self.status();
+        match self.core() {
+            Some(core) if status.role == Role::Leader => Ok((core, status)),
+            _ => Err(MembershipError::NotLeader { leader: status.leader }),
+        }
+    }
+
+    async fn change(&self, change: impl Future<Output = Change>) -> Result<(), MembershipError> {
+        match timeout(CHANGE_TIMEOUT, change).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(RaftError::APIError(ClientWriteError::ForwardToLeader(to)))) => {
+                Err(MembershipError::NotLeader { leader: to.leader_id.zip(to.leader_node) })
+            }
+            Ok(Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
+            )))) => Err(MembershipError::InProgress),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "a change of the membership failed");
+                Err(MembershipError::Unknown)
+            }
+            Err(_) => Err(MembershipError::Unknown),
+        }
+    }
+}
