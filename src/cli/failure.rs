@@ -3,6 +3,7 @@
 use std::io;
 use std::process::ExitCode;
 
+use super::bench::BenchError;
 use crate::client::job_file::Problem;
 use crate::client::{EndpointError, Error};
 use crate::pb::v1::Run;
@@ -87,6 +88,9 @@ pub enum Failure {
         /// Why, empty when unknown.
         reason: String,
     },
+    /// A bench.
+    #[error(transparent)]
+    Bench(#[from] BenchError),
     /// Some endpoint has no node that answers.
     #[error("no endpoint answered")]
     NoEndpoint,
@@ -135,6 +139,7 @@ impl Failure {
             | Self::Schedule { .. }
             | Self::Requests { .. }
             | Self::Run { .. }
+            | Self::Bench(_)
             | Self::Stdout(_)
             | Self::Json(_)
             | Self::Yaml(_) => Exit::Refused,
@@ -146,6 +151,7 @@ impl Failure {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Call(error) => error.hint(),
+            Self::Bench(error) => error.hint(),
             Self::Schedule { hint, .. } => hint.clone(),
             Self::Run { run_id, .. } => Some(format!("`chronarch run explain {run_id}` tells why")),
             Self::NoEndpoint => Some("is the cluster up? `--endpoints` names its nodes".to_owned()),

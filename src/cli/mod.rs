@@ -13,6 +13,7 @@
 
 mod apply;
 mod args;
+mod bench;
 mod breaker;
 mod cluster;
 mod completion;
@@ -34,6 +35,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 pub use self::args::Global;
+pub use self::bench::BenchError;
 pub use self::failure::{Exit, Failure};
 pub use self::serve::{DevArgs, Label, LogArgs, PeerArg, ServerArgs, WorkerArgs};
 use crate::client::Client;
@@ -84,6 +86,11 @@ enum Command {
         #[command(subcommand)]
         command: schedule::ScheduleCommand,
     },
+    /// Measures a cluster of its own on this machine: takeover, hand-over, lateness, rate
+    Bench {
+        #[command(subcommand)]
+        command: bench::BenchCommand,
+    },
     /// Prints a completion script for a shell
     Completion(completion::CompletionArgs),
 }
@@ -115,6 +122,7 @@ enum ShortCommand {
     Breaker(breaker::BreakerCommand),
     Cluster(cluster::ClusterCommand),
     Schedule(schedule::ScheduleCommand),
+    Bench(bench::BenchCommand),
     Completion(completion::CompletionArgs),
 }
 
@@ -138,6 +146,7 @@ where
         Command::Breaker { command } => short(global, ShortCommand::Breaker(command)),
         Command::Cluster { command } => short(global, ShortCommand::Cluster(command)),
         Command::Schedule { command } => short(global, ShortCommand::Schedule(command)),
+        Command::Bench { command } => short(global, ShortCommand::Bench(command)),
         Command::Completion(args) => short(global, ShortCommand::Completion(args)),
     })
 }
@@ -152,6 +161,7 @@ pub async fn carry_out(short: Short, clock: Clock) -> ExitCode {
         ShortCommand::Breaker(command) => breaker::carry_out(command, &context, &mut printer).await,
         ShortCommand::Cluster(command) => cluster::carry_out(command, &context, &mut printer).await,
         ShortCommand::Schedule(command) => schedule::carry_out(&command, &context, &mut printer),
+        ShortCommand::Bench(command) => bench::carry_out(command, &context, &mut printer).await,
         ShortCommand::Completion(args) => completion::carry_out(&args, Cli::command(), &mut printer),
     };
     let done = done.and_then(|()| printer.flush());

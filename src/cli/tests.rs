@@ -41,6 +41,11 @@ fn every_command_of_the_release_is_understood() {
         "chronarch cluster transfer-leader --to 2",
         "chronarch schedule next @daily --timezone Europe/Berlin --gap skip --fold both",
         "chronarch schedule next -",
+        "chronarch bench failover --kills 5 --runs 5 --heartbeat 20ms --election-min 60ms --election-max 120ms",
+        "chronarch bench handover --times 5 --keep --dir /var/tmp -o json",
+        "chronarch bench lateness --jobs 1000 --rate 100 --seconds 5 --slots 512",
+        "chronarch bench saturation --jobs 1000 --seconds 5",
+        "chronarch bench instant --jobs 1000 --lead 10s",
         "chronarch completion bash",
     ] {
         parsed(line);
