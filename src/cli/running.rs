@@ -15,8 +15,9 @@ use crate::config::Config;
 use crate::node::{self, NodeError, dev, local, worker};
 use crate::telemetry::{self, LogFormat};
 
-/// What is logged of a process that runs until it is stopped, unless `CHRONARCH_LOG` says otherwise.
-const LOG: &str = "info";
+/// What is logged of a process that runs until it is stopped, unless `CHRONARCH_LOG` says otherwise. The
+/// consensus library warns of each heartbeat that a dead peer misses; `raft` says it once.
+const LOG: &str = "info,openraft=error";
 
 /// Runs one node.
 pub async fn server(args: ServerArgs, clock: Clock) -> ExitCode {

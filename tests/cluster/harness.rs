@@ -16,11 +16,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) struct Harness {
     pub(crate) cluster: LocalCluster,
     pub(crate) client: Client,
-    pub(crate) clock: Clock,
     dir: Option<tempfile::TempDir>,
 }
 
 impl Drop for Harness {
+    #[expect(clippy::print_stderr, reason = "who looks at a failed test must find its folder")]
     fn drop(&mut self) {
         if std::thread::panicking()
             && let Some(dir) = self.dir.take()
@@ -46,13 +46,12 @@ impl Harness {
         })
         .expect("ports and files");
         cluster.start_all().expect("processes");
-        let clock = Clock::system();
-        let ids = clock.clone();
+        let ids = Clock::system();
         let endpoints: Vec<_> =
             cluster.endpoints().iter().map(|endpoint| endpoint.parse().expect("an endpoint")).collect();
         let client =
             Client::new(&endpoints, Duration::from_secs(20), move || ids.random_id()).expect("endpoints");
-        let harness = Self { cluster, client, clock, dir: Some(dir) };
+        let harness = Self { cluster, client, dir: Some(dir) };
         harness.leader().await;
         harness
     }
@@ -171,7 +170,10 @@ impl Harness {
 ///
 /// # Panics
 /// When there is none within [`PATIENCE`].
-pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut ask: impl FnMut() -> F) -> T {
+pub(crate) async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(answer) = ask().await {

@@ -64,6 +64,9 @@ struct Underway {
     own: bool,
 }
 
+/// When, node, term, place in the log (or what was not committed).
+type Answer = (u64, usize, u64, Result<usize, Vec<Command>>);
+
 pub(crate) struct World {
     chance: Chance,
     now: u64,
@@ -77,8 +80,8 @@ pub(crate) struct World {
     truth: State,
     log: Vec<(u64, Entry, Applied)>,
     underway: VecDeque<Underway>,
-    /// Answers that wait for their node: when, node, term, place in the log (or what was not committed).
-    answers: Vec<(u64, usize, u64, Result<usize, Vec<Command>>)>,
+    /// Answers that wait for their node.
+    answers: Vec<Answer>,
     invariants: Invariants,
     pub(crate) figures: Figures,
     hash: DefaultHasher,

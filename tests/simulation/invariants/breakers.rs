@@ -8,14 +8,15 @@ use super::Committed;
 pub(crate) fn committed(it: &Committed<'_>) {
     for (key, breaker) in it.after.breakers() {
         for pair in breaker.transitions.windows(2) {
-            let legal = match (pair[0].to, pair[1].to, pair[1].why) {
-                (_, StatusKind::Open, Why::Tripped) | (_, StatusKind::Closed, Why::Reset) => true,
-                (StatusKind::Closed, StatusKind::Open, Why::ConsecutiveFailures | Why::FailureRate) => true,
-                (StatusKind::Open, StatusKind::HalfOpen, Why::CoolDownOver) => true,
-                (StatusKind::HalfOpen, StatusKind::Open, Why::ProbeFailed) => true,
-                (StatusKind::HalfOpen, StatusKind::Closed, Why::ProbesPassed) => true,
-                _ => false,
-            };
+            let legal = matches!(
+                (pair[0].to, pair[1].to, pair[1].why),
+                (_, StatusKind::Open, Why::Tripped)
+                    | (_, StatusKind::Closed, Why::Reset)
+                    | (StatusKind::Closed, StatusKind::Open, Why::ConsecutiveFailures | Why::FailureRate)
+                    | (StatusKind::Open, StatusKind::HalfOpen, Why::CoolDownOver)
+                    | (StatusKind::HalfOpen, StatusKind::Open, Why::ProbeFailed)
+                    | (StatusKind::HalfOpen, StatusKind::Closed, Why::ProbesPassed)
+            );
             assert!(legal, "breaker {key:?}: {:?} to {:?}", pair[0], pair[1]);
         }
         let before = it.before.breaker(key).map(|breaker| breaker.status);
