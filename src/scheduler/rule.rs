@@ -214,7 +214,7 @@ impl CompiledSchedule {
 
     /// How many occurrences lie between two instants, both inclusive, but at most `limit`.
     ///
-    /// `every` and `at` are counted at once; a cron rule is walked, which costs about 50 ns for
+    /// `every` and `at` are counted at once; a cron rule is walked, at 0.1 to 0.5 µs for
     /// each occurrence up to `limit`.
     #[must_use]
     pub fn count_between(&self, from: Timestamp, to: Timestamp, limit: u64) -> u64 {

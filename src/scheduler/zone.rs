@@ -115,7 +115,8 @@ pub fn zone(name: &str) -> Result<Zone, ZoneError> {
         return Err(ZoneError::Refused { name: shorten(name), hint: hint(name) });
     }
     let found = if name.len() <= NAME_BYTES_MAX { DATABASE.get(name).ok() } else { None };
-    let Some((time_zone, canonical)) = found.as_ref().and_then(|found| Some((found, found.iana_name()?))) else {
+    let Some((time_zone, canonical)) = found.as_ref().and_then(|found| Some((found, found.iana_name()?)))
+    else {
         return Err(ZoneError::Unknown { name: shorten(name), hint: hint(name) });
     };
     let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -159,7 +160,11 @@ impl Zone {
         if table.repeats && at >= REPEATS_FROM + CYCLE {
             let cycles = (at - REPEATS_FROM).div_euclid(CYCLE) * CYCLE;
             let segment = table.segment(at - cycles);
-            return Segment { start: segment.start + cycles, end: segment.end.saturating_add(cycles), ..segment };
+            return Segment {
+                start: segment.start + cycles,
+                end: segment.end.saturating_add(cycles),
+                ..segment
+            };
         }
         table.segment(at)
     }
@@ -223,7 +228,12 @@ struct Table {
 
 impl Table {
     fn fixed(name: &str, offset: i32) -> Self {
-        Self { name: name.to_owned(), starts: Box::new([i64::MIN]), offsets: Box::new([offset]), repeats: false }
+        Self {
+            name: name.to_owned(),
+            starts: Box::new([i64::MIN]),
+            offsets: Box::new([offset]),
+            repeats: false,
+        }
     }
 
     /// The changes up to one year after the first cycle, so that a segment of the cycle has an end.

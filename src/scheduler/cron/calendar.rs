@@ -55,7 +55,8 @@ impl CronRule {
             let mut first_weekday = new_year;
             (1..=12).any(|month| {
                 let length = month_length(leap, month);
-                let days = if self.months >> month & 1 == 1 { self.days_of(length, first_weekday) } else { 0 };
+                let days =
+                    if self.months >> month & 1 == 1 { self.days_of(length, first_weekday) } else { 0 };
                 first_weekday = (first_weekday + length) % 7;
                 days != 0
             })

@@ -301,7 +301,9 @@ impl CronError {
 fn nearest_number(field: Field, found: &str) -> String {
     match (field, found) {
         (Field::Hour, "24") => "midnight is hour 0".to_owned(),
-        (Field::Second | Field::Minute, "60") => format!("the full {} is 0", if field == Field::Minute { "hour" } else { "minute" }),
+        (Field::Second | Field::Minute, "60") => {
+            format!("the full {} is 0", if field == Field::Minute { "hour" } else { "minute" })
+        }
         _ if found.bytes().all(|digit| digit == b'0') => format!("the smallest {field} is {}", field.min()),
         _ => format!("the largest {field} is {}", field.max()),
     }

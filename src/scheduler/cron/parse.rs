@@ -133,7 +133,11 @@ fn expand_macro(at: usize, word: &str, words: usize) -> Result<&'static str, Cro
     let lower = word.to_ascii_lowercase();
     if let Some((_, line)) = MACROS.iter().find(|(name, _)| *name == word) {
         // a macro stands alone
-        return if words == 1 { Ok(line) } else { Err(CronError::FieldCount { at: at + word.len(), found: words }) };
+        return if words == 1 {
+            Ok(line)
+        } else {
+            Err(CronError::FieldCount { at: at + word.len(), found: words })
+        };
     }
     let hint = if lower == "@every" {
         Some("write `every: 5m` instead of a cron line".to_owned())
