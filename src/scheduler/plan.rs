@@ -117,7 +117,13 @@ impl Rules {
 }
 
 /// Plans. `sessions.open` loses the slots that the plan uses.
-pub fn plan(state: &State, sessions: &mut Sessions, flight: &InFlight, now: Timestamp, rules: &mut Rules) -> Plan {
+pub fn plan(
+    state: &State,
+    sessions: &mut Sessions,
+    flight: &InFlight,
+    now: Timestamp,
+    rules: &mut Rules,
+) -> Plan {
     let now = now.max(state.now());
     let mut planning =
         Planning { state, sessions, flight, now, plan: Plan::default(), taken: HashSet::new(), verdicts: 0 };

@@ -202,7 +202,8 @@ impl Applying<'_> {
         // First those that have their place, so that the others see them.
         for touched in [true, false] {
             for id in &held {
-                let Some(run) = self.state.runs.get(id).filter(|run| run.phase == Phase::Held).cloned() else {
+                let Some(run) = self.state.runs.get(id).filter(|run| run.phase == Phase::Held).cloned()
+                else {
                     continue;
                 };
                 let Some(job) = self.state.jobs.get(&id.job).cloned() else { continue };

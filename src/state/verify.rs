@@ -99,7 +99,8 @@ impl State {
             .attempts
             .windows(2)
             .all(|pair| pair[0].fence < pair[1].fence && pair[0].number < pair[1].number);
-        let running = run.attempts.iter().filter(|attempt| attempt.outcome == AttemptOutcome::Running).count();
+        let running =
+            run.attempts.iter().filter(|attempt| attempt.outcome == AttemptOutcome::Running).count();
         if ascending && running <= 1 { Ok(()) } else { Err(Broken::Attempts(run.id)) }
     }
 
