@@ -1,0 +1,8 @@
+//! What the scripts, the properties and the simulation share: jobs in few words, and a lab bench with
+//! one state on it.
+
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub(crate) mod names;
+pub(crate) mod single;
+pub(crate) mod spec;

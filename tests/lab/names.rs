@@ -1,0 +1,126 @@
+//! Short names for jobs, runs and breakers, so that a script can be read and written by hand:
+//! `a` and, deleted and created again, `a.2`; `a@00.05` a run of the schedule; `a/1` one made by hand.
+
+use std::collections::BTreeMap;
+
+use chronarch::state::run::{AttemptOutcome, JobId, Phase, Run, RunId, RunState};
+use chronarch::state::{BreakerKey, Due};
+
+use super::spec::{clock, instant};
+
+#[derive(Default)]
+pub(crate) struct Names {
+    jobs: BTreeMap<String, JobId>,
+    labels: BTreeMap<JobId, String>,
+    by_hand: BTreeMap<String, RunId>,
+}
+
+impl Names {
+    pub(crate) fn created(&mut self, name: &str, id: JobId) {
+        let before = self.labels.values().filter(|label| label.split('.').next() == Some(name)).count();
+        let label = if before == 0 { name.to_owned() } else { format!("{name}.{}", before + 1) };
+        self.jobs.insert(label.clone(), id);
+        self.labels.insert(id, label);
+    }
+
+    pub(crate) fn triggered(&mut self, id: RunId) {
+        if self.by_hand.values().all(|known| *known != id) {
+            let label = self.label(id.job);
+            let count = self.by_hand.values().filter(|known| known.job == id.job).count();
+            self.by_hand.insert(format!("{label}/{}", count + 1), id);
+        }
+    }
+
+    pub(crate) fn label(&self, id: JobId) -> String {
+        self.labels.get(&id).cloned().unwrap_or_else(|| format!("job {}", id.0))
+    }
+
+    pub(crate) fn job(&self, label: &str) -> Result<JobId, String> {
+        self.jobs.get(label).copied().ok_or_else(|| format!("no job {label}"))
+    }
+
+    pub(crate) fn run(&self, text: &str) -> Result<RunId, String> {
+        if let Some(id) = self.by_hand.get(text) {
+            return Ok(*id);
+        }
+        let (job, at) = text.split_once('@').ok_or_else(|| format!("no run {text}"))?;
+        Ok(RunId { job: self.job(job)?, at: instant(at)?, seq: 0 })
+    }
+
+    pub(crate) fn of_run(&self, id: RunId) -> String {
+        match self.by_hand.iter().find(|(_, known)| **known == id) {
+            Some((label, _)) => label.clone(),
+            None => format!("{}@{}", self.label(id.job), clock(id.at)),
+        }
+    }
+
+    /// A job's own breaker by the job's label, a shared one by `shared/NAME`.
+    pub(crate) fn breaker(&self, text: &str) -> Result<BreakerKey, String> {
+        match text.strip_prefix("shared/") {
+            Some(name) => Ok(BreakerKey::Shared("default".into(), name.into())),
+            None => self.job(text).map(BreakerKey::Job),
+        }
+    }
+
+    pub(crate) fn of_breaker(&self, key: &BreakerKey) -> String {
+        match key {
+            BreakerKey::Job(id) => self.label(*id),
+            BreakerKey::Shared(_, name) => format!("shared/{name}"),
+        }
+    }
+
+    /// Replaces run ids in a text for people.
+    pub(crate) fn detail(&self, run: &Run, text: &str) -> String {
+        let mut text = text.to_owned();
+        for (label, id) in self.labels.iter().map(|(id, label)| (label, id)) {
+            for part in text.clone().split([' ', ';', ',']) {
+                if let Ok(found) = part.parse::<RunId>()
+                    && found.job == *id
+                {
+                    text = text.replace(part, &self.of_run(found));
+                }
+            }
+            debug_assert!(!label.is_empty(), "{run:?}");
+        }
+        shorten(&text)
+    }
+}
+
+/// Instants of the lab in full become clock times.
+pub(crate) fn shorten(text: &str) -> String {
+    text.split(' ')
+        .map(|word| word.parse().map_or_else(|_| word.to_owned(), clock))
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+pub(crate) fn due(due: Option<Due>) -> String {
+    match due {
+        None => "never".to_owned(),
+        Some(due) if due.due_at == due.scheduled_at => clock(due.due_at),
+        Some(due) => format!("{} (due {})", clock(due.scheduled_at), clock(due.due_at)),
+    }
+}
+
+pub(crate) fn state(state: RunState) -> String {
+    format!("{state:?}").to_lowercase()
+}
+
+pub(crate) fn outcome(outcome: AttemptOutcome) -> String {
+    format!("{outcome:?}").to_lowercase()
+}
+
+pub(crate) fn phase(run: &Run) -> String {
+    match run.phase {
+        Phase::Backoff { retry_at } => format!("backoff until {}", clock(retry_at)),
+        Phase::Running => run.running().map_or("running?".to_owned(), |attempt| {
+            let probe = if attempt.probe.is_some() { ", a probe" } else { "" };
+            let stop = if run.cancel.is_some() { ", to be stopped" } else { "" };
+            format!(
+                "running on {}, attempt {}, fence {}{probe}{stop}",
+                attempt.worker, attempt.number, attempt.fence
+            )
+        }),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}

@@ -1,0 +1,346 @@
+//! Golden scripts over the replicated state and the plan: a scenario a file, in `tests/scripts`.
+//!
+//! A script is a lab book: commands, `---`, and what happened. `UPDATE_GOLDENFILES=1 cargo test --test
+//! scripts` writes what happens anew; the difference is then read by a person. Commands:
+//!
+//! - `worker NAME [slots=N] [queues=A/B] [kinds=exec/http] [label=K.V]`, `silence NAME`, `revive NAME`
+//! - `job NAME KEY=VALUE…` creates or edits from the defaults of `lab::spec`; `edit NAME KEY=VALUE…`
+//!   changes the definition that stands; `delete NAME [cancel]`, `pause`, `resume`,
+//!   `trigger NAME [id=OPERATION]`, `cancel RUN`, `trip BREAKER [for=SPAN]`, `reset BREAKER`
+//! - `advance SPAN` with the leader at work, `gap SPAN` with none, then `leader N [ahead=SPAN|behind=SPAN]`, by the clock of its node
+//! - `report RUN ok|fail|timeout|cancelled|lost [exit=N] [http=N] [fence=N] [wait=SPAN]`
+//! - `raw retry|expire|start|lose|fire|half-open …` proposes what a leader with an old view would;
+//!   `again` proposes the last entry once more
+//! - `show runs|job NAME|breaker KEY|leaderships`
+
+#[path = "lab/mod.rs"]
+mod lab;
+
+use std::error::Error;
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use chronarch::scheduler::backoff::backoff;
+use chronarch::state::breaker::Status;
+use chronarch::state::run::{AttemptOutcome, Cause, Report, RunId};
+use chronarch::state::spec::{JobSpec, OnResume};
+use chronarch::state::time::Timestamp;
+use chronarch::state::{Command, Due, Request, Verdict};
+use goldenscript::{Argument, Context};
+use lab::names;
+use lab::single::{LEASE, Single, Worker, session};
+use lab::spec::{clock, instant, span};
+
+type Told = Result<String, Box<dyn Error>>;
+
+#[derive(Default)]
+struct Script {
+    lab: Single,
+}
+
+/// The arguments of a command: words, and `key=value` pairs.
+struct Args {
+    words: Vec<String>,
+    pairs: Vec<(String, String)>,
+}
+
+impl Args {
+    fn of(command: &goldenscript::Command) -> Self {
+        let mut args = Self { words: Vec::new(), pairs: Vec::new() };
+        for arg in &command.args {
+            match arg {
+                Argument::Positional(word) => args.words.push(word.clone()),
+                Argument::KeyValue(key, value) => args.pairs.push((key.clone(), value.clone())),
+                _ => {}
+            }
+        }
+        args
+    }
+
+    fn word(&self, place: usize) -> Result<&str, String> {
+        self.words.get(place).map(String::as_str).ok_or_else(|| format!("argument {} is missing", place + 1))
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        self.pairs.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+}
+
+fn request(args: &Args) -> Request {
+    Request {
+        operation_id: args.get("id").unwrap_or_default().to_owned(),
+        actor: args.get("by").unwrap_or_default().to_owned(),
+        reason: args.get("why").unwrap_or_default().to_owned(),
+    }
+}
+
+impl goldenscript::Runner for Script {
+    type Command = goldenscript::Command;
+
+    fn run(&mut self, command: &goldenscript::Command, _: &Context) -> Told {
+        let args = Args::of(command);
+        let mut out = String::new();
+        match command.name.as_str() {
+            "worker" | "silence" | "revive" => self.worker(&command.name, &args)?,
+            "advance" => self.lab.advance(span(args.word(0)?)?, &mut out),
+            "gap" => {
+                self.lab.leader = None;
+                self.lab.wall = self.lab.wall.plus(span(args.word(0)?)?);
+            }
+            "leader" => {
+                for (key, sign) in [("ahead", 1), ("behind", -1)] {
+                    if let Some(skew) = args.get(key) {
+                        self.lab.skew_ms = sign * i64::try_from(span(skew)?.as_millis())?;
+                    }
+                }
+                self.lab.lead(args.word(0)?.parse()?, &mut out);
+            }
+            "show" => return self.show(&args),
+            "again" => {
+                let commands = self.lab.last.clone();
+                self.lab.propose(commands, &mut out);
+            }
+            "raw" => {
+                let command = self.raw(&args)?;
+                self.lab.propose(vec![command], &mut out);
+            }
+            "report" => {
+                let command = self.report(&args)?;
+                self.lab.propose(vec![command], &mut out);
+            }
+            name => {
+                let command = self.client(name, &args)?;
+                self.lab.propose(vec![command], &mut out);
+            }
+        }
+        if !matches!(command.name.as_str(), "raw" | "again" | "gap") {
+            self.lab.settle(&mut out);
+        }
+        Ok(out)
+    }
+
+    fn end_script(&mut self) -> Result<(), Box<dyn Error>> {
+        self.lab.snapshot();
+        Ok(())
+    }
+}
+
+impl Script {
+    fn worker(&mut self, verb: &str, args: &Args) -> Result<(), Box<dyn Error>> {
+        let name = args.word(0)?;
+        if verb != "worker" {
+            let worker = self.lab.workers.get_mut(name).ok_or("no such worker")?;
+            worker.silent = verb == "silence";
+            return Ok(());
+        }
+        let queues = args.get("queues").unwrap_or("default");
+        let mut session = session(name, queues, args.get("kinds").unwrap_or("exec"));
+        if let Some((key, value)) = args.get("label").and_then(|label| label.split_once('.')) {
+            session.labels.insert(key.to_owned(), value.to_owned());
+        }
+        let slots = args.get("slots").unwrap_or("1").parse()?;
+        self.lab.workers.insert(name.into(), Worker { session, slots, silent: false });
+        Ok(())
+    }
+
+    fn named(&self, name: &str) -> Option<Arc<JobSpec>> {
+        self.lab.state.job_named("default", name).map(|job| job.spec.clone())
+    }
+
+    fn client(&mut self, verb: &str, args: &Args) -> Result<Command, Box<dyn Error>> {
+        let word = args.word(0)?;
+        let request = request(args);
+        Ok(match verb {
+            "job" | "edit" => {
+                let mut spec = lab::spec::job(word);
+                if verb == "edit" {
+                    spec = self.named(word).ok_or("no such job")?.as_ref().clone();
+                }
+                let mine = |key: &str| matches!(key, "id" | "by" | "why" | "next");
+                if verb == "edit"
+                    && args.pairs.iter().any(|(key, _)| matches!(key.as_str(), "every" | "at" | "cron"))
+                {
+                    spec.schedules.clear();
+                }
+                for (key, value) in args.pairs.iter().filter(|(key, _)| !mine(key)) {
+                    lab::spec::set(&mut spec, key, value)?;
+                }
+                let next = match args.get("next") {
+                    Some(text) => Some(due(text)?),
+                    None => self.lab.next(&spec)?,
+                };
+                Command::PutJob { spec: Arc::new(spec), next, request }
+            }
+            "delete" => {
+                let cancel_runs = args.words.get(1).is_some_and(|word| word == "cancel");
+                Command::DeleteJob { job: self.lab.names.job(word)?, cancel_runs, request }
+            }
+            "pause" => Command::PauseJob { job: self.lab.names.job(word)?, request },
+            "resume" => {
+                let id = self.lab.names.job(word)?;
+                let job = self.lab.state.job(id).ok_or("no such job")?.clone();
+                let next = match job.spec.on_resume {
+                    OnResume::CatchUp => job.armed(),
+                    OnResume::Skip => self.lab.next(&job.spec)?,
+                };
+                Command::ResumeJob { job: id, version: job.version, next, request }
+            }
+            "trigger" => Command::TriggerJob { job: self.lab.names.job(word)?, request },
+            "cancel" => Command::CancelRun { run: self.lab.names.run(word)?, request },
+            "trip" => {
+                let open_for = args.get("for").map(span).transpose()?;
+                Command::TripBreaker { breaker: self.lab.names.breaker(word)?, open_for, request }
+            }
+            "reset" => Command::ResetBreaker { breaker: self.lab.names.breaker(word)?, request },
+            other => return Err(format!("unknown command {other}").into()),
+        })
+    }
+
+    /// A report as the leader proposes it: with the wait before the next attempt.
+    fn report(&self, args: &Args) -> Result<Command, Box<dyn Error>> {
+        let id = self.lab.names.run(args.word(0)?)?;
+        let run = self.lab.state.run(id);
+        let outcome = match args.word(1)? {
+            "ok" => AttemptOutcome::Succeeded,
+            "fail" => AttemptOutcome::Failed,
+            "timeout" => AttemptOutcome::TimedOut,
+            "cancelled" => AttemptOutcome::Cancelled,
+            "lost" => AttemptOutcome::Lost,
+            other => return Err(format!("unknown outcome {other}").into()),
+        };
+        let running = run.and_then(|run| run.running()).map(|attempt| attempt.fence);
+        let fence = match args.get("fence") {
+            Some(fence) => fence.parse()?,
+            None => running.ok_or("no attempt runs")?,
+        };
+        let retry_after = match (run, self.lab.state.job(id.job)) {
+            (Some(run), Some(job)) if outcome != AttemptOutcome::Succeeded => {
+                let ended = u32::try_from(run.attempts.len())? - run.reruns;
+                backoff(&job.spec.retry, ended.max(1), 0)
+            }
+            _ => std::time::Duration::ZERO,
+        };
+        let report = Report {
+            exit_code: args.get("exit").map(str::parse).transpose()?,
+            http_status: args.get("http").map(str::parse).transpose()?,
+            ..Report::default()
+        };
+        Ok(Command::Complete { run: id, fence, outcome, report: Arc::new(report), retry_after })
+    }
+
+    fn raw(&self, args: &Args) -> Result<Command, Box<dyn Error>> {
+        let word = args.word(1)?;
+        let run = || -> Result<RunId, String> { self.lab.names.run(word) };
+        Ok(match args.word(0)? {
+            "retry" => Command::Retry { run: run()? },
+            "expire" => Command::Expire { run: run()? },
+            "start" => Command::Start {
+                run: run()?,
+                attempt: args.get("attempt").unwrap_or("1").parse()?,
+                worker: args.get("worker").unwrap_or("w1").into(),
+                lease_until: self.lab.now().plus(LEASE),
+            },
+            "lose" => Command::Lose {
+                worker: word.into(),
+                expect: args.get("expect").map(instant).transpose()?.unwrap_or(self.lab.now()),
+                retry_after: std::time::Duration::from_secs(1),
+            },
+            "half-open" => {
+                let opened = args.get("opened").unwrap_or("0").parse()?;
+                Command::HalfOpen { breaker: self.lab.names.breaker(word)?, opened }
+            }
+            "fire" => {
+                let job = self.lab.names.job(word)?;
+                let version = self.lab.state.job(job).map_or(1, |job| job.version);
+                let version = args.get("version").map(str::parse).transpose()?.unwrap_or(version);
+                let expect = instant(args.get("expect").ok_or("expect=INSTANT")?)?;
+                let at = args.get("run").map(instant).transpose()?.unwrap_or(expect);
+                let verdicts = vec![Verdict::Run {
+                    scheduled_at: at,
+                    due_at: at,
+                    cause: Cause::Schedule,
+                    stands_for: 1,
+                }];
+                let next = args.get("next").map(due).transpose()?;
+                Command::Fire { job, version, expect, verdicts, next }
+            }
+            other => return Err(format!("unknown command {other}").into()),
+        })
+    }
+
+    fn show(&self, args: &Args) -> Told {
+        let mut out = String::new();
+        let (state, names) = (&self.lab.state, &self.lab.names);
+        match args.word(0)? {
+            "runs" => {
+                for run in state.runs() {
+                    writeln!(
+                        out,
+                        "{} {}: {}",
+                        names.of_run(run.id),
+                        names::state(run.state),
+                        names::phase(run)
+                    )?;
+                }
+            }
+            "job" => {
+                let job = state.job(names.job(args.word(1)?)?).ok_or("it is gone")?;
+                let paused = if job.pause.is_some() { ", paused" } else { "" };
+                let deleted = if job.deleted { ", deleted" } else { "" };
+                let armed = names::due(job.armed());
+                writeln!(out, "version {}, armed {armed}{paused}{deleted}", job.version)?;
+            }
+            "breaker" => match state.breaker(&names.breaker(args.word(1)?)?) {
+                None => writeln!(out, "closed, nothing counted")?,
+                Some(breaker) => {
+                    let status = match breaker.status {
+                        Status::Closed => "closed".to_owned(),
+                        Status::Open { until, index } => format!("open until {} since {index}", clock(until)),
+                        Status::HalfOpen { running, passed, .. } => {
+                            format!("half open, {running} probes run, {passed} passed")
+                        }
+                    };
+                    let (attempts, failures) = breaker.window_counts();
+                    let row = breaker.consecutive_failures;
+                    writeln!(out, "{status}; {row} in a row; window {failures} of {attempts}")?;
+                }
+            },
+            "leaderships" => {
+                for it in state.leaderships() {
+                    let (at, since) = (clock(it.at), clock(it.silent_since));
+                    writeln!(out, "n{} term {} at {at}, silent since {since}", it.node, it.term)?;
+                }
+            }
+            other => return Err(format!("cannot show {other}").into()),
+        }
+        Ok(out)
+    }
+}
+
+fn due(text: &str) -> Result<Due, String> {
+    let at: Timestamp = instant(text)?;
+    Ok(Due { due_at: at, scheduled_at: at })
+}
+
+#[test]
+fn what_happens_is_what_the_scripts_say() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut names: Vec<_> = std::fs::read_dir(&folder)
+        .expect("the folder of scripts")
+        .map(|entry| entry.expect("an entry of it").path())
+        .filter(|path| path.is_file())
+        .collect();
+    names.sort();
+    assert!(names.len() >= 30, "scripts are missing: {}", names.len());
+    let only = std::env::var("SCRIPT").unwrap_or_default();
+    let mut failed = Vec::new();
+    for path in names.iter().filter(|path| path.to_string_lossy().contains(&only)) {
+        let run = || goldenscript::run(&mut Script::default(), path);
+        match std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => failed.push(format!("{}: {error}", path.display())),
+            Err(_) => failed.push(format!("{}: see above", path.display())),
+        }
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
