@@ -1,12 +1,12 @@
 //! What leaves the leader once an entry is applied: orders, cancellations, acknowledgements, figures.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use super::sessions::{Message, SessionId};
 use super::turn::{Landed, Loop};
 use crate::raft::Proposed;
-use crate::state::run::{AttemptOutcome, Run, RunId};
+use crate::state::run::{AttemptOutcome, RunId};
 use crate::state::{Command, Job, Outcome, Verdict};
 
 impl Loop {
@@ -61,36 +61,60 @@ impl Loop {
     }
 
     fn order(&mut self, worker: &Arc<str>, run: RunId, attempt: u32, fence: u64) {
-        let Some(job) = self.state.job(run.job).cloned() else {
-            // The job was deleted in between and this state is older or newer than the start; the
-            // reconciliation of the next turn sends what is still wanted.
-            return;
-        };
+        // A job that is not here any more, or not yet, is seen to by the next sweep.
+        let Some(job) = self.state.job(run.job).cloned() else { return };
+        let Some((_, session)) = self.sessions.of_worker(worker) else { return };
+        session.known.insert((run, fence));
         self.send(worker, order(&job, run, attempt, fence));
     }
 
-    /// A worker has connected: it is sent what it should carry out and does not hold, and told to stop
-    /// what it holds and should not. An attempt that it does not hold has never reached it, for it
-    /// holds an attempt until its report is acknowledged; so it is started for the first time.
+    /// A worker has connected: it is told to stop what it holds and should not, and sent what it should
+    /// carry out and does not hold. Such an attempt has never reached it, for it holds an attempt until
+    /// its report is acknowledged; so it is started for the first time.
     pub(super) fn reconcile(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(id) else { return };
         let worker = session.hello.worker.clone();
         let held = session.hello.held.clone();
-        let carried: Vec<Arc<Run>> =
-            self.state.carried_by(&worker).filter_map(|run| self.state.run(run).cloned()).collect();
-        let wanted: BTreeMap<(RunId, u64), u32> = carried
-            .iter()
-            .filter_map(|run| run.running().map(|attempt| ((run.id, attempt.fence), attempt.number)))
-            .collect();
-        for (run, fence) in &held {
-            if !wanted.contains_key(&(*run, *fence)) {
-                self.send(&worker, Message::Cancel { run: *run, fence: *fence });
+        session.known = held.iter().copied().collect();
+        for (run, fence) in held {
+            let is_wanted = self
+                .state
+                .run(run)
+                .and_then(|run| run.running())
+                .is_some_and(|attempt| attempt.fence == fence);
+            // What lies beyond this state is unknown here, which does not make it unwanted.
+            if !is_wanted && fence <= self.state.applied_index() {
+                self.send(&worker, Message::Cancel { run, fence });
             }
         }
-        for ((run, fence), attempt) in wanted {
-            if !held.contains(&(run, fence)) {
-                self.order(&worker, run, attempt, fence);
-            }
+        self.sweep_session(id);
+    }
+
+    /// Sends every worker what it should carry out and neither holds nor was sent: orders of starts whose
+    /// outcome this leader was never told.
+    pub(super) fn sweep(&mut self) {
+        for id in self.sessions.ids() {
+            self.sweep_session(id);
+        }
+    }
+
+    fn sweep_session(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(id) else { return };
+        let worker = session.hello.worker.clone();
+        let carried: HashMap<(RunId, u64), u32> = self
+            .state
+            .carried_by(&worker)
+            .filter_map(|id| self.state.run(id))
+            .filter_map(|run| run.running().map(|attempt| ((run.id, attempt.fence), attempt.number)))
+            .collect();
+        session.known.retain(|key| carried.contains_key(key) || key.1 > self.state.applied_index());
+        session.cancelled.retain(|key| carried.contains_key(key));
+        let missing: BTreeMap<(RunId, u64), u32> = carried
+            .into_iter()
+            .filter(|(key, _)| !session.known.contains(key) && !self.reported.contains(key))
+            .collect();
+        for ((run, fence), attempt) in missing {
+            self.order(&worker, run, attempt, fence);
         }
     }
 
@@ -109,10 +133,7 @@ impl Loop {
 
     /// The cluster has closed an attempt that its worker may still be at.
     fn cancel_overdue(&mut self, run: RunId, fence: u64) {
-        let worker = self.state.run(run).and_then(|run| {
-            run.attempts.iter().find(|attempt| attempt.fence == fence).map(|attempt| attempt.worker.clone())
-        });
-        if let Some(worker) = worker {
+        if let Some(worker) = self.sessions.who_knows(run, fence) {
             self.send(&worker, Message::Cancel { run, fence });
         }
     }

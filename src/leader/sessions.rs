@@ -156,6 +156,8 @@ pub(super) struct Session {
     pub(super) outbox: mpsc::Sender<Message>,
     pub(super) last_heard: Instant,
     pub(super) draining: bool,
+    /// Attempts that it said it holds, or was sent, and has not reported.
+    pub(super) known: HashSet<(RunId, u64)>,
     /// Attempts that it was told to stop.
     pub(super) cancelled: HashSet<(RunId, u64)>,
 }
@@ -199,6 +201,16 @@ impl Sessions {
     pub(super) fn of_worker(&mut self, worker: &Arc<str>) -> Option<(SessionId, &mut Session)> {
         let id = *self.by_worker.get(worker)?;
         self.by_id.get_mut(&id).map(|session| (id, session))
+    }
+
+    pub(super) fn ids(&self) -> Vec<SessionId> {
+        self.by_id.keys().copied().collect()
+    }
+
+    /// Who was sent an attempt, or said that it holds it.
+    pub(super) fn who_knows(&self, run: RunId, fence: u64) -> Option<Arc<str>> {
+        let knows = self.by_id.values().find(|session| session.known.contains(&(run, fence)));
+        knows.map(|session| session.hello.worker.clone())
     }
 
     pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {

@@ -61,7 +61,9 @@ pub(super) struct Loop {
     answers: FuturesUnordered<Answer>,
     reports: Vec<PendingReport>,
     /// Reports pending or in flight.
-    reported: HashSet<(RunId, u64)>,
+    pub(super) reported: HashSet<(RunId, u64)>,
+    /// When the sessions were last swept.
+    swept: Instant,
     rules: Rules,
     faulty: HashSet<JobId>,
 }
@@ -91,6 +93,7 @@ impl Loop {
             answers: FuturesUnordered::new(),
             reports: Vec::new(),
             reported: HashSet::new(),
+            swept: Instant::now(),
             rules: Rules::default(),
             faulty: HashSet::new(),
         }
@@ -141,6 +144,8 @@ impl Loop {
         }
         self.dismiss();
         self.flight = Flight::default();
+        // Answers of another term say nothing about what is in flight in this one.
+        self.answers = FuturesUnordered::new();
         self.reports.clear();
         self.reported.clear();
         self.announced = false;
@@ -173,6 +178,10 @@ impl Loop {
     fn turn(&mut self) -> Duration {
         let Some((term, since)) = self.leading else { return LOOK };
         self.stop_attempts();
+        if self.swept.elapsed() >= LOOK {
+            self.swept = Instant::now();
+            self.sweep();
+        }
         if !self.announced {
             self.announced = true;
             let lead = Command::Lead { node: self.options.node_id, term };
@@ -280,7 +289,7 @@ impl Loop {
             SessionEvent::Report { session, run, fence, outcome, report } => {
                 let Some(open) = self.sessions.heard(session, now) else { return };
                 let worker = open.hello.worker.clone();
-                open.hello.held.remove(&(run, fence));
+                open.known.remove(&(run, fence));
                 if self.reported.insert((run, fence)) {
                     self.reports.push(PendingReport { run, fence, outcome, report, worker });
                 }
@@ -322,8 +331,14 @@ impl Loop {
             return;
         }
         info!(worker = %hello.worker, slots = hello.slots, held = hello.held.len(), "worker connected");
-        let session =
-            Session { hello, outbox, last_heard: Instant::now(), draining: false, cancelled: HashSet::new() };
+        let session = Session {
+            hello,
+            outbox,
+            last_heard: Instant::now(),
+            draining: false,
+            known: HashSet::new(),
+            cancelled: HashSet::new(),
+        };
         self.sessions.open(id, session);
         self.reconcile(id);
         self.publish_workers();

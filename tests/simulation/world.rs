@@ -64,7 +64,7 @@ struct Underway {
     own: bool,
 }
 
-/// When, node, term, place in the log (or what was not committed).
+/// When, for which node and term, and the place in the log, or the commands of which nobody knows.
 type Answer = (u64, usize, u64, Result<usize, Vec<Command>>);
 
 pub(crate) struct World {
@@ -350,9 +350,8 @@ impl World {
     fn answers_of(&mut self, place: usize) {
         let now = self.now;
         let applied = self.nodes[place].applied;
-        let ready = |it: &(u64, usize, u64, Result<usize, _>)| {
-            it.1 == place && it.0 <= now && it.3.as_ref().map_or(true, |at| *at < applied)
-        };
+        let ready =
+            |it: &Answer| it.1 == place && it.0 <= now && it.3.as_ref().map_or(true, |at| *at < applied);
         let (mine, rest): (Vec<_>, Vec<_>) = std::mem::take(&mut self.answers).into_iter().partition(ready);
         self.answers = rest;
         for (_, _, term, answer) in mine {
