@@ -91,6 +91,8 @@ impl Api {
 #[must_use]
 pub fn server() -> Server {
     Server::builder()
+        // metrics and health are asked for with plain HTTP/1.1
+        .accept_http1(true)
         .concurrency_limit_per_connection(limits::REQUESTS_PER_CONNECTION)
         .http2_keepalive_interval(Some(limits::KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(limits::KEEPALIVE_TIMEOUT))
