@@ -31,8 +31,6 @@ mod reads;
 mod runs;
 pub mod spec;
 pub mod status;
-#[cfg(test)]
-mod tests;
 mod write;
 
 use std::sync::{Arc, Mutex, OnceLock};

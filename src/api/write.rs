@@ -192,19 +192,21 @@ impl Api {
         }
     }
 
-    /// Waits until the state is another than that of the refused entry.
+    /// Waits until what the entry at `index` was refused for may be over.
+    ///
+    /// A stale command was computed from a state that is gone already. One that met an undecided
+    /// occurrence waits for the leader's loop, whose next entry decides it.
     pub(super) async fn moved_on(
         &self,
         rejection: Rejection,
         index: u64,
         deadline: Instant,
     ) -> Result<(), Status> {
-        let mut states = self.shared.raft.watch_state();
-        let moved = states.wait_for(|now| now.applied_index() > index);
-        match timeout_at(deadline, moved).await {
-            Ok(Ok(_)) => {}
-            // No entry came: try once more, for the clock moves on too.
-            Ok(Err(_)) | Err(_) => return Err(status::rejected(rejection)),
+        if rejection == Rejection::OccurrenceDue {
+            let mut states = self.shared.raft.watch_state();
+            let moved = states.wait_for(|now| now.applied_index() > index);
+            // Whether it came or not is looked at below.
+            let _ = timeout_at(deadline, moved).await;
         }
         if Instant::now() >= deadline { Err(status::rejected(rejection)) } else { Ok(()) }
     }

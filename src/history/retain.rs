@@ -12,11 +12,8 @@ use std::time::Duration;
 use super::append::split_value;
 use super::read::decode;
 use super::rows::{END, above};
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 use super::{HistoryError, JOBS, RunLog, Shared, keys};
-use crate::state::State;
 use crate::state::run::{JobId, Run, RunId};
 use crate::state::spec::Retention;
 use crate::state::time::Timestamp;
@@ -30,13 +27,6 @@ const SLACK: u32 = 16;
 const BATCH: usize = 256;
 /// Runs of one job that are read at a time to count them.
 const COUNTED: usize = 1_000;
-
-/// Jobs that [`RunLog::keep_pruned`] prunes at a time.
-const JOBS_AT_A_TIME: usize = 200;
-/// Wait between two times.
-const PACE: Duration = Duration::from_secs(1);
-/// Wait between two walks over all jobs.
-const REST: Duration = Duration::from_secs(600);
 
 /// Changes, and the runs that they remove.
 type Removal = (Vec<Op>, Vec<Arc<Run>>);
@@ -81,31 +71,6 @@ impl RunLog {
         Ok(pruned)
     }
 
-    /// Prunes in the background, by the jobs of the state that `state` gives, until `stop`.
-    ///
-    /// # Errors
-    /// [`HistoryError`]; the node has to end.
-    pub async fn keep_pruned(
-        &self,
-        state: impl Fn() -> Arc<State> + Send,
-        stop: CancellationToken,
-    ) -> Result<(), HistoryError> {
-        let mut walk_at = Instant::now();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return Ok(()),
-                () = tokio::time::sleep(PACE) => {}
-            }
-            let walks = Instant::now() >= walk_at;
-            let jobs = if walks { JOBS_AT_A_TIME } else { self.shared.crowded().min(JOBS_AT_A_TIME) };
-            let state = state();
-            let kept = |job| state.job(job).map(|job| job.spec.retention);
-            if jobs > 0 && self.prune(jobs, state.now(), kept).await?.idle {
-                walk_at = Instant::now() + REST;
-            }
-        }
-    }
-
     async fn prune_job(&self, job: JobId, kept: Retention, now: Timestamp) -> Result<usize, HistoryError> {
         let mut removed = 0;
         let mut surplus = self.blocking(move |shared| shared.surplus(job, kept.runs)).await?;
@@ -139,11 +104,6 @@ fn bounds(job: JobId) -> (Vec<u8>, Vec<u8>) {
 }
 
 impl Shared {
-    /// How many jobs have grown enough to be pruned.
-    fn crowded(&self) -> usize {
-        self.memory().grown.values().filter(|grown| **grown >= SLACK).count()
-    }
-
     /// Jobs that have grown enough to be pruned; they count as pruned from here on.
     fn grown(&self, jobs: usize) -> Vec<JobId> {
         let mut memory = self.memory();

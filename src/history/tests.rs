@@ -218,24 +218,3 @@ async fn history_rows_are_written_faster_than_a_busy_cluster_ends_runs() {
     assert_eq!(log.newest_of(JobId(5), None, None, 1_000).unwrap().len(), 100);
     assert!(took < Duration::from_secs(60), "{took:?}");
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn pruning_in_the_background_ends_when_it_is_told() {
-    let dir = TempDir::new().unwrap();
-    let log = RunLog::open(dir.path()).unwrap();
-    for index in 1..=150u64 {
-        let at = i64::try_from(index).unwrap();
-        log.append(index, vec![run(1, at, at)]).await.unwrap();
-    }
-    let stop = tokio_util::sync::CancellationToken::new();
-    let state = Arc::new(crate::state::State::default());
-    let (pruned, stopping) = (log.clone(), stop.clone());
-    let task = tokio::spawn(async move { pruned.keep_pruned(|| Arc::clone(&state), stopping).await });
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while all(&log).len() > 100 {
-        assert!(Instant::now() < deadline, "a deleted job keeps its newest hundred");
-        tokio::task::yield_now().await;
-    }
-    stop.cancel();
-    task.await.unwrap().unwrap();
-}

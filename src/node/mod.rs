@@ -15,6 +15,8 @@
 //!
 //! Clock, randomness, listeners and dialers come in from `main`.
 
+#[cfg(test)]
+mod api_tests;
 pub mod dev;
 pub mod http;
 pub mod local;

@@ -108,8 +108,16 @@ fn entries(wanted: Vec<Wanted>) -> Vec<Vec<Wanted>> {
     entries
 }
 
-/// What became of an entry: answers by place, jobs to try again, and the entry's index.
-type Landed = (Vec<(usize, pb::AppliedJob)>, Vec<Wanted>, u64);
+/// What became of an entry.
+struct Landed {
+    index: u64,
+    /// By place in the request.
+    answers: Vec<(usize, pb::AppliedJob)>,
+    /// To try again.
+    again: Vec<Wanted>,
+    /// Of which one waits for an occurrence to be decided.
+    due: bool,
+}
 
 impl Api {
     pub(super) async fn apply_here(
@@ -134,8 +142,8 @@ impl Api {
                 entries(std::mem::take(&mut wanted)).into_iter().map(|entry| self.put(entry, &request));
             let landed: Vec<Landed> =
                 futures::stream::iter(proposals).buffered(limits::ENTRIES_IN_FLIGHT).try_collect().await?;
-            let mut last = 0;
-            for (answers, again, index) in landed {
+            let (mut last, mut refusal) = (0, Rejection::Stale);
+            for Landed { index, answers, again, due } in landed {
                 for (place, answer) in answers {
                     if let Some(result) = results.get_mut(place) {
                         *result = Some(answer);
@@ -143,9 +151,12 @@ impl Api {
                 }
                 wanted.extend(again);
                 last = last.max(index);
+                if due {
+                    refusal = Rejection::OccurrenceDue;
+                }
             }
             if !wanted.is_empty() {
-                self.moved_on(Rejection::OccurrenceDue, last, deadline).await?;
+                self.moved_on(refusal, last, deadline).await?;
             }
         }
         let results = results.into_iter().collect::<Option<Vec<_>>>().ok_or_else(status::unexpected)?;
@@ -166,13 +177,17 @@ impl Api {
         let state = self.shared.raft.state();
         let mut answers = Vec::with_capacity(entry.len());
         let mut again = Vec::new();
+        let mut due = false;
         for (wanted, outcome) in entry.into_iter().zip(&proposed.applied.outcomes) {
             match outcome {
                 Outcome::Put { job, version, change } => {
                     let next = state.job(*job).and_then(|job| job.next);
                     answers.push((wanted.place, applied(&wanted.spec, *change, *version, next)));
                 }
-                Outcome::Rejected(Rejection::Stale | Rejection::OccurrenceDue) => again.push(wanted),
+                Outcome::Rejected(rejection @ (Rejection::Stale | Rejection::OccurrenceDue)) => {
+                    due |= *rejection == Rejection::OccurrenceDue;
+                    again.push(wanted);
+                }
                 Outcome::Rejected(rejection) => {
                     let refused = status::rejected(*rejection);
                     let (namespace, name) = (&wanted.spec.namespace, &wanted.spec.name);
@@ -186,6 +201,6 @@ impl Api {
                 | Outcome::Completed { .. } => return Err(status::unexpected()),
             }
         }
-        Ok((answers, again, proposed.index))
+        Ok(Landed { index: proposed.index, answers, again, due })
     }
 }

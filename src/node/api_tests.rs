@@ -1,4 +1,4 @@
-//! The services on a real single node: real log, real run log, in a temporary folder.
+//! The services of `api` on a real single node: real log, real run log, in a temporary folder.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -8,21 +8,25 @@ use futures::StreamExt;
 use tempfile::TempDir;
 use tonic::{Code, Request};
 
-use super::*;
+use crate::api::{Api, routes, status};
 use crate::clock::Clock;
 use crate::config::RaftTiming;
+use crate::history::RunLog;
+use crate::leader::{Leader, LeaderOptions};
+use crate::metrics::Metrics;
 use crate::pb::v1 as pb;
 use crate::pb::v1::breaker_service_server::BreakerService as _;
 use crate::pb::v1::cluster_service_server::ClusterService as _;
 use crate::pb::v1::job_service_server::JobService as _;
 use crate::pb::v1::run_service_server::RunService as _;
-use crate::raft::{ClusterId, NodeAddress, RaftOptions, tcp_dialer};
+use crate::raft::{ClusterId, NodeAddress, Raft, RaftOptions, tcp_dialer};
 use crate::state::run::{AttemptOutcome, Report};
 use crate::state::{Command, Entry};
 use crate::storage::DataDir;
 
 struct Node {
     api: Api,
+    raft: Raft,
     _dir: TempDir,
 }
 
@@ -54,8 +58,8 @@ impl Node {
         let mut leadership = raft.leadership();
         let leads = leadership.wait_for(|now| now.is_leader);
         tokio::time::timeout(Duration::from_secs(30), leads).await.expect("a leader").unwrap();
-        let api = Api::new(raft, log, Clock::system(), Arc::new(Vec::new));
-        Self { api, _dir: dir }
+        let api = Api::new(raft.clone(), log, Clock::system(), Arc::new(Vec::new));
+        Self { api, raft, _dir: dir }
     }
 
     async fn apply(&self, jobs: Vec<pb::JobSpec>, dry_run: bool) -> Vec<pb::AppliedJob> {
@@ -64,8 +68,8 @@ impl Node {
     }
 
     async fn propose(&self, commands: Vec<Command>) {
-        let at = self.api.stamp(&self.api.shared.raft.state());
-        self.api.shared.raft.propose(None, Entry { at, commands }).await.unwrap();
+        let at = Clock::system().now().max(self.raft.state().now());
+        self.raft.propose(None, Entry { at, commands }).await.unwrap();
     }
 
     async fn trigger(&self, name: &str, operation_id: &str) -> pb::Run {
@@ -83,7 +87,7 @@ impl Node {
         let id = run.run_id.parse().unwrap();
         let lease_until = Clock::system().now().plus(Duration::from_secs(60));
         self.propose(vec![Command::Start { run: id, attempt: 1, worker: "w".into(), lease_until }]).await;
-        let fence = self.api.shared.raft.state().run(id).unwrap().running().unwrap().fence;
+        let fence = self.raft.state().run(id).unwrap().running().unwrap().fence;
         let report = Arc::new(Report::default());
         let retry_after = Duration::ZERO;
         let outcome = AttemptOutcome::Succeeded;
@@ -134,6 +138,40 @@ async fn jobs_are_created_updated_left_alone_and_deleted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn writes_get_through_while_occurrences_of_the_job_are_decided() {
+    let node = Node::start().await;
+    let stop = tokio_util::sync::CancellationToken::new();
+    let options = LeaderOptions {
+        node_id: 1,
+        lease: Duration::from_secs(5),
+        clock: Clock::system(),
+        metrics: Arc::new(Metrics::new()),
+    };
+    let (_leader, turning) = Leader::spawn(node.raft.clone(), options, stop.clone());
+    let fast = |description: &str, millis: i32| {
+        let every = Some(prost_types::Duration { seconds: 0, nanos: millis * 1_000_000 });
+        pb::JobSpec {
+            description: description.to_owned(),
+            schedule: vec![pb::Schedule { every, ..Default::default() }],
+            ..job("fast")
+        }
+    };
+    for round in 0..30 {
+        let applied = node.apply(vec![fast(&round.to_string(), 100 + round % 3)], false).await;
+        assert_ne!(applied[0].change(), pb::Change::Unchanged);
+        let name = || "fast".to_owned();
+        let pause = pb::PauseJobRequest { name: name(), ..Default::default() };
+        node.api.pause_job(Request::new(pause)).await.unwrap();
+        let resume = pb::ResumeJobRequest { name: name(), ..Default::default() };
+        node.api.resume_job(Request::new(resume)).await.unwrap();
+    }
+    let delete = pb::DeleteJobRequest { name: "fast".to_owned(), ..Default::default() };
+    node.api.delete_job(Request::new(delete)).await.unwrap();
+    stop.cancel();
+    turning.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn nothing_is_written_when_one_job_is_wrong() {
     let node = Node::start().await;
     let mut bad = job("b");
@@ -147,7 +185,7 @@ async fn nothing_is_written_when_one_job_is_wrong() {
         "jobs[1].timeout: is no span of time: negative, or its parts contradict each other\n\
          jobs[2].name: the same as that of jobs[0]"
     );
-    assert_eq!(node.api.shared.raft.state().job_count(), 0);
+    assert_eq!(node.raft.state().job_count(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -253,9 +291,8 @@ async fn lists_join_live_and_ended_runs_without_doubles_between_pages() {
     for of in ["", "a"] {
         let mut seen = Vec::new();
         let mut page_token = String::new();
-        let mut left = runs[5..]
-            .iter()
-            .filter(|run| node.api.shared.raft.state().run(run.run_id.parse().unwrap()).is_some());
+        let mut left =
+            runs[5..].iter().filter(|run| node.raft.state().run(run.run_id.parse().unwrap()).is_some());
         loop {
             let request =
                 pb::ListRunsRequest { job: of.to_owned(), page_size: 3, page_token, ..Default::default() };
