@@ -96,7 +96,9 @@ fn module(file: &Path) -> String {
 /// Tests may reach for whatever they need to set a scene.
 fn is_test(file: &Path) -> bool {
     let inside = file.strip_prefix(root()).expect("in the repository");
-    inside.components().any(|part| part.as_os_str().to_string_lossy().trim_end_matches(".rs").ends_with("tests"))
+    inside
+        .components()
+        .any(|part| part.as_os_str().to_string_lossy().trim_end_matches(".rs").ends_with("tests"))
 }
 
 /// A line without its comment, so that prose may name anything.

@@ -15,7 +15,7 @@ use crate::storage::snapshot_file::SnapshotDir;
 const PRUNED_AT_ONCE: usize = 64;
 /// The pause between two steps of pruning while there is something to do, and while there is not.
 const PRUNE_EVERY: Duration = Duration::from_millis(200);
-const PRUNE_IDLE: Duration = Duration::from_secs(10);
+const PRUNE_IDLE: Duration = Duration::from_secs(60);
 
 /// Opens the run log in `data_dir` and shows it to the API.
 ///

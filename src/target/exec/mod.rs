@@ -93,9 +93,9 @@ impl Launcher {
 
     fn start(&self, order: &Order, exec: &Exec) -> Result<Running, NotStarted> {
         let prepared = self.prepare(order, exec)?;
-        let program = prepared.program.clone();
+        let (program, mark) = (prepared.program.clone(), prepared.mark.clone());
         let (mut child, output) = prepared.spawn()?;
-        let tree = Tree::of(&child, &order.run_id, order.fence);
+        let tree = Tree::of(&child, &mark);
         let pipes = Pipes::new(output, child.stdin.take(), exec.stdin.clone().unwrap_or_default())
             .map_err(|source| NotStarted::Spawn { program, source })?;
         Ok(Running { tree, child, pipes })

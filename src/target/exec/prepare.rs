@@ -6,6 +6,7 @@ use std::io::{self, PipeReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::process::{Child, Command};
 
@@ -66,7 +67,19 @@ impl NotStarted {
 /// A command that may be started.
 pub(super) struct Prepared {
     pub(super) program: PathBuf,
+    /// Value of [`MARK`]: unlike that of any other attempt on this machine.
+    pub(super) mark: String,
     command: Command,
+}
+
+/// Variable by which the processes of an attempt are known. A run's id and fence would not do: two clusters on
+/// one machine can have the same.
+pub(super) const MARK: &str = "CHRONARCH_PROCESS";
+
+/// The worker's process id and a number that it gives once.
+fn fresh_mark() -> String {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    format!("{}-{}", std::process::id(), LAST.fetch_add(1, Ordering::Relaxed))
 }
 
 impl Prepared {
@@ -101,13 +114,15 @@ impl Launcher {
             path: self.search_path(exec).to_owned(),
         })?;
 
+        let mark = fresh_mark();
         let mut command = Command::new(&program);
-        command.arg0(&name).args(arguments).env_clear().envs(environment).process_group(0).kill_on_drop(true);
+        command.env_clear().envs(environment).env(MARK, &mark);
+        command.arg0(&name).args(arguments).process_group(0).kill_on_drop(true);
         command.stdin(if exec.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
         if let Some(cwd) = cwd {
             command.current_dir(cwd);
         }
-        Ok(Prepared { program, command })
+        Ok(Prepared { program, mark, command })
     }
 
     fn environment(

@@ -175,10 +175,14 @@ async fn the_environment_holds_what_was_meant_for_it_and_no_more() {
     order.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
     let config = TargetsConfig { exec_tmp_dir: Some("/var/tmp".to_owned()), ..config() };
     let report = targets(config).carry_out(&order, CancellationToken::new()).await;
-    // PWD and its like are the shell's own doing
+    // PWD and its like are the shell's own doing; the mark is another each time
     let found: BTreeSet<&str> = text(&report)
         .split_terminator('\0')
-        .filter(|entry| !["PWD=", "OLDPWD=", "SHLVL=", "_="].iter().any(|own| entry.starts_with(own)))
+        .filter(|entry| {
+            !["PWD=", "OLDPWD=", "SHLVL=", "_=", "CHRONARCH_PROCESS="]
+                .iter()
+                .any(|own| entry.starts_with(own))
+        })
         .collect();
     let expected = BTreeSet::from([
         "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -359,4 +363,20 @@ async fn sessions_that_keep_forking_are_killed() {
     let targets = targets(TargetsConfig { exec_grace: Duration::ZERO, ..config() });
     let report = targets.carry_out(&order, CancellationToken::new()).await;
     assert_eq!(report.error.as_deref(), Some("timed out after 500ms (killed by signal 9)"));
+}
+
+#[tokio::test]
+async fn an_attempt_of_another_cluster_with_the_same_run_and_fence_is_left_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let started = folder.path().join("started");
+    let long = shell(&format!("touch {}; sleep 0.5; echo whole", started.display()));
+    let other = tokio::spawn(async move { run("twin", long).await });
+    while !started.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let mut order = order("twin", command(&["sleep", "60"]));
+    order.timeout = Some(Duration::from_millis(50));
+    let report = targets(config()).carry_out(&order, CancellationToken::new()).await;
+    assert_eq!(report.outcome, Outcome::TimedOut);
+    assert_eq!(text(&other.await.expect("it ends")), "whole\n");
 }

@@ -2,7 +2,7 @@
 //!
 //! The process that we start leads a process group, and one call signals the whole group. A process may leave it
 //! (`setsid`, a daemon). Those are found on Linux by a walk through `/proc` ([`proc`]): every process that carries
-//! this attempt's run id and fence in its environment, is in the group, or descends from one that does.
+//! this attempt's mark in its environment, is in the group, or descends from one that does.
 //!
 //! Limits: a process that left the group, dropped its environment *and* lost its parents before the attempt was
 //! stopped is not found;
@@ -18,6 +18,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Child;
 
+use super::prepare::MARK;
+
 /// How long the processes have to vanish after SIGKILL; one that sits in a broken device may never do so.
 const KILL_WAIT: Duration = Duration::from_secs(2);
 /// Between two looks at whether they have vanished.
@@ -30,8 +32,8 @@ const KILL_LOOKS_AT_ONCE: u32 = 3;
 #[derive(Debug, Clone)]
 struct Mark {
     group: Option<Pid>,
-    /// `NAME=value` as found in an environment; all of them must be there.
-    variables: [Vec<u8>; 2],
+    /// `NAME=value` as found in an environment.
+    variable: Vec<u8>,
 }
 
 /// The processes of an attempt; killed when dropped before [`Tree::over`].
@@ -46,14 +48,11 @@ pub(super) struct Tree {
 
 impl Tree {
     /// `child` must lead a process group of its own.
-    pub(super) fn of(child: &Child, run_id: &str, fence: u64) -> Self {
+    pub(super) fn of(child: &Child, mark: &str) -> Self {
         let group = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
-        let variables = [
-            format!("CHRONARCH_RUN_ID={run_id}").into_bytes(),
-            format!("CHRONARCH_FENCE={fence}").into_bytes(),
-        ];
+        let variable = format!("{MARK}={mark}").into_bytes();
         Self {
-            mark: Mark { group, variables },
+            mark: Mark { group, variable },
             known: Vec::new(),
             exit: group.and_then(exit::Watch::on),
             over: false,
@@ -256,8 +255,7 @@ mod proc {
             let mut environ = Vec::new();
             let read = File::open(format!("/proc/{}/environ", self.id.as_raw_nonzero()))
                 .and_then(|file| file.take(ENVIRON_BYTES_MAX).read_to_end(&mut environ));
-            let has = |wanted: &Vec<u8>| environ.split(|byte| *byte == 0).any(|entry| entry == wanted);
-            read.is_ok() && mark.variables.iter().all(has)
+            read.is_ok() && environ.split(|byte| *byte == 0).any(|entry| entry == mark.variable)
         }
     }
 

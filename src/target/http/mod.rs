@@ -46,7 +46,9 @@ pub const HTTP_BODY_BYTES_MAX: u64 = 10 * 1024 * 1024;
 pub const HTTP_REDIRECTS_MAX: usize = 5;
 /// Below the 5 s after which common servers close an idle connection, so that we do not send into a closing one.
 const IDLE_CONNECTION: Duration = Duration::from_secs(4);
-const IDLE_CONNECTIONS_PER_HOST_MAX: usize = 4;
+/// As many as a busy worker has slots: with fewer, a burst at one host would open a connection for each request, and
+/// use up the local ports.
+const IDLE_CONNECTIONS_PER_HOST_MAX: usize = 256;
 /// The headers of an HTTP/2 response, at most (HTTP/1 responses: the client's 100 headers, 400 KiB).
 const RESPONSE_HEADERS_BYTES_MAX: u32 = 64 * 1024;
 
