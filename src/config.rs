@@ -30,6 +30,9 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// The first members, by node id; the same on each node.
     pub peers: BTreeMap<u64, String>,
+    /// Begin anew, with what `data_dir` holds set aside, and wait to be added to a cluster. Only ever asked for on
+    /// the command line: an order, not a property of the node.
+    pub rejoin: bool,
     /// Listen beyond loopback though nothing is encrypted yet.
     pub insecure: bool,
     /// Raft's timing.
@@ -111,6 +114,8 @@ pub struct Overrides {
     pub data_dir: Option<PathBuf>,
     /// `--peers 1=host:port,2=host:port`
     pub peers: Option<BTreeMap<u64, String>>,
+    /// `--rejoin`; a node that waits to be added has no first members, so `peers` is ignored
+    pub rejoin: bool,
 }
 
 /// All that is wrong with a configuration.
@@ -181,12 +186,17 @@ impl Reader<'_> {
     }
 
     fn config(&mut self, mut table: Table<'_>, overrides: Overrides) -> Config {
-        let node_id = overrides.node_id.or_else(|| self.integer(&mut table, "", "node_id", 1..=u64::MAX));
-        let listen = overrides.listen.or_else(|| self.address(&mut table, "listen"));
-        let peer_listen = overrides.peer_listen.or_else(|| self.address(&mut table, "peer_listen"));
-        let data_dir =
-            overrides.data_dir.or_else(|| self.string(&mut table, "", "data_dir").map(PathBuf::from));
-        let peers = overrides.peers.unwrap_or_else(|| self.peers(&mut table));
+        // Each key is read even where a flag goes before it: what is left in the table at the end is unknown.
+        let named_id = self.integer(&mut table, "", "node_id", 1..=u64::MAX);
+        let node_id = overrides.node_id.or(named_id);
+        let named_listen = self.address(&mut table, "listen");
+        let listen = overrides.listen.or(named_listen);
+        let named_peer_listen = self.address(&mut table, "peer_listen");
+        let peer_listen = overrides.peer_listen.or(named_peer_listen);
+        let named_dir = self.string(&mut table, "", "data_dir").map(PathBuf::from);
+        let data_dir = overrides.data_dir.or(named_dir);
+        let named = self.peers(&mut table);
+        let peers = if overrides.rejoin { BTreeMap::new() } else { overrides.peers.unwrap_or(named) };
         let config = Config {
             node_id: self.required(node_id, "node_id", "an integer from 1").unwrap_or(0),
             listen: self.required(listen, "listen", "host:port").unwrap_or_default(),
@@ -195,6 +205,7 @@ impl Reader<'_> {
             peer_advertise: self.address(&mut table, "peer_advertise"),
             data_dir: self.required(data_dir, "data_dir", "a folder").unwrap_or_default(),
             peers,
+            rejoin: overrides.rejoin,
             insecure: self.boolean(&mut table, "", "insecure").unwrap_or(false),
             raft: self.raft(&mut table),
             worker: self.worker(&mut table),
@@ -214,7 +225,11 @@ impl Reader<'_> {
 
     fn check(&mut self, config: &Config) {
         if !config.peers.is_empty() && !config.peers.contains_key(&config.node_id) {
-            self.problem(None, "peers", &format!("does not name this node, {}", config.node_id));
+            let reason = format!(
+                "does not name this node, {}; leave it out for a node that is, or was, added to a cluster",
+                config.node_id
+            );
+            self.problem(None, "peers", &reason);
         }
         let raft = &config.raft;
         if raft.election_min <= raft.heartbeat * 2 {

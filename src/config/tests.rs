@@ -49,7 +49,35 @@ fn beyond_loopback_needs_a_word() {
 #[test]
 fn a_node_that_its_peers_do_not_name_is_refused() {
     let text = SMALL.replace("node_id     = 1", "node_id = 9");
-    assert_eq!(problems(&text), ["n.toml: peers: does not name this node, 9"]);
+    let [problem] = &problems(&text)[..] else { panic!("one problem") };
+    assert!(problem.starts_with("n.toml: peers: does not name this node, 9; "), "{problem}");
+}
+
+#[test]
+fn a_flag_goes_before_its_key() {
+    let overrides = Overrides {
+        node_id: Some(2),
+        listen: Some("127.0.0.1:1".to_owned()),
+        peer_listen: Some("127.0.0.1:2".to_owned()),
+        data_dir: Some("elsewhere".into()),
+        peers: Some(BTreeMap::from([(2, "127.0.0.1:2".to_owned())])),
+        rejoin: false,
+    };
+    let config = Config::read("n.toml", SMALL, overrides).expect("it is right");
+    assert_eq!((config.node_id, config.listen.as_str()), (2, "127.0.0.1:1"));
+    assert_eq!(
+        (config.peer_listen.as_str(), config.data_dir.as_path()),
+        ("127.0.0.1:2", "elsewhere".as_ref())
+    );
+    assert_eq!(config.peers.len(), 1);
+}
+
+#[test]
+fn a_node_that_rejoins_has_no_first_members() {
+    let overrides = Overrides { node_id: Some(9), rejoin: true, ..Overrides::default() };
+    let config = Config::read("n.toml", SMALL, overrides).expect("it is right");
+    assert_eq!((config.node_id, config.rejoin, config.peers.len()), (9, true, 0));
+    assert!(problems(&format!("rejoin = true\n{SMALL}"))[0].contains("unknown key"));
 }
 
 #[test]
