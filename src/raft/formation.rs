@@ -17,7 +17,8 @@
 //!    points at another folder: it may have voted, and what it promised is lost. It does not start
 //!    ([`FormationError::Wiped`]); it has to be removed and a new node added.
 //! 6. A node without first members waits to be adopted by a cluster that adds it ([`Raft::add_learner`]); a member
-//!    ignores its `peers`.
+//!    ignores its `peers`. A cluster has a node adopt its id before it counts it in, so a node that still waits and
+//!    is called as a member was one before its folder was emptied: rule 5 ([`Raft::was_wiped`]).
 //!
 //! A crash at any point resumes: what is stored only ever goes from pristine to adopted to initialized, and each
 //! step may be repeated. Answers of a node are taken as they are: the peer listener serves peers alone.
@@ -37,6 +38,7 @@ use super::handle::{OpenError, Raft};
 use super::types::{ClusterId, NodeAddress};
 use super::{guard, network};
 use crate::pb::peer;
+use crate::storage::rejoin_steps;
 
 /// How long a peer may take to say who it is.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -60,8 +62,8 @@ pub enum FormationError {
     #[error(
         "node {node_id} is a member of cluster {cluster}, says node {told_by}, but its data folder is empty: it may \
          have voted, and must not come back without knowing how\n\
-         hint: check `data_dir`; if the data is lost, remove node {node_id} and add the machine as a new node under \
-         an id that was never used"
+         hint: check `data_dir`; if the data is lost, {steps}",
+        steps = rejoin_steps(node_id)
     )]
     Wiped {
         /// This node.
@@ -253,6 +255,15 @@ impl Raft {
             Err(error) => return Err(FatalError::Consensus(error.to_string()).into()),
         }
         Ok(true)
+    }
+
+    /// What it means that node `told_by` of `cluster` calls this node, which belongs to no cluster, as a member.
+    pub(super) fn was_wiped(&self, cluster: ClusterId, told_by: u64) {
+        // One with first members asks them, and hears it with all that they know.
+        if self.initial_peers().is_empty() {
+            let (node_id, cluster) = (self.node_id(), cluster.to_string());
+            self.verdict().reach(FormationError::Wiped { node_id, cluster, told_by }.into());
+        }
     }
 
     async fn ask_all(&self) -> BTreeMap<u64, Answer> {

@@ -44,6 +44,11 @@ pub(super) fn check(metadata: &MetadataMap, cluster: ClusterId, node_id: u64) ->
     Ok(from)
 }
 
+/// The cluster that a call names.
+pub(super) fn cluster(metadata: &MetadataMap) -> Option<ClusterId> {
+    metadata.get(CLUSTER).and_then(|value| value.to_str().ok()).and_then(ClusterId::parse)
+}
+
 fn number(metadata: &MetadataMap, key: &'static str) -> Result<u64, Status> {
     let value = metadata.get(key).and_then(|value| value.to_str().ok()).and_then(|text| text.parse().ok());
     value.ok_or_else(|| Status::permission_denied(format!("the call does not say {key}")))

@@ -7,12 +7,17 @@
 //! An id is used once. A node whose folder was lost is removed, and its machine comes back under a new id: what the
 //! old one had promised is gone ([`super::formation`], rule 5). What this module can see of that it enforces: an id
 //! that is a member is not added, and a node that is added must be pristine.
+//!
+//! A change needs a majority of the members before it and of those after it, and there is no way back from one that
+//! cannot get it. So nothing begins whose outcome would be a cluster in which a majority does not answer now.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 
+use futures::future::join_all;
 use openraft::ChangeMembers;
+use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::raft::ClientWriteResponse;
 use tokio::time::timeout;
@@ -39,12 +44,26 @@ pub enum MembershipError {
         "node {0} is a member already\nhint: a node whose data is lost is removed and added under a new id"
     )]
     Member(u64),
+    /// It has a vote.
+    #[error("node {0} is a voter already")]
+    Voter(u64),
     /// There is no such member.
-    #[error("node {0} is not a member")]
+    #[error("node {0} is not a member\nhint: `chronarch cluster status` lists the members")]
     NotMember(u64),
     /// A cluster without a vote cannot decide anything any more.
-    #[error("node {0} has the only vote")]
+    #[error("node {0} has the only vote\nhint: add another node and promote it first")]
     LastVoter(u64),
+    /// Of those who would have a vote then, too few answer now.
+    #[error(
+        "that would leave the cluster without a majority: of the voters {voters:?} only {answering:?} answer\n\
+         hint: start the silent nodes, or remove them first"
+    )]
+    LosesMajority {
+        /// Who would have a vote.
+        voters: Vec<u64>,
+        /// Which of them answer.
+        answering: Vec<u64>,
+    },
     /// The node belongs to a cluster, or has belonged to one.
     #[error("node {id} belongs to cluster {cluster}\nhint: give the new node an empty `data_dir`")]
     NotPristine {
@@ -54,7 +73,11 @@ pub enum MembershipError {
         cluster: String,
     },
     /// The node did not answer, or refused.
-    #[error("node {id} did not join: {reason}")]
+    #[error(
+        "node {id} did not join: {reason}\n\
+         hint: start it before it is added, with `--rejoin` or with a configuration without `peers`, and name its \
+         `peer_listen` address"
+    )]
     NotJoined {
         /// The node.
         id: u64,
@@ -62,7 +85,11 @@ pub enum MembershipError {
         reason: String,
     },
     /// A learner that lags would be counted for majorities and could not keep up.
-    #[error("node {id} is {behind:?} entries behind; only {LAG_MAX} are few enough for a vote")]
+    #[error(
+        "node {id} has not caught up: it {}; at most {LAG_MAX} entries behind are few enough for a vote\n\
+         hint: promote it later; `chronarch cluster status -o wide` shows how far it is",
+        .behind.map_or_else(|| "has not answered yet".to_owned(), |behind| format!("is {behind} behind"))
+    )]
     Behind {
         /// The node.
         id: u64,
@@ -80,13 +107,15 @@ pub enum MembershipError {
 type Change = Result<ClientWriteResponse<TypeConfig>, RaftError<TypeConfig, ClientWriteError<TypeConfig>>>;
 
 impl Raft {
-    /// Adds a pristine node that was started without `peers`. It receives the log but has no vote yet.
+    /// Adds a pristine node that was started without `peers`. It receives the log but has no vote yet. Asked again
+    /// for a learner that has joined, it completes what may have been cut short.
     ///
     /// # Errors
     /// [`MembershipError`].
     pub async fn add_learner(&self, id: u64, peer_address: &str) -> Result<(), MembershipError> {
         let (core, status) = self.leading()?;
-        if status.nodes.contains_key(&id) {
+        let known = status.nodes.get(&id);
+        if known.is_some_and(|node| node.peer_address != peer_address || status.voters.contains(&id)) {
             return Err(MembershipError::Member(id));
         }
         let refused =
@@ -94,6 +123,13 @@ impl Raft {
         let answer = self.identify(id, peer_address).await.map_err(refused)?;
         // One that has adopted this cluster but never heard of it again is an attempt of ours that was cut short.
         let ours = answer.cluster == core.cluster.to_string();
+        if known.is_some() {
+            if !ours {
+                return Err(MembershipError::Member(id));
+            }
+            let node = NodeAddress { peer_address: peer_address.to_owned(), address: answer.address };
+            return self.change(core.raft.add_learner(id, node, false)).await;
+        }
         if !answer.cluster.is_empty() && (answer.initialized || !ours) {
             return Err(MembershipError::NotPristine { id, cluster: answer.cluster });
         }
@@ -112,6 +148,11 @@ impl Raft {
         if !status.nodes.contains_key(&id) {
             return Err(MembershipError::NotMember(id));
         }
+        let voters: BTreeSet<u64> = status.voters.iter().copied().chain([id]).collect();
+        if status.voters.contains(&id) && !is_between(core) {
+            return Err(MembershipError::Voter(id));
+        }
+        self.check_majority(core, &status, &voters).await?;
         if id != self.node_id() {
             let matched = status.peers.iter().find(|peer| peer.id == id).and_then(|peer| peer.matched_index);
             let behind = status.last_index.zip(matched).map(|(last, matched)| last.saturating_sub(matched));
@@ -135,6 +176,10 @@ impl Raft {
         if status.voters == [id] {
             return Err(MembershipError::LastVoter(id));
         }
+        let voters: BTreeSet<u64> = status.voters.iter().copied().filter(|voter| *voter != id).collect();
+        if status.voters.contains(&id) {
+            self.check_majority(core, &status, &voters).await?;
+        }
         let ids = BTreeSet::from([id]);
         let change = match status.voters.contains(&id) {
             true => ChangeMembers::RemoveVoters(ids),
@@ -149,6 +194,28 @@ impl Raft {
             Some(core) if status.role == Role::Leader => Ok((core, status)),
             _ => Err(MembershipError::NotLeader { leader: status.leader }),
         }
+    }
+
+    /// Asks `voters` who they are: does a majority answer, as members? What was heard of them a moment ago would not
+    /// do, for a node that has just died looks alive then.
+    async fn check_majority(
+        &self,
+        core: &Core,
+        status: &RaftStatus,
+        voters: &BTreeSet<u64>,
+    ) -> Result<(), MembershipError> {
+        let asked = voters.iter().map(|&id| async move {
+            if id == self.node_id() {
+                return Some(id);
+            }
+            let answer = self.identify(id, &status.nodes.get(&id)?.peer_address).await.ok()?;
+            (answer.cluster == core.cluster.to_string()).then_some(id)
+        });
+        let answering: Vec<u64> = join_all(asked).await.into_iter().flatten().collect();
+        if answering.len() > voters.len() / 2 {
+            return Ok(());
+        }
+        Err(MembershipError::LosesMajority { voters: voters.iter().copied().collect(), answering })
     }
 
     async fn change(&self, change: impl Future<Output = Change>) -> Result<(), MembershipError> {
@@ -167,4 +234,11 @@ impl Raft {
             Err(_) => Err(MembershipError::Unknown),
         }
     }
+}
+
+/// Is the cluster between two memberships, after a change that was cut short?
+fn is_between(core: &Core) -> bool {
+    let metrics = core.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    metrics.membership_config.membership().get_joint_config().len() > 1
 }

@@ -83,11 +83,14 @@ struct PeerService {
 impl PeerService {
     /// The member that the call is for.
     fn member<T>(&self, request: &Request<T>) -> Result<&Core, Status> {
-        guard::check_node(request.metadata(), self.raft.node_id())?;
+        let caller = guard::check_node(request.metadata(), self.raft.node_id())?;
         if let Some(error) = self.raft.verdict().get() {
             return Err(Status::unavailable(format!("this node is ending: {error}")));
         }
         let core = self.raft.core().ok_or_else(|| {
+            if let Some(cluster) = guard::cluster(request.metadata()) {
+                self.raft.was_wiped(cluster, caller);
+            }
             Status::permission_denied(format!("node {} belongs to no cluster", self.raft.node_id()))
         })?;
         guard::check(request.metadata(), core.cluster, self.raft.node_id())?;

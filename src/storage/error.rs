@@ -11,6 +11,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+/// How a machine whose node has lost its data comes back, step by step. `old` is the lost node's id.
+pub fn rejoin_steps(old: impl fmt::Display) -> String {
+    format!(
+        "choose a node id NEW that was never used; start this machine with \
+         `chronarch server --config ... --node-id NEW --rejoin` (what is left of the data is set aside, not deleted), \
+         then `chronarch cluster add NEW PEER_ADDRESS --promote`, then `chronarch cluster remove {old}`"
+    )
+}
+
 /// A place in a file whose bytes are not what was written there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
@@ -50,7 +59,8 @@ pub enum StorageError {
     /// The log, or the vote in it, lost something that had been synced.
     #[error(
         "{0}; this node may have promised what it can no longer prove, so it does not start with what is left\n\
-         hint: `chronarch server --rejoin` sets the damaged files aside and lets the node join again as a new member"
+         hint: {steps}",
+        steps = rejoin_steps("OLD")
     )]
     LogDamaged(Box<Damage>),
     /// A file that can be rebuilt (a snapshot, the run log, the manifest) is damaged.

@@ -31,7 +31,7 @@ pub mod store;
 
 pub mod wal;
 
-pub use self::error::{Damage, StorageError};
+pub use self::error::{Damage, StorageError, rejoin_steps};
 pub use self::identity::{DataDir, Identity};
 pub use self::store::{Store, StoreOptions};
 

@@ -31,12 +31,17 @@ async fn dead_node_is_replaced_by_one_with_a_new_id() {
     leader.add_learner(4, &address).await.unwrap();
     assert_eq!(leader.status().learners, vec![4]);
     assert_eq!(leader.status().nodes[&4].address, "clients-of-4");
+    assert_eq!(leader.add_learner(4, &address).await, Ok(()), "asking again is harmless");
+    let other = (1..=3).find(|id| *id != dead_id && *id != leader.node_id()).unwrap();
+    let deadly = leader.remove(other).await;
+    assert!(matches!(deadly, Err(MembershipError::LosesMajority { .. })), "{deadly:?}");
     eventually("the learner catches up", || {
         let status = leader.status();
         status.peers.iter().any(|peer| peer.id == 4 && peer.matched_index == status.last_index)
     })
     .await;
     leader.promote(4).await.unwrap();
+    assert_eq!(leader.promote(4).await, Err(MembershipError::Voter(4)));
     leader.remove(dead_id).await.unwrap();
     let voters: Vec<u64> = (1..=4).filter(|id| *id != dead_id).collect();
     assert_eq!(leader.status().voters, voters);
