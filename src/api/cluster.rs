@@ -2,7 +2,8 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{Api, forward, status};
+use super::{Api, forward, limits, status};
+use crate::client::{Endpoint, EndpointError};
 use crate::pb::v1 as pb;
 use crate::pb::v1::cluster_service_client::ClusterServiceClient;
 use crate::pb::v1::cluster_service_server::ClusterService;
@@ -52,6 +53,10 @@ fn seen(status: &RaftStatus) -> ClusterSeen {
     }
 }
 
+fn check_node_id(node_id: u64) -> Result<(), Status> {
+    if node_id > 0 { Ok(()) } else { Err(status::invalid_field("node_id", "expected an integer from 1")) }
+}
+
 impl Api {
     async fn transfer_here(
         self,
@@ -61,6 +66,37 @@ impl Api {
         let moved = self.shared.raft.transfer_leader(to).await;
         let leader_id = moved.map_err(|error| status::transfer(&error))?;
         Ok(pb::TransferLeaderResponse { leader_id })
+    }
+
+    async fn add_here(self, message: pb::AddNodeRequest) -> Result<pb::AddNodeResponse, Status> {
+        check_node_id(message.node_id)?;
+        // Parsed for its form alone: the members dial what was given.
+        let address: Endpoint = message
+            .peer_address
+            .parse()
+            .map_err(|error: EndpointError| status::invalid_field("peer_address", &error.to_string()))?;
+        let address = address.to_string();
+        if address.len() > limits::PEER_ADDRESS_BYTES {
+            let reason = format!("is too long, at most {} bytes are allowed", limits::PEER_ADDRESS_BYTES);
+            return Err(status::invalid_field("peer_address", &reason));
+        }
+        let added = self.shared.raft.add_learner(message.node_id, &address).await;
+        added.map_err(|error| status::membership(&error))?;
+        Ok(pb::AddNodeResponse {})
+    }
+
+    async fn promote_here(self, message: pb::PromoteNodeRequest) -> Result<pb::PromoteNodeResponse, Status> {
+        check_node_id(message.node_id)?;
+        let promoted = self.shared.raft.promote(message.node_id).await;
+        promoted.map_err(|error| status::membership(&error))?;
+        Ok(pb::PromoteNodeResponse {})
+    }
+
+    async fn remove_here(self, message: pb::RemoveNodeRequest) -> Result<pb::RemoveNodeResponse, Status> {
+        check_node_id(message.node_id)?;
+        let removed = self.shared.raft.remove(message.node_id).await;
+        removed.map_err(|error| status::membership(&error))?;
+        Ok(pb::RemoveNodeResponse {})
     }
 }
 
@@ -95,5 +131,31 @@ impl ClusterService for Api {
         let there =
             |channel, request| async { ClusterServiceClient::new(channel).transfer_leader(request).await };
         self.write(request, Self::transfer_here, there).await
+    }
+
+    async fn add_node(
+        &self,
+        request: Request<pb::AddNodeRequest>,
+    ) -> Result<Response<pb::AddNodeResponse>, Status> {
+        let there = |channel, request| async { ClusterServiceClient::new(channel).add_node(request).await };
+        self.write(request, Self::add_here, there).await
+    }
+
+    async fn promote_node(
+        &self,
+        request: Request<pb::PromoteNodeRequest>,
+    ) -> Result<Response<pb::PromoteNodeResponse>, Status> {
+        let there =
+            |channel, request| async { ClusterServiceClient::new(channel).promote_node(request).await };
+        self.write(request, Self::promote_here, there).await
+    }
+
+    async fn remove_node(
+        &self,
+        request: Request<pb::RemoveNodeRequest>,
+    ) -> Result<Response<pb::RemoveNodeResponse>, Status> {
+        let there =
+            |channel, request| async { ClusterServiceClient::new(channel).remove_node(request).await };
+        self.write(request, Self::remove_here, there).await
     }
 }

@@ -33,6 +33,8 @@ pub const PROBLEMS: usize = 100;
 pub const LEADER_WAIT: Duration = Duration::from_secs(2);
 /// How long a write tries again because the state has moved on.
 pub const SETTLE_WAIT: Duration = Duration::from_secs(5);
+/// The peer address of a node, in bytes: the longest host name and a port.
+pub const PEER_ADDRESS_BYTES: usize = 253 + 6;
 /// How long a forwarded call may take.
 pub const FORWARD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the leader's part of a status or an explanation is waited for.

@@ -3,8 +3,9 @@
 //! | code | means |
 //! |---|---|
 //! | `INVALID_ARGUMENT` | the request makes no sense, whatever the state; one problem a line |
-//! | `NOT_FOUND` | no such job, run or breaker |
+//! | `NOT_FOUND` | no such job, run, breaker or node |
 //! | `FAILED_PRECONDITION`, `RESOURCE_EXHAUSTED` | refused by a rule, by a limit |
+//! | `ALREADY_EXISTS` | the node is what it would be made |
 //! | `UNAVAILABLE` | another node, or a later moment, may answer |
 //!
 //! What would help travels as text in [`HINT`].
@@ -14,7 +15,7 @@ use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 
 use super::problem::Problems;
 use crate::history::HistoryError;
-use crate::raft::{ProposeError, ReadError, TransferError};
+use crate::raft::{MembershipError, ProposeError, ReadError, TransferError};
 use crate::state::Rejection;
 use crate::view::breaker::NoBreaker;
 
@@ -140,6 +141,23 @@ pub(super) fn transfer(error: &TransferError) -> Status {
         }
         TransferError::Timeout => Status::unavailable(error.to_string()),
     }
+}
+
+pub(super) fn membership(error: &MembershipError) -> Status {
+    let text = error.to_string();
+    let (message, hint) = text.split_once("\nhint: ").unwrap_or((&text, ""));
+    let status = match error {
+        MembershipError::NotLeader { leader } => return not_leader(leader.as_ref().map(|(id, _)| *id)),
+        MembershipError::Member(_) | MembershipError::Voter(_) => Status::already_exists(message),
+        MembershipError::NotMember(_) => Status::not_found(message),
+        MembershipError::LastVoter(_)
+        | MembershipError::LosesMajority { .. }
+        | MembershipError::NotPristine { .. }
+        | MembershipError::NotJoined { .. }
+        | MembershipError::Behind { .. } => Status::failed_precondition(message),
+        MembershipError::InProgress | MembershipError::Unknown => Status::unavailable(message),
+    };
+    if hint.is_empty() { status } else { hinted(status, hint) }
 }
 
 /// The answer is not what the command can have: a bug, and the client's result is unknown to it.

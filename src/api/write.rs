@@ -60,6 +60,9 @@ writes! {
     TripBreakerRequest { operation_id, actor, reason }
     ResetBreakerRequest { operation_id, actor, reason }
     TransferLeaderRequest {}
+    AddNodeRequest {}
+    PromoteNodeRequest {}
+    RemoveNodeRequest {}
 }
 
 impl Api {

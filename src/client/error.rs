@@ -34,7 +34,7 @@ pub enum Error {
         /// What would help.
         hint: Option<String>,
     },
-    /// No such job, run or breaker.
+    /// No such job, run, breaker or node.
     #[error("{message}")]
     NotFound {
         /// What there is none of.

@@ -143,6 +143,12 @@ calls! {
     read ClusterServiceClient::get_status(GetStatusRequest) -> ClusterStatus;
     /// Hands leadership over. Repeating it is harmless where the target is named.
     read ClusterServiceClient::transfer_leader(TransferLeaderRequest) -> TransferLeaderResponse;
+    /// Adds a node without a vote. Repeating it is harmless.
+    read ClusterServiceClient::add_node(AddNodeRequest) -> AddNodeResponse;
+    /// Gives a node a vote. Repeated after it was done, it is refused.
+    read ClusterServiceClient::promote_node(PromoteNodeRequest) -> PromoteNodeResponse;
+    /// Removes a node. Repeated after it was done, there is no such node.
+    read ClusterServiceClient::remove_node(RemoveNodeRequest) -> RemoveNodeResponse;
 }
 
 impl fmt::Debug for Client {

@@ -429,5 +429,13 @@ async fn status_tells_what_the_node_sees() {
     let transfer = pb::TransferLeaderRequest { to: 9 };
     let refused = node.api.transfer_leader(Request::new(transfer)).await.unwrap_err();
     assert_eq!(refused.code(), Code::FailedPrecondition);
+    for (node_id, address, path) in [(0, "a:1", "node_id: "), (2, "nowhere", "peer_address: ")] {
+        let add = pb::AddNodeRequest { node_id, peer_address: address.to_owned() };
+        let refused = node.api.add_node(Request::new(add)).await.unwrap_err();
+        assert!(refused.code() == Code::InvalidArgument && refused.message().starts_with(path), "{refused}");
+    }
+    let last = node.api.remove_node(Request::new(pb::RemoveNodeRequest { node_id: 1 })).await.unwrap_err();
+    assert_eq!((last.code(), last.message()), (Code::FailedPrecondition, "node 1 has the only vote"));
+    assert!(last.metadata().contains_key("chronarch-hint"));
     assert!(routes(node.api.clone()).is_ok());
 }
