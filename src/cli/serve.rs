@@ -38,6 +38,10 @@ pub struct ServerArgs {
     /// of the replicated membership
     #[arg(long, value_name = "ID=HOST:PORT", value_delimiter = ',', env = "CHRONARCH_PEERS")]
     pub peers: Vec<PeerArg>,
+    /// Starts over after the data was lost or damaged: sets what the folder holds aside, and waits to be added with
+    /// `chronarch cluster add`. Needs a --node-id that was never used; `peers` is ignored
+    #[arg(long)]
+    pub rejoin: bool,
     /// How the node logs.
     #[command(flatten)]
     pub log: LogArgs,
@@ -55,6 +59,7 @@ impl ServerArgs {
             peer_listen: self.peer_listen.map(|address| address.to_string()),
             data_dir: self.data_dir.clone(),
             peers: (!self.peers.is_empty()).then(|| peers.collect()),
+            rejoin: self.rejoin,
         }
     }
 }

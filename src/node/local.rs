@@ -82,11 +82,19 @@ pub enum LocalError {
     NotRunning(u64),
 }
 
+/// Where a node is.
+#[derive(Clone, Debug)]
+struct Place {
+    client: u16,
+    peer: u16,
+    folder: PathBuf,
+}
+
 /// The processes and addresses.
 #[derive(Debug)]
 pub struct LocalCluster {
     options: LocalOptions,
-    addresses: BTreeMap<u64, (u16, u16)>,
+    places: BTreeMap<u64, Place>,
     children: BTreeMap<u64, Child>,
 }
 
@@ -104,31 +112,40 @@ impl LocalCluster {
             held.push(listener);
             Ok(port)
         };
-        let mut addresses = BTreeMap::new();
+        let mut places = BTreeMap::new();
         for node in 1..=options.nodes {
             let place = u16::try_from(node - 1).unwrap_or(u16::MAX);
             let (client, peer) = match options.ports {
                 Ports::From(client, peer) => (client.saturating_add(place), peer.saturating_add(place)),
                 Ports::Free => (0, 0),
             };
-            addresses.insert(node, (hold(client)?, hold(peer)?));
+            let folder = options.dir.join(format!("node-{node}"));
+            places.insert(node, Place { client: hold(client)?, peer: hold(peer)?, folder });
         }
-        let cluster = Self { options, addresses, children: BTreeMap::new() };
-        for node in 1..=cluster.options.nodes {
-            cluster.write_config(node)?;
+        let cluster = Self { options, places, children: BTreeMap::new() };
+        let peers: Vec<String> =
+            cluster.places.iter().map(|(id, place)| format!("{id} = \"127.0.0.1:{}\"", place.peer)).collect();
+        for (&node, place) in &cluster.places {
+            cluster.write_config(node, place, &format!("peers = {{ {} }}\n", peers.join(", ")))?;
         }
         Ok(cluster)
     }
 
     /// The nodes' numbers.
     pub fn nodes(&self) -> impl Iterator<Item = u64> + use<> {
-        1..=self.options.nodes
+        self.places.keys().copied().collect::<Vec<_>>().into_iter()
     }
 
     /// Where clients reach a node.
     #[must_use]
     pub fn endpoint(&self, node: u64) -> String {
-        format!("127.0.0.1:{}", self.addresses.get(&node).map_or(0, |(client, _)| *client))
+        format!("127.0.0.1:{}", self.places.get(&node).map_or(0, |place| place.client))
+    }
+
+    /// Where the other nodes reach a node.
+    #[must_use]
+    pub fn peer_address(&self, node: u64) -> String {
+        format!("127.0.0.1:{}", self.places.get(&node).map_or(0, |place| place.peer))
     }
 
     /// Where clients reach all nodes.
@@ -140,7 +157,8 @@ impl LocalCluster {
     /// Where a node keeps its data.
     #[must_use]
     pub fn data_dir(&self, node: u64) -> PathBuf {
-        self.options.dir.join(format!("node-{node}"))
+        let own = || self.options.dir.join(format!("node-{node}"));
+        self.places.get(&node).map_or_else(own, |place| place.folder.clone())
     }
 
     /// A node's log, with [`Logs::File`].
@@ -153,18 +171,16 @@ impl LocalCluster {
         self.options.dir.join(format!("node-{node}.toml"))
     }
 
-    fn write_config(&self, node: u64) -> Result<(), LocalError> {
+    fn write_config(&self, node: u64, place: &Place, peers: &str) -> Result<(), LocalError> {
         let path = self.config_file(node);
         let file = |source| LocalError::File { path: path.clone(), source };
         std::fs::create_dir_all(&self.options.dir).map_err(file)?;
-        let peers: Vec<String> =
-            self.addresses.iter().map(|(id, (_, peer))| format!("{id} = \"127.0.0.1:{peer}\"")).collect();
-        let (client, peer) = self.addresses.get(&node).copied().unwrap_or_default();
         let text = format!(
-            "node_id = {node}\nlisten = \"127.0.0.1:{client}\"\npeer_listen = \"127.0.0.1:{peer}\"\n\
-             data_dir = {}\npeers = {{ {} }}\n{}",
-            toml_string(&self.data_dir(node)),
-            peers.join(", "),
+            "node_id = {node}\nlisten = \"127.0.0.1:{}\"\npeer_listen = \"127.0.0.1:{}\"\n\
+             data_dir = {}\n{peers}{}",
+            place.client,
+            place.peer,
+            toml_string(&place.folder),
             self.options.extra,
         );
         std::fs::write(&path, text).map_err(file)
@@ -186,6 +202,22 @@ impl LocalCluster {
     /// # Errors
     /// [`LocalError`] when the process cannot be made.
     pub fn start(&mut self, node: u64) -> Result<u32, LocalError> {
+        self.spawn(node, &self.config_file(node), &[])
+    }
+
+    /// Starts node `new` with `--rejoin` in the place of `old`, which has ended: with its configuration, addresses
+    /// and folder. Later starts of `new` have a configuration of its own. Returns its process id.
+    ///
+    /// # Errors
+    /// [`LocalError`] when `old` is unknown, the configuration cannot be written or the process not be made.
+    pub fn rejoin(&mut self, old: u64, new: u64) -> Result<u32, LocalError> {
+        let place = self.places.remove(&old).ok_or(LocalError::NotRunning(old))?;
+        self.write_config(new, &place, "")?;
+        self.places.insert(new, place);
+        self.spawn(new, &self.config_file(old), &["--node-id", &new.to_string(), "--rejoin"])
+    }
+
+    fn spawn(&mut self, node: u64, config: &Path, args: &[&str]) -> Result<u32, LocalError> {
         let process = |source| LocalError::Process { node, source };
         let stderr = match self.options.logs {
             Logs::Pipe => Stdio::piped(),
@@ -198,7 +230,8 @@ impl LocalCluster {
         let child = Command::new(&self.options.program)
             .arg("server")
             .arg("--config")
-            .arg(self.config_file(node))
+            .arg(config)
+            .args(args)
             .args(["--log-format", &self.options.log_format])
             .stdin(Stdio::null())
             .stdout(Stdio::null())

@@ -20,6 +20,7 @@ mod api_tests;
 pub mod dev;
 pub mod http;
 pub mod local;
+mod rejoin;
 mod run_log;
 pub mod worker;
 mod worker_service;
@@ -45,6 +46,8 @@ use crate::raft::{self, ClusterId, FatalError, NodeAddress, OpenError, Raft, Raf
 use crate::storage::{DataDir, StorageError};
 use crate::view::cluster::WorkerInfo;
 
+pub use self::rejoin::RejoinError;
+
 /// How long a node that stops waits for another to take over.
 const HAND_OVER: Duration = Duration::from_secs(2);
 
@@ -64,6 +67,9 @@ pub enum NodeError {
     /// The data folder cannot be used.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// The node does not begin anew.
+    #[error(transparent)]
+    Rejoin(#[from] RejoinError),
     /// The node's part in consensus does not open.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -117,6 +123,9 @@ struct Node {
 impl Node {
     async fn open(config: &Config, clock: Clock, clients: &TcpListener) -> Result<Self, NodeError> {
         let data_dir = Arc::new(DataDir::lock(&config.data_dir)?);
+        if config.rejoin {
+            rejoin::begin_anew(&data_dir, config.node_id, config.peer_address())?;
+        }
         let run_log = Arc::new(std::sync::OnceLock::new());
         let raft = Raft::open(RaftOptions {
             node_id: config.node_id,
