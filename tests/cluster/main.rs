@@ -6,6 +6,7 @@
 mod breakers;
 mod durability;
 mod harness;
+mod membership;
 mod receiver;
 mod takeover;
 mod workers;
