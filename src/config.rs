@@ -78,9 +78,9 @@ pub struct WorkerConfig {
 impl Default for RaftTiming {
     fn default() -> Self {
         Self {
-            heartbeat: Duration::from_millis(40),
-            election_min: Duration::from_millis(150),
-            election_max: Duration::from_millis(200),
+            heartbeat: Duration::from_millis(30),
+            election_min: Duration::from_millis(120),
+            election_max: Duration::from_millis(160),
             snapshot_entries: 50_000,
             snapshot_bytes: 64 << 20,
             keep_entries: 20_000,
