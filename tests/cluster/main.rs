@@ -7,6 +7,7 @@ mod breakers;
 mod durability;
 mod harness;
 mod membership;
+mod pages;
 mod receiver;
 mod takeover;
 mod workers;
