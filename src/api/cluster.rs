@@ -10,6 +10,9 @@ use crate::pb::v1::cluster_service_server::ClusterService;
 use crate::raft::RaftStatus;
 use crate::view::cluster::{self, Build, ClusterSeen, NodeSeen, Role};
 
+/// A leader that no majority has answered for so long is not shown as one.
+const QUORUM_SILENCE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// What this binary is.
 fn build() -> Build {
     Build { version: env!("CARGO_PKG_VERSION"), tzdata: crate::scheduler::zone::tzdb_release() }
@@ -112,6 +115,10 @@ impl ClusterService for Api {
         let seen = seen(&self.shared.raft.status());
         let workers = self.workers();
         let mut own = cluster::to_pb(&self.shared.raft.state(), &seen, build(), workers.as_deref());
+        // One that leads only in its own belief, cut off from the majority, leads nobody.
+        if own.leader_id == own.node_id && !self.shared.raft.quorum_acked_within(QUORUM_SILENCE) {
+            own.leader_id = 0;
+        }
         if let Some(leader) = leader {
             own.workers = leader.workers;
             for node in &mut own.nodes {

@@ -52,7 +52,7 @@ impl Loop {
         }
     }
 
-    fn send(&mut self, worker: &Arc<str>, message: Message) {
+    pub(super) fn send(&mut self, worker: &Arc<str>, message: Message) {
         let Some((id, session)) = self.sessions.of_worker(worker) else { return };
         if session.outbox.try_send(message).is_err() {
             // It does not take what it is sent: it must connect anew and say what it holds.
@@ -93,6 +93,7 @@ impl Loop {
     /// Sends every worker what it should carry out and neither holds nor was sent: orders of starts whose
     /// outcome this leader was never told.
     pub(super) fn sweep(&mut self) {
+        self.sessions.forget_silent(&self.state, self.options.lease);
         for id in self.sessions.ids() {
             self.sweep_session(id);
         }

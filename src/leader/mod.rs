@@ -14,8 +14,8 @@
 //! # Invariants
 //! - An order is sent only for a `Start` that this node has applied, or has been told was applied.
 //! - Every proposal is fenced by the term in which it was planned.
-//! - Queues are bounded: [`ENTRIES_IN_FLIGHT`] entries, [`EVENTS`] events of sessions, and for each
-//!   session the orders that fit its slots. A session that does not take its messages is dropped.
+//! - Queues are bounded: [`ENTRIES_IN_FLIGHT`] entries, [`EVENTS`] events of sessions,
+//!   [`REPORTS_WAITING`] reports, and for each session the orders that fit its slots. A session that does not take its messages is dropped.
 
 mod dispatch;
 mod flight;
@@ -37,8 +37,14 @@ pub use sessions::{Hello, Message, SessionEvent, SessionId, WorkerInfo};
 pub const ENTRIES_IN_FLIGHT: usize = 32;
 /// Events of sessions that wait for the loop; a session waits with the next one until there is room.
 pub const EVENTS: usize = 4_096;
-/// Reports that one entry carries.
+/// Reports that one entry carries at most, and their bytes; one report at least.
 pub const REPORTS_PER_ENTRY: usize = 500;
+/// See [`REPORTS_PER_ENTRY`]. Far below what an entry may have, for outputs come in full when many end together.
+pub const REPORT_BYTES_PER_ENTRY: usize = 256 << 10;
+/// Reports that wait to be proposed; a worker repeats one for which there was no room.
+pub const REPORTS_WAITING: usize = 100_000;
+/// The pause after a proposal that was refused at once: what refused it needs time to change.
+pub const REFUSED: Duration = Duration::from_millis(20);
 /// The loop looks at the clock at least so often, for the clock may be set while it sleeps.
 pub const LOOK: Duration = Duration::from_secs(1);
 

@@ -203,6 +203,14 @@ impl Sessions {
         self.by_id.get_mut(&id).map(|session| (id, session))
     }
 
+    /// Forgets when workers were heard that are gone and carry nothing.
+    pub(super) fn forget_silent(&mut self, state: &State, lease: Duration) {
+        let by_worker = &self.by_worker;
+        self.heard.retain(|worker, heard| {
+            by_worker.contains_key(worker) || state.lease(worker).is_some() || heard.elapsed() < lease
+        });
+    }
+
     pub(super) fn ids(&self) -> Vec<SessionId> {
         self.by_id.keys().copied().collect()
     }
@@ -233,12 +241,14 @@ impl Sessions {
         let mut view = plan::Sessions { lease: listening.lease, ..plan::Sessions::default() };
         for session in self.by_id.values() {
             let hello = &session.hello;
-            if listening.now.duration_since(session.last_heard) < listening.lease / 2 {
+            let is_alive = listening.now.duration_since(session.last_heard) < listening.lease / 2;
+            if is_alive {
                 view.alive.insert(hello.worker.clone());
             }
             let busy =
                 state.load(&hello.worker).saturating_add(starts.get(&hello.worker).copied().unwrap_or(0));
-            if !session.draining {
+            // A machine that lost power closes no stream: its silence is the first sign.
+            if is_alive && !session.draining {
                 view.open.push(plan::Session {
                     worker: hello.worker.clone(),
                     queues: hello.queues.clone(),

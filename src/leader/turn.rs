@@ -15,7 +15,10 @@ use tracing::{error, info, warn};
 
 use super::flight::Flight;
 use super::sessions::{Listening, Message, Session, SessionEvent, SessionId, Sessions, WorkerInfo};
-use super::{ENTRIES_IN_FLIGHT, LOOK, LeaderOptions, REPORTS_PER_ENTRY};
+use super::{
+    ENTRIES_IN_FLIGHT, LOOK, LeaderOptions, REFUSED, REPORT_BYTES_PER_ENTRY, REPORTS_PER_ENTRY,
+    REPORTS_WAITING,
+};
 use crate::raft::{Leadership, ProposeError, Proposed, Raft};
 use crate::scheduler::backoff::backoff;
 use crate::scheduler::plan::{Rules, plan};
@@ -64,6 +67,8 @@ pub(super) struct Loop {
     pub(super) reported: HashSet<(RunId, u64)>,
     /// When the sessions were last swept.
     swept: Instant,
+    /// Nothing is proposed before then: the last proposal was refused at once.
+    refused_until: Option<Instant>,
     rules: Rules,
     faulty: HashSet<JobId>,
 }
@@ -94,6 +99,7 @@ impl Loop {
             reports: Vec::new(),
             reported: HashSet::new(),
             swept: Instant::now(),
+            refused_until: None,
             rules: Rules::default(),
             faulty: HashSet::new(),
         }
@@ -177,6 +183,10 @@ impl Loop {
     /// Plans and proposes; returns how long to wait for something to change.
     fn turn(&mut self) -> Duration {
         let Some((term, since)) = self.leading else { return LOOK };
+        if let Some(wait) = self.refused_until.and_then(|until| until.checked_duration_since(Instant::now()))
+        {
+            return wait.max(Duration::from_millis(1));
+        }
         self.stop_attempts();
         if self.swept.elapsed() >= LOOK {
             self.swept = Instant::now();
@@ -188,7 +198,7 @@ impl Loop {
             self.propose(term, vec![lead], Vec::new());
         }
         while !self.reports.is_empty() && self.answers.len() < ENTRIES_IN_FLIGHT {
-            let count = self.reports.len().min(REPORTS_PER_ENTRY);
+            let count = batch(&self.reports);
             let reports: Vec<PendingReport> = self.reports.drain(..count).collect();
             let commands = reports.iter().map(|report| self.completion(report)).collect();
             self.propose(term, commands, reports);
@@ -266,6 +276,7 @@ impl Loop {
             Ok(_) => {}
             Err(error) => {
                 self.flight.forget(&landed.commands);
+                self.refused_until = Some(Instant::now() + REFUSED);
                 match error {
                     ProposeError::NotLeader { .. } => {}
                     ProposeError::Unknown
@@ -290,9 +301,7 @@ impl Loop {
                 let Some(open) = self.sessions.heard(session, now) else { return };
                 let worker = open.hello.worker.clone();
                 open.known.remove(&(run, fence));
-                if self.reported.insert((run, fence)) {
-                    self.reports.push(PendingReport { run, fence, outcome, report, worker });
-                }
+                self.take_report(PendingReport { run, fence, outcome, report, worker });
             }
             SessionEvent::Drain { session } => {
                 if let Some(open) = self.sessions.heard(session, now) {
@@ -301,6 +310,19 @@ impl Loop {
                 }
             }
             SessionEvent::Closed { session } => self.drop_session(session),
+        }
+    }
+
+    /// Takes a report, unless it is being dealt with, nobody waits for it, or there is no room.
+    fn take_report(&mut self, pending: PendingReport) {
+        let (run, fence) = (pending.run, pending.fence);
+        let is_awaited =
+            self.state.run(run).and_then(|run| run.running()).is_some_and(|attempt| attempt.fence == fence);
+        if !is_awaited && fence <= self.state.applied_index() {
+            return self.send(&pending.worker, Message::Acknowledged { run, fence, refused: true });
+        }
+        if self.reports.len() < REPORTS_WAITING && self.reported.insert((run, fence)) {
+            self.reports.push(pending);
         }
     }
 
@@ -355,4 +377,14 @@ impl Loop {
     fn publish_workers(&mut self) {
         self.publish.send_replace(Arc::new(self.sessions.infos(&self.state)));
     }
+}
+
+/// How many of the first reports fit an entry.
+fn batch(reports: &[PendingReport]) -> usize {
+    let mut bytes = 0;
+    let fitting = reports.iter().take(REPORTS_PER_ENTRY).take_while(|pending| {
+        bytes += pending.report.error.len() + pending.report.output.len() + 128;
+        bytes <= REPORT_BYTES_PER_ENTRY
+    });
+    fitting.count().max(1).min(reports.len())
 }

@@ -1,15 +1,16 @@
 //! Plain HTTP on the client listener, beside gRPC: metrics and health.
 //!
 //! `/metrics` is OpenMetrics text. `/healthz` says that the process lives. `/readyz` says that the node
-//! knows a leader, has applied what it knows to be committed, and has its whole run log; what is missing
+//! has a leader that a majority follows, has applied what it knows to be committed, and has its whole run log; what is missing
 //! is named in the body.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State as Extract;
-use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
@@ -22,6 +23,9 @@ use crate::state::breaker::StatusKind;
 
 /// Entries that a node may lag behind what it knows to be committed and still be ready.
 const LAG: u64 = 1_000;
+
+/// How long the leader may take to confirm that a majority follows it.
+const LEADER_ANSWERS: Duration = Duration::from_secs(1);
 
 /// What the pages read.
 #[derive(Clone)]
@@ -43,8 +47,23 @@ pub fn routes(pages: Pages) -> Router {
         .with_state(pages)
 }
 
+/// Answers for everything that is not served here.
+pub async fn unknown(headers: HeaderMap) -> Response {
+    let is_grpc =
+        headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"));
+    if is_grpc {
+        return tonic::Status::unimplemented("there is no such method").into_http();
+    }
+    (StatusCode::NOT_FOUND, "no such page\n").into_response()
+}
+
 async fn ready(Extract(pages): Extract<Pages>) -> Response {
-    let missing = missing(&pages.raft);
+    let mut missing = missing(&pages.raft);
+    // Knowing a leader is not having one: it may be gone, or cut off from the majority.
+    let led = tokio::time::timeout(LEADER_ANSWERS, pages.raft.read_barrier()).await;
+    if missing.is_empty() && !matches!(led, Ok(Ok(()))) {
+        missing.push("no leader answers that a majority follows".to_owned());
+    }
     if missing.is_empty() {
         return "ok\n".into_response();
     }

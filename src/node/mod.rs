@@ -181,7 +181,7 @@ impl Node {
             clock: self.clock.clone(),
             metrics: Arc::clone(&self.metrics),
         };
-        let (leader, turning) = Leader::spawn(self.raft.clone(), options, closing.clone());
+        let (leader, mut turning) = Leader::spawn(self.raft.clone(), options, closing.clone());
         let mut clients = self.serve_clients(clients, &leader, closing.clone())?;
         let drain = CancellationToken::new();
         let draining = drain.clone();
@@ -193,6 +193,11 @@ impl Node {
         tokio::select! {
             () = stop.cancelled() => {}
             error = fatal => return Err(NodeError::Fatal(error)),
+            ended = &mut turning => {
+                // Consensus would go on leading while nothing fires.
+                error!(failed = ended.is_err(), "the leader's loop has ended");
+                return Err(NodeError::Fatal(FatalError::from(StorageError::Closed)));
+            }
             ended = &mut peers => return Err(listener_ended(ended)),
             ended = &mut clients => return Err(listener_ended(ended)),
         }
@@ -236,7 +241,7 @@ impl Node {
             leader: leader.clone(),
             metrics: Arc::clone(&self.metrics),
         };
-        let router = routes.into_axum_router().merge(http::routes(pages));
+        let router = routes.into_axum_router().merge(http::routes(pages)).fallback(http::unknown);
         let server = api::server().add_routes(tonic::service::Routes::from(router));
         Ok(tokio::spawn(server.serve_with_incoming_shutdown(incoming(listener), closing.cancelled_owned())))
     }

@@ -196,7 +196,7 @@ fn write(message: Message) -> pb::LeaderMessage {
                 scheduled_at: Some(instant(scheduled_at)),
                 timeout: Some(span(timeout)),
                 target: Some(write_target(*target)),
-                traceparent: String::new(),
+                traceparent: traceparent(run, fence),
             })
         }
         Message::Cancel { run, fence } => Kind::Cancel(pb::Cancel { run_id: run.to_string(), fence }),
@@ -232,6 +232,22 @@ fn write_target(target: Target) -> pb::Target {
             pb::Target { exec: Some(exec), ..pb::Target::default() }
         }
     }
+}
+
+/// The W3C trace context of an attempt, version 00, sampled: the trace is the run's, the span the attempt's, the same
+/// whoever computes it. Neither may be zero, so both end in a one.
+fn traceparent(run: RunId, fence: u64) -> String {
+    let high = mix(run.job.0);
+    let low = mix(run.at.millis().cast_unsigned() ^ mix(run.seq));
+    format!("00-{high:016x}{:016x}-{:016x}-01", low | 1, mix(low ^ fence) | 1)
+}
+
+/// SplitMix64's output function.
+const fn mix(value: u64) -> u64 {
+    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    value ^ (value >> 31)
 }
 
 fn span(span: std::time::Duration) -> prost_types::Duration {

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::backoff::backoff;
-use super::occurrences::decide;
+use super::occurrences::{WALK, decide};
 use super::set::ScheduleSet;
 use crate::state::breaker::{Status, StatusKind};
 use crate::state::run::{AttemptOutcome, JobId, Phase, Report, Run, RunId};
@@ -125,8 +125,16 @@ pub fn plan(
     rules: &mut Rules,
 ) -> Plan {
     let now = now.max(state.now());
-    let mut planning =
-        Planning { state, sessions, flight, now, plan: Plan::default(), taken: HashSet::new(), verdicts: 0 };
+    let mut planning = Planning {
+        state,
+        sessions,
+        flight,
+        now,
+        plan: Plan::default(),
+        taken: HashSet::new(),
+        verdicts: 0,
+        walked: 0,
+    };
     planning.breakers();
     planning.deadlines();
     planning.leases();
@@ -145,11 +153,21 @@ struct Planning<'a> {
     /// Runs that this plan already has a command for.
     taken: HashSet<RunId>,
     verdicts: usize,
+    /// Instants that these verdicts cover.
+    walked: u64,
+}
+
+/// How many instants a verdict covers: so many were walked over for it.
+const fn covered(verdict: &Verdict) -> u64 {
+    match *verdict {
+        Verdict::Run { stands_for, .. } => stands_for,
+        Verdict::Missed { count, .. } => count,
+    }
 }
 
 impl Planning<'_> {
     fn full(&mut self) -> bool {
-        if self.plan.commands.len() >= COMMANDS || self.verdicts >= VERDICTS {
+        if self.plan.commands.len() >= COMMANDS || self.verdicts >= VERDICTS || self.walked >= WALK {
             self.plan.more = true;
         }
         self.plan.more
@@ -376,6 +394,7 @@ impl Planning<'_> {
             })
             .collect();
         self.verdicts += verdicts.len();
+        self.walked += verdicts.iter().map(covered).sum::<u64>();
         self.plan.commands.push(Command::Fire {
             job: job.id,
             version: job.version,

@@ -189,8 +189,10 @@ impl Applying<'_> {
         self.nothing_due(&old)?;
         let old_breaker = old.breaker();
         let mut job = old.as_ref().clone();
-        // Editing a job never fires it, and never loses what its unchanged schedule has armed.
-        let armed = if old.spec.schedules == spec.schedules { old.armed() } else { next };
+        // Editing a job never fires it, and never loses what its unchanged schedule has armed, or an instant
+        // that has come and is only put off by its jitter.
+        let has_come = old.pause.is_none() && old.next.is_some_and(|armed| armed.scheduled_at <= now);
+        let armed = if has_come || old.spec.schedules == spec.schedules { old.armed() } else { next };
         not_decided(&old, armed)?;
         match &mut job.pause {
             Some(pause) => pause.armed = armed,

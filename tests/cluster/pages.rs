@@ -8,6 +8,8 @@ use crate::harness::Harness;
 use crate::receiver::Receiver;
 
 async fn page(address: &str, path: &str) -> (u16, String) {
+    // The client wants one even for plain HTTP; whoever comes second finds it installed.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let answer = reqwest::get(format!("http://{address}{path}")).await.expect("an answer");
     (answer.status().as_u16(), answer.text().await.expect("a text"))
 }
@@ -29,7 +31,11 @@ async fn metrics_and_health_are_plain_http_and_raft_is_not_served_to_clients() {
         assert_eq!(status, 200);
         let value = |name: &str| {
             let line = metrics.lines().find(|line| line.starts_with(&format!("{name} ")));
-            line.unwrap_or_else(|| panic!("{name} is missing")).rsplit_once(' ').expect("a value").1.to_owned()
+            line.unwrap_or_else(|| panic!("{name} is missing"))
+                .rsplit_once(' ')
+                .expect("a value")
+                .1
+                .to_owned()
         };
         assert_eq!(value("chronarch_is_leader"), if node == leader { "1" } else { "0" });
         assert_eq!(value("chronarch_jobs"), "1");
@@ -37,7 +43,8 @@ async fn metrics_and_health_are_plain_http_and_raft_is_not_served_to_clients() {
 
         let channel = tonic::transport::Endpoint::new(format!("http://{address}")).expect("an address");
         let mut raft = RaftServiceClient::new(channel.connect().await.expect("a connection"));
-        let refused = raft.identify(IdentifyRequest::default()).await.expect_err("no Raft method is served here");
+        let refused =
+            raft.identify(IdentifyRequest::default()).await.expect_err("no Raft method is served here");
         assert_eq!(refused.code(), Code::Unimplemented);
     }
 }

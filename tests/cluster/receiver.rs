@@ -1,5 +1,5 @@
 //! A server on a port of its own that notes each request and answers as its path says:
-//! `/ok` 200, `/fail` 500, `/switch` as [`Receiver::set_broken`] says, `/slow/MS` 200 after that long.
+//! `/ok` 200, `/fail` 500, `/switch` as [`Receiver::set_broken`] says, `/slow/MS` 200 after that long, `/big` 200 with more output than is kept, after a second.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,6 +45,7 @@ impl Receiver {
             .route("/fail", any(fail))
             .route("/switch", any(switch))
             .route("/slow/{ms}", any(slow))
+            .route("/big", any(big))
             .with_state(Arc::clone(&inner));
         tokio::spawn(async move { axum::serve(listener, router).await });
         Self { address, inner }
@@ -105,6 +106,12 @@ async fn switch(state: State<Arc<Inner>>, headers: HeaderMap) -> (StatusCode, &'
         return fail(state, headers).await;
     }
     (StatusCode::OK, ok(state, headers).await)
+}
+
+async fn big(State(inner): State<Arc<Inner>>, headers: HeaderMap) -> String {
+    note(&inner, &headers);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    "x".repeat(8 << 10)
 }
 
 async fn slow(State(inner): State<Arc<Inner>>, Path(ms): Path<u64>, headers: HeaderMap) -> &'static str {

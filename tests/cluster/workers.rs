@@ -117,3 +117,27 @@ async fn a_cancelled_process_is_gone_with_its_children() {
         .await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hundreds_of_attempts_that_end_together_with_full_outputs_are_all_recorded() {
+    let receiver = Receiver::start().await;
+    let harness = Harness::start("").await;
+    let url = receiver.url("/big");
+    let at = chronarch::clock::Clock::system().now().plus(std::time::Duration::from_secs(3));
+    let files: String = (0..400)
+        .map(|n| format!("name: big-{n}\nschedule: {{at: {at}}}\ntarget: {{http: {{url: \"{url}\"}}}}\ntimeout: 1m\n---\n"))
+        .collect();
+    harness.apply(&files).await;
+    eventually("all requests to arrive", || async { (receiver.hits().len() == 400).then_some(()) }).await;
+    harness.quiet().await;
+    for n in 0..400 {
+        let runs = harness.runs(&format!("big-{n}")).await;
+        assert_eq!(
+            (runs.len(), runs[0].state(), runs[0].attempts.len()),
+            (1, RunState::Succeeded, 1),
+            "{runs:?}"
+        );
+        let attempt = &runs[0].attempts[0];
+        assert!(attempt.output.len() == 4_096 && attempt.output_truncated, "{}", attempt.output.len());
+    }
+}
