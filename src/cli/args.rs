@@ -107,7 +107,8 @@ pub(super) struct IdentityFlags {
     /// Who asks; shown in the record. Default: the user name, or the address that the node sees
     #[arg(long, env = "CHRONARCH_ACTOR", value_name = "NAME", hide_env_values = true)]
     actor: Option<String>,
-    /// A write with an id that the cluster has seen is not done again; its first result is told.
+    /// The same call on the same job, run or breaker with an id that the cluster has seen is not done
+    /// again; its first result is told.
     /// Default: a random id
     #[arg(
         long,

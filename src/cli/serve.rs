@@ -25,7 +25,7 @@ pub struct ServerArgs {
     /// This node's number, from 1; it is the node's identity, whatever its address
     #[arg(long, value_name = "N", env = "CHRONARCH_NODE_ID", value_parser = clap::value_parser!(u64).range(1..))]
     pub node_id: Option<u64>,
-    /// Where clients connect: gRPC, JSON, dashboard, metrics, health
+    /// Where clients connect: gRPC, metrics, health
     #[arg(long, value_name = "IP:PORT", env = "CHRONARCH_LISTEN")]
     pub listen: Option<SocketAddr>,
     /// Where other nodes connect: replication and nothing else
