@@ -3,8 +3,9 @@
 //! A name in a folder is as durable as the last sync of the *folder*: a new, renamed or removed file needs both.
 //! [`set_aside`] and [`remove_leftovers`] exist so that no other module deletes anything.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use super::error::StorageError;
@@ -14,6 +15,57 @@ pub const UNFINISHED: &str = "tmp";
 
 /// How many damaged copies of one folder are kept; an operator has to look before there can be more.
 pub const SET_ASIDE_MAX: u32 = 100;
+
+/// A file that is locked against every other opening of it, until this is dropped.
+///
+/// It is unlocked by name, not by being closed: a lock belongs to the open file, which each process that this one
+/// forks has too until it executes its program (`flock(2)`), and a close here would leave it locked until then.
+#[derive(Debug)]
+pub struct LockedFile(File);
+
+impl LockedFile {
+    /// Opens `path` to be read and written, and created if need be, and locks it.
+    ///
+    /// # Errors
+    /// [`StorageError::Locked`] when it is locked already, [`StorageError::Io`].
+    pub fn open_or_create(path: &Path) -> Result<Self, StorageError> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        Self::lock(options.open(path).map_err(StorageError::io(path, "open"))?, path)
+    }
+
+    /// As [`LockedFile::open_or_create`], of a file that is there.
+    ///
+    /// # Errors
+    /// [`StorageError::Locked`] when it is locked already, [`StorageError::Io`].
+    pub fn open(path: &Path) -> Result<Self, StorageError> {
+        let mut options = OpenOptions::new();
+        Self::lock(options.read(true).write(true).open(path).map_err(StorageError::io(path, "open"))?, path)
+    }
+
+    fn lock(file: File, path: &Path) -> Result<Self, StorageError> {
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(StorageError::Locked { path: path.to_path_buf() }),
+            Err(TryLockError::Error(error)) => Err(StorageError::io(path, "lock")(error)),
+        }
+    }
+}
+
+impl Deref for LockedFile {
+    type Target = File;
+
+    fn deref(&self) -> &File {
+        &self.0
+    }
+}
+
+impl Drop for LockedFile {
+    fn drop(&mut self) {
+        // Should it fail, the close that follows does what it can.
+        let _ = self.0.unlock();
+    }
+}
 
 /// Makes the names in `dir` durable.
 ///

@@ -10,11 +10,10 @@
 //! carries the identity too.
 
 use std::fmt;
-use std::fs::{File, OpenOptions, TryLockError};
 use std::path::{Path, PathBuf};
 
 use super::error::StorageError;
-use super::files;
+use super::files::{self, LockedFile};
 use super::manifest::{self, Form};
 
 const LOCK: &str = "lock";
@@ -66,7 +65,7 @@ pub enum Claim {
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
-    _lock: File,
+    _lock: LockedFile,
 }
 
 impl DataDir {
@@ -77,17 +76,7 @@ impl DataDir {
     pub fn lock(path: &Path) -> Result<Self, StorageError> {
         files::create_dir(path)?;
         let lock_path = path.join(LOCK);
-        let lock = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&lock_path)
-            .map_err(StorageError::io(&lock_path, "open"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StorageError::Locked { path: lock_path }),
-            Err(TryLockError::Error(error)) => return Err(StorageError::io(&lock_path, "lock")(error)),
-        }
+        let lock = LockedFile::open_or_create(&lock_path)?;
         files::remove_leftovers(path)?;
         Ok(Self { path: path.to_path_buf(), _lock: lock })
     }

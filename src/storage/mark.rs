@@ -7,14 +7,13 @@
 //! little old, but it is never ahead of the store.
 //! The same file carries a lock that keeps a second writer out.
 
-use std::fs::{File, OpenOptions, TryLockError};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, BufMut};
 
 use crate::storage::error::StorageError;
-use crate::storage::files;
+use crate::storage::files::{self, LockedFile};
 
 const NAME: &str = "synced";
 const MAGIC: &[u8; 4] = b"CHWM";
@@ -26,7 +25,7 @@ const SLOT_OFFSETS: [u64; 2] = [0, 4096];
 #[derive(Debug)]
 pub(super) struct Mark {
     path: PathBuf,
-    file: File,
+    file: LockedFile,
     turn: u64,
     synced: u64,
 }
@@ -50,13 +49,7 @@ impl Mark {
     /// Opens and locks the watermark of `dir`.
     pub(super) fn open(dir: &Path) -> Result<Self, StorageError> {
         let path = dir.join(NAME);
-        let file =
-            OpenOptions::new().read(true).write(true).open(&path).map_err(StorageError::io(&path, "open"))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(StorageError::Locked { path }),
-            Err(TryLockError::Error(error)) => return Err(StorageError::io(&path, "lock")(error)),
-        }
+        let file = LockedFile::open(&path)?;
         let slots = SLOT_OFFSETS.into_iter().filter_map(|offset| {
             let mut bytes = [0; SLOT_BYTES];
             file.read_exact_at(&mut bytes, offset).ok()?;

@@ -1,6 +1,6 @@
 //! sled itself, opened and called as the rules of `store` demand.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use super::row::{stored_key, stored_value, value_of};
 use super::{Op, Order, RANGE_BYTES_MAX, Row, SMALL_VALUE_BYTES_MAX, Tree};
 use crate::storage::error::StorageError;
-use crate::storage::files;
+use crate::storage::files::{self, LockedFile};
 use crate::storage::manifest::{self, Form};
 use crate::storage::mark::Mark;
 
@@ -43,7 +43,7 @@ pub(super) struct Engine {
     /// The number of the newest barrier, outside of sled: sled may lose rows and not know it.
     mark: Mutex<Mark>,
     value_bytes_max: usize,
-    _lock: File,
+    _lock: LockedFile,
 }
 
 struct Layout {
@@ -59,7 +59,7 @@ impl Engine {
         cache_bytes: u64,
     ) -> Result<Self, StorageError> {
         files::create_dir(path)?;
-        let lock = take_lock(path)?;
+        let lock = LockedFile::open_or_create(&path.join(LOCK))?;
         files::remove_leftovers(path)?;
         let marker = path.join(DAMAGED);
         if let Ok(reason) = fs::read_to_string(&marker) {
@@ -126,7 +126,8 @@ impl Engine {
             drop(db);
             Ok(())
         })?;
-        log.lock().map_err(StorageError::io(&path, "wait for the end of"))
+        let waited = log.lock().and_then(|()| log.unlock());
+        waited.map_err(StorageError::io(&path, "wait for the end of"))
     }
 
     pub(super) fn get(&self, tree: Tree, key: &[u8]) -> Result<Option<Vec<u8>>, StorageError> {
@@ -212,17 +213,6 @@ fn guarded<T>(
             let message = message.unwrap_or_else(|| "no message".into());
             Err(StorageError::EnginePanic { path: path.to_path_buf(), message })
         }
-    }
-}
-
-fn take_lock(path: &Path) -> Result<File, StorageError> {
-    let path = path.join(LOCK);
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-    let lock = lock.map_err(StorageError::io(&path, "open"))?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(StorageError::Locked { path }),
-        Err(TryLockError::Error(error)) => Err(StorageError::io(&path, "lock")(error)),
     }
 }
 

@@ -3,7 +3,7 @@
 use tempfile::tempdir;
 
 use super::*;
-use crate::storage::files::{atomic_write, set_aside};
+use crate::storage::files::{LockedFile, atomic_write, set_aside};
 use crate::storage::identity::{Claim, DataDir};
 
 #[test]
@@ -23,6 +23,19 @@ fn a_folder_is_claimed_once_and_refused_to_others() {
     let foreign = Identity { cluster_id: [0xAB; 16], ..OURS };
     let message = folder.check(&foreign).unwrap_err().to_string();
     assert!(message.contains("abababab") && message.contains("07070707"), "{message}");
+}
+
+#[test]
+fn a_lock_ends_with_its_owner_even_while_a_forked_process_has_the_file() {
+    let base = tempdir().unwrap();
+    let path = base.path().join("lock");
+    let owner = LockedFile::open_or_create(&path).unwrap();
+    // What a process that was forked, and has not executed its program yet, holds.
+    let inherited = owner.try_clone().unwrap();
+    assert!(matches!(LockedFile::open(&path), Err(StorageError::Locked { .. })));
+    drop(owner);
+    LockedFile::open(&path).unwrap();
+    drop(inherited);
 }
 
 #[test]
