@@ -5,7 +5,10 @@
 //! server can run in a simulator, and the replicated state cannot read a clock by accident.
 //!
 //! Wall time anchors on the system clock once and is read anew each time: a step of the system clock
-//! is seen. What must not run backwards (`State::now`) is guarded where it is used.
+//! is seen. What a node may act on is [`trusted::TrustedClock`]; what must not run backwards
+//! (`State::now`) is guarded where it is used.
+
+pub mod trusted;
 
 use std::sync::{Arc, Mutex};
 

@@ -35,11 +35,16 @@ pub struct Config {
     pub rejoin: bool,
     /// Listen beyond loopback though nothing is encrypted yet.
     pub insecure: bool,
+    /// How far this node's clock may be off the median of the voters' before it neither leads nor stays leader.
+    pub clock_skew_max: Duration,
     /// Raft's timing.
     pub raft: RaftTiming,
     /// The worker inside the node.
     pub worker: WorkerConfig,
 }
+
+/// What `clock_skew_max` is unless it is set. Clocks that NTP keeps are within a tenth of it.
+pub const CLOCK_SKEW_MAX: Duration = Duration::from_millis(500);
 
 /// Raft's timing, and when the log is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,6 +202,9 @@ impl Reader<'_> {
         let data_dir = overrides.data_dir.or(named_dir);
         let named = self.peers(&mut table);
         let peers = if overrides.rejoin { BTreeMap::new() } else { overrides.peers.unwrap_or(named) };
+        let mut clock_skew_max = CLOCK_SKEW_MAX;
+        let span = Duration::from_millis(50)..=Duration::from_secs(3_600);
+        self.duration(&mut table, "", "clock_skew_max", span, &mut clock_skew_max);
         let config = Config {
             node_id: self.required(node_id, "node_id", "an integer from 1").unwrap_or(0),
             listen: self.required(listen, "listen", "host:port").unwrap_or_default(),
@@ -207,6 +215,7 @@ impl Reader<'_> {
             peers,
             rejoin: overrides.rejoin,
             insecure: self.boolean(&mut table, "", "insecure").unwrap_or(false),
+            clock_skew_max,
             raft: self.raft(&mut table),
             worker: self.worker(&mut table),
         };

@@ -1,5 +1,7 @@
 //! All figures, declared in one place: name with unit, meaning, labels. No label is unbounded.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,6 +16,12 @@ use prometheus_client::registry::Registry;
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Ending {
     outcome: &'static str,
+}
+
+/// Another node, by its id; as many as there are members.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PeerLabel {
+    peer: u64,
 }
 
 /// What a breaker is; three words.
@@ -49,6 +57,8 @@ pub struct Metrics {
     /// Attempts that run.
     pub running_attempts: Gauge,
     breakers: Family<BreakerLabel, Gauge>,
+    clock_ahead: Family<PeerLabel, Gauge<f64, AtomicU64>>,
+    clock_astray: Gauge,
     /// 1 on the node that leads.
     pub is_leader: Gauge,
     /// Changes of leadership that this node has seen.
@@ -86,6 +96,12 @@ impl Metrics {
         registry.register("attempts_ended", "Attempts that ended, by outcome", endings.clone());
         let breakers = Family::<BreakerLabel, Gauge>::default();
         registry.register("breakers", "Breakers that have counted something, by state", breakers.clone());
+        let clock_ahead = Family::<PeerLabel, Gauge<f64, AtomicU64>>::default();
+        registry.register(
+            "clock_ahead_seconds",
+            "How far the clock of another node is ahead of this node's",
+            clock_ahead.clone(),
+        );
         let counter = |registry: &mut Registry, name: &str, help: &str| {
             let counter = Counter::default();
             registry.register(name, help, counter.clone());
@@ -119,6 +135,12 @@ impl Metrics {
             waiting_runs: gauge(&mut registry, "runs_waiting", "Runs that wait for a worker"),
             running_attempts: gauge(&mut registry, "attempts_running", "Attempts that run"),
             breakers,
+            clock_ahead,
+            clock_astray: gauge(
+                &mut registry,
+                "clock_astray",
+                "1 while this node's clock is not known to agree with the others': it does not lead",
+            ),
             is_leader: gauge(&mut registry, "is_leader", "1 on the node that leads"),
             leader_changes,
             term: gauge(&mut registry, "raft_term", "Raft term"),
@@ -143,6 +165,16 @@ impl Metrics {
     /// So many breakers are in this state.
     pub fn set_breakers(&self, state: &'static str, count: usize) {
         self.breakers.get_or_create(&BreakerLabel { state }).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// What the last comparison of clocks found; how far the other nodes' are ahead, in milliseconds.
+    pub fn set_clocks(&self, is_astray: bool, ahead_ms: &BTreeMap<u64, i64>) {
+        self.clock_astray.set(i64::from(is_astray));
+        self.clock_ahead.clear();
+        for (&peer, &ahead_ms) in ahead_ms {
+            #[expect(clippy::cast_precision_loss, reason = "a figure for people")]
+            self.clock_ahead.get_or_create(&PeerLabel { peer }).set(ahead_ms as f64 / 1_000.0);
+        }
     }
 
     /// The text that Prometheus reads (OpenMetrics 1.0).

@@ -192,7 +192,7 @@ impl JobService for Api {
         let state = self.state(message.stale).await?;
         let job = job(&state, &message.namespace, &message.name)?;
         let set = compiled(&job.spec)?;
-        let after = after.unwrap_or_else(|| self.stamp(&state));
+        let after = after.unwrap_or_else(|| self.shared.clock.now().unwrap_or_else(|| state.now()));
         let occurrences = occurrences(&set, after, count);
         Ok(Response::new(pb::NextOccurrencesResponse { occurrences }))
     }

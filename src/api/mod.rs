@@ -40,7 +40,7 @@ use tokio::sync::Semaphore;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Server};
 
-use crate::clock::Clock;
+use crate::clock::trusted::TrustedClock;
 use crate::history::RunLog;
 use crate::pb::v1::breaker_service_server::BreakerServiceServer;
 use crate::pb::v1::cluster_service_server::ClusterServiceServer;
@@ -61,7 +61,7 @@ pub struct Api {
 struct Shared {
     raft: Raft,
     log: Arc<OnceLock<Arc<RunLog>>>,
-    clock: Clock,
+    clock: TrustedClock,
     workers: Workers,
     watches: Arc<Semaphore>,
     /// The connection to the last leader that something was forwarded to.
@@ -79,7 +79,7 @@ pub enum RoutesError {
 impl Api {
     /// The services of a node. The run log is there once the node belongs to a cluster.
     #[must_use]
-    pub fn new(raft: Raft, log: Arc<OnceLock<Arc<RunLog>>>, clock: Clock, workers: Workers) -> Self {
+    pub fn new(raft: Raft, log: Arc<OnceLock<Arc<RunLog>>>, clock: TrustedClock, workers: Workers) -> Self {
         let watches = Arc::new(Semaphore::new(limits::WATCHES));
         Self { shared: Arc::new(Shared { raft, log, clock, workers, watches, channel: Mutex::default() }) }
     }

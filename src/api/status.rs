@@ -84,6 +84,12 @@ pub(super) fn not_leader(leader: Option<u64>) -> Status {
     status
 }
 
+/// Surely nothing was done: there is no time to stamp it with.
+pub(super) fn no_time() -> Status {
+    let status = Status::unavailable("this node does not know yet whether its clock is right");
+    hinted(status, "clocks are compared once a majority of the nodes can be reached")
+}
+
 /// Whether surely nothing was done, for the node does not lead.
 pub(super) fn is_not_leader(status: &Status) -> bool {
     status.metadata().contains_key(NOT_LEADER)

@@ -136,7 +136,7 @@ impl Api {
             }
             if text.is_empty() {
                 match name {
-                    "operation_id" => *text = self.shared.clock.random_id(),
+                    "operation_id" => *text = self.shared.clock.clock().random_id(),
                     "actor" => *text = peer.map(|peer| peer.to_string()).unwrap_or_default(),
                     _ => {}
                 }
@@ -146,8 +146,14 @@ impl Api {
     }
 
     /// The stamp of an entry made now.
-    pub(super) fn stamp(&self, state: &State) -> Timestamp {
-        self.shared.clock.now().max(state.now())
+    ///
+    /// # Errors
+    /// UNAVAILABLE while this node's clock has not been compared with the others'.
+    pub(super) async fn stamp(&self, state: &State) -> Result<Timestamp, Status> {
+        let clock = &self.shared.clock;
+        let known = tokio::time::timeout(limits::SETTLE_WAIT, clock.is_known()).await;
+        let now = known.ok().and_then(|()| clock.now()).ok_or_else(status::no_time)?;
+        Ok(now.max(state.now()))
     }
 
     /// Proposes commands under one stamp.
@@ -172,7 +178,7 @@ impl Api {
         let mut confirmed = false;
         loop {
             let state = self.shared.raft.state();
-            let at = self.stamp(&state);
+            let at = self.stamp(&state).await?;
             let command = match make(&state, at) {
                 Ok(command) => command,
                 // Only a leader that a majority follows can tell that something is not there.

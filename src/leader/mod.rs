@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use crate::clock::trusted::TrustedClock;
 use crate::metrics::Metrics;
 use crate::raft::Raft;
 pub use sessions::{Hello, Message, SessionEvent, SessionId, WorkerInfo};
@@ -55,8 +55,8 @@ pub struct LeaderOptions {
     pub node_id: u64,
     /// How long a worker may be silent before its attempts count as lost.
     pub lease: Duration,
-    /// Time and chance.
-    pub clock: Clock,
+    /// Time, once it is known, and chance.
+    pub clock: TrustedClock,
     /// Where figures go.
     pub metrics: Arc<Metrics>,
 }

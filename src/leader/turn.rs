@@ -19,6 +19,7 @@ use super::{
     ENTRIES_IN_FLIGHT, LOOK, LeaderOptions, REFUSED, REPORT_BYTES_PER_ENTRY, REPORTS_PER_ENTRY,
     REPORTS_WAITING,
 };
+use crate::clock::trusted::Standing;
 use crate::raft::{Leadership, ProposeError, Proposed, Raft};
 use crate::scheduler::backoff::backoff;
 use crate::scheduler::plan::{Rules, plan};
@@ -54,6 +55,7 @@ pub(super) struct Loop {
     publish: watch::Sender<Arc<Vec<WorkerInfo>>>,
     states: watch::Receiver<Arc<State>>,
     leadership: watch::Receiver<Leadership>,
+    standing: watch::Receiver<Standing>,
     pub(super) state: Arc<State>,
     /// The term that this node leads, and since when.
     leading: Option<(u64, Instant)>,
@@ -82,6 +84,7 @@ impl Loop {
     ) -> Self {
         let states = raft.watch_state();
         let leadership = raft.leadership();
+        let standing = options.clock.standing();
         let state = states.borrow().clone();
         Self {
             raft,
@@ -90,6 +93,7 @@ impl Loop {
             publish,
             states,
             leadership,
+            standing,
             state,
             leading: None,
             announced: false,
@@ -115,6 +119,7 @@ impl Loop {
             tokio::select! {
                 () = stop.cancelled() => return self.dismiss(),
                 changed = self.states.changed() => if changed.is_err() { return self.dismiss() },
+                changed = self.standing.changed() => if changed.is_err() { return self.dismiss() },
                 changed = self.leadership.changed() => if changed.is_err() { return self.dismiss() },
                 Some(landed) = self.answers.next() => self.land(landed),
                 event = self.inbox.recv() => match event {
@@ -187,6 +192,8 @@ impl Loop {
         {
             return wait.max(Duration::from_millis(1));
         }
+        // Not before this node's clock has been compared with the others'; see `clock::trusted`.
+        let Some(now) = self.now() else { return LOOK };
         self.stop_attempts();
         if self.swept.elapsed() >= LOOK {
             self.swept = Instant::now();
@@ -195,13 +202,13 @@ impl Loop {
         if !self.announced {
             self.announced = true;
             let lead = Command::Lead { node: self.options.node_id, term };
-            self.propose(term, vec![lead], Vec::new());
+            self.propose(term, now, vec![lead], Vec::new());
         }
         while !self.reports.is_empty() && self.answers.len() < ENTRIES_IN_FLIGHT {
             let count = batch(&self.reports);
             let reports: Vec<PendingReport> = self.reports.drain(..count).collect();
             let commands = reports.iter().map(|report| self.completion(report)).collect();
-            self.propose(term, commands, reports);
+            self.propose(term, now, commands, reports);
         }
         loop {
             if self.answers.len() >= ENTRIES_IN_FLIGHT {
@@ -209,24 +216,24 @@ impl Loop {
             }
             let listening = Listening { since, now: Instant::now(), lease: self.options.lease };
             let mut view = self.sessions.view(&self.state, &self.flight.starts, listening);
-            let now = self.now();
+            let Some(now) = self.now() else { return LOOK };
             let plan = plan(&self.state, &mut view, &self.flight.in_flight, now, &mut self.rules);
             self.report_faults(&plan.faulty);
             let more = plan.more && !plan.commands.is_empty();
             if !plan.commands.is_empty() {
-                self.propose(term, plan.commands, Vec::new());
+                self.propose(term, now, plan.commands, Vec::new());
             }
             if !more {
-                let wait = plan.wake_at.map_or(LOOK, |at| at.since(self.options.clock.now()));
+                let wait = plan.wake_at.map_or(LOOK, |at| at.since(self.now().unwrap_or(now)));
                 // Once a second at least: leases are heard of, and the clock may be set.
                 return wait.clamp(Duration::from_millis(1), LOOK);
             }
         }
     }
 
-    /// The leader's time: the clock's, but never behind what is stamped already.
-    fn now(&self) -> Timestamp {
-        self.options.clock.now().max(self.state.now())
+    /// The leader's time: the clock's, as far as it is trusted, but never behind what is stamped already.
+    fn now(&self) -> Option<Timestamp> {
+        Some(self.options.clock.now()?.max(self.state.now()))
     }
 
     fn report_faults(&mut self, faulty: &[JobId]) {
@@ -243,7 +250,7 @@ impl Loop {
             Duration::ZERO,
             |(run, job)| {
                 let ended = u32::try_from(run.attempts.len()).unwrap_or(u32::MAX).saturating_sub(run.reruns);
-                backoff(&job.spec.retry, ended.max(1), self.options.clock.random())
+                backoff(&job.spec.retry, ended.max(1), self.options.clock.clock().random())
             },
         );
         Command::Complete {
@@ -255,9 +262,8 @@ impl Loop {
         }
     }
 
-    fn propose(&mut self, term: u64, commands: Vec<Command>, reports: Vec<PendingReport>) {
+    fn propose(&mut self, term: u64, at: Timestamp, commands: Vec<Command>, reports: Vec<PendingReport>) {
         self.flight.take_off(&commands);
-        let at = self.now();
         let commands = Arc::new(commands);
         let entry = Entry { at, commands: commands.as_ref().clone() };
         let answer = self.raft.submit(Some(term), entry);

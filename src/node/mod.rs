@@ -2,7 +2,8 @@
 //!
 //! # Start
 //! Lock the data folder, open log and snapshot (`raft`), serve the peers, start the leader's loop, serve
-//! the clients, start the worker. Nothing is served before it can be answered.
+//! the clients, start the worker. Nothing is served before it can be answered. The node asks for votes and
+//! acts on the time once its clock has been compared with its peers' ([`clocks`]).
 //!
 //! # Clean stop
 //! 1. Hand leadership over, so that no instant is late because of the stop.
@@ -17,6 +18,9 @@
 
 #[cfg(test)]
 mod api_tests;
+#[cfg(test)]
+mod clock_tests;
+mod clocks;
 pub mod dev;
 pub mod http;
 pub mod local;
@@ -37,6 +41,7 @@ use tracing::{error, info, warn};
 
 use crate::api::{self, Api};
 use crate::clock::Clock;
+use crate::clock::trusted::TrustedClock;
 use crate::config::Config;
 use crate::history::RunLog;
 use crate::leader::{Leader, LeaderOptions};
@@ -114,7 +119,7 @@ async fn listen(key: &'static str, address: &str) -> Result<TcpListener, NodeErr
 /// A node's parts, before they are served.
 struct Node {
     raft: Raft,
-    clock: Clock,
+    clock: TrustedClock,
     metrics: Arc<Metrics>,
     run_log: Arc<std::sync::OnceLock<Arc<RunLog>>>,
     worker: Option<crate::worker::Worker>,
@@ -139,6 +144,11 @@ impl Node {
             dialer: tcp_dialer(),
             initial_peers: config.peers.clone(),
             fresh_cluster_id: ClusterId(fresh_id(&clock)),
+            read_clock: {
+                let clock = clock.clone();
+                Arc::new(move || clock.now())
+            },
+            elects: false,
         })
         .await?;
         let worker = match &config.worker {
@@ -160,6 +170,7 @@ impl Node {
                 )?)
             }
         };
+        let clock = TrustedClock::new(clock, config.clock_skew_max);
         Ok(Self { raft, clock, metrics: Arc::new(Metrics::new()), run_log, worker })
     }
 
@@ -187,6 +198,8 @@ impl Node {
         let draining = drain.clone();
         let worker = self.worker.map(|worker| tokio::spawn(worker.run(draining)));
 
+        let clocks =
+            tokio::spawn(clocks::keep(self.raft.clone(), self.clock.clone(), Arc::clone(&self.metrics)));
         let pruning = tokio::spawn(run_log::prune(self.raft.clone(), Arc::clone(&self.run_log)));
 
         let fatal = self.raft.fatal();
@@ -214,6 +227,7 @@ impl Node {
             }
         }
         pruning.abort();
+        clocks.abort();
         closing.cancel();
         // The loop and the listeners end by themselves; a client that keeps its stream is not waited for.
         let _ = turning.await;

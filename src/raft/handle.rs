@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use tokio::sync::{Semaphore, watch};
@@ -20,8 +21,12 @@ use super::submit::IN_FLIGHT_PERMITS;
 use super::types::{ClusterId, LogPosition, NodeAddress, OpenRaft};
 use crate::config::RaftTiming;
 use crate::state::State;
+use crate::state::time::Timestamp;
 use crate::storage::snapshot_file::SnapshotDir;
 use crate::storage::{DataDir, StorageError};
+
+/// Reads a node's wall clock.
+pub type ReadClock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// What a node is opened with.
 pub struct RaftOptions {
@@ -42,6 +47,10 @@ pub struct RaftOptions {
     pub initial_peers: BTreeMap<u64, String>,
     /// Random; names the cluster if it is this node that forms it.
     pub fresh_cluster_id: ClusterId,
+    /// What this node tells its peers of its clock.
+    pub read_clock: ReadClock,
+    /// Whether it asks for votes from the beginning; if not, [`Raft::set_elects`] has to follow.
+    pub elects: bool,
 }
 
 /// Why a node does not open.
@@ -94,6 +103,8 @@ struct Shared {
     tasks: Mutex<Vec<AbortHandle>>,
     /// Held for its lock.
     data_dir: Mutex<Option<Arc<DataDir>>>,
+    read_clock: ReadClock,
+    elects: AtomicBool,
 }
 
 /// What a member of a cluster has.
@@ -142,6 +153,7 @@ impl Raft {
             // Cannot be: only who took the starter gets here.
             tracing::error!("this node was started twice");
         }
+        self.tell_elects();
         self.shared.joined.send_replace(true);
         Ok(())
     }
@@ -226,6 +238,14 @@ impl Raft {
         &self.shared.timing
     }
 
+    pub(super) fn read_clock(&self) -> Timestamp {
+        (self.shared.read_clock)()
+    }
+
+    pub(super) fn elects_flag(&self) -> &AtomicBool {
+        &self.shared.elects
+    }
+
     pub(super) fn initial_peers(&self) -> &BTreeMap<u64, String> {
         &self.shared.initial_peers
     }
@@ -281,6 +301,8 @@ impl Shared {
             starter: tokio::sync::Mutex::new(Some(starter)),
             tasks: Mutex::default(),
             data_dir,
+            read_clock: options.read_clock,
+            elects: AtomicBool::new(options.elects),
         }
     }
 }

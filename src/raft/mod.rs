@@ -35,6 +35,7 @@
 //! lease. It reads no clock but timers, and draws no random number but the library's for its elections. It does not
 //! end the process. It does not bring back a node whose folder was lost.
 
+mod clocks;
 mod codec;
 mod dial;
 mod fatal;
@@ -56,11 +57,12 @@ mod status;
 mod submit;
 mod types;
 
+pub use self::clocks::PeerClock;
 pub use self::codec::CodecError;
 pub use self::dial::{CONNECT_TIMEOUT, Dialer, KEEPALIVE, MESSAGE_BYTES_MAX, PeerStream, tcp_dialer};
 pub use self::fatal::FatalError;
 pub use self::formation::FormationError;
-pub use self::handle::{OpenError, Raft, RaftOptions};
+pub use self::handle::{OpenError, Raft, RaftOptions, ReadClock};
 pub use self::leadership::Leadership;
 pub use self::library::{PROPOSE_TIMEOUT, READ_TIMEOUT};
 pub use self::membership::MembershipError;

@@ -250,6 +250,9 @@ impl RaftService for PeerService {
         request: Request<peer::TransferLeaderRequest>,
     ) -> Result<Response<peer::TransferLeaderResponse>, Status> {
         let core = self.member(&request)?;
+        if !self.raft.elects() {
+            return Err(Status::failed_precondition("this node does not lead: its clock does not allow it"));
+        }
         let message = request.into_inner();
         let from = codec::vote_from(message.from).map_err(malformed)?;
         let message = TransferLeaderRequest::new(from, message.to, message.last_log_id.map(Into::into));
@@ -270,6 +273,14 @@ impl RaftService for PeerService {
             read_log_id: Some((*confirmed.read_log_id().log_id()).into()),
             applied: confirmed.applied().map(|id| (*id).into()),
         }))
+    }
+
+    async fn read_clock(
+        &self,
+        request: Request<peer::ReadClockRequest>,
+    ) -> Result<Response<peer::ReadClockResponse>, Status> {
+        self.member(&request)?;
+        Ok(Response::new(peer::ReadClockResponse { unix_ms: self.raft.read_clock().millis() }))
     }
 
     async fn stream_runs(

@@ -59,7 +59,8 @@ impl Starter {
         let machine = machine.await.map_err(FatalError::from)?;
         let network =
             Network { node_id: raft.node_id(), cluster, connections: Arc::clone(raft.connections()) };
-        let library = library::library(timing).map_err(|error| OpenError::Config(error.to_string()))?;
+        let mut library = library::library(timing).map_err(|error| OpenError::Config(error.to_string()))?;
+        library.enable_elect = raft.elects();
         let built = OpenRaft::build(raft.node_id(), Arc::new(library), network, log.clone(), machine).await;
         let library = match built {
             Ok(library) => library,

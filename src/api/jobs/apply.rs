@@ -131,7 +131,7 @@ impl Api {
         let mut wanted = checked.map_err(|_| Status::unavailable("the node is ending"))??;
         if message.dry_run {
             let state = self.state(false).await?;
-            let now = self.stamp(&state);
+            let now = self.stamp(&state).await?;
             let results = wanted.iter().map(|wanted| foreseen(&state, wanted, now)).collect();
             return Ok(pb::ApplyJobsResponse { results });
         }
@@ -164,7 +164,7 @@ impl Api {
     }
 
     async fn put(&self, entry: Vec<Wanted>, request: &state::Request) -> Result<Landed, Status> {
-        let at = self.stamp(&self.shared.raft.state());
+        let at = self.stamp(&self.shared.raft.state()).await?;
         let commands = entry
             .iter()
             .map(|wanted| Command::PutJob {

@@ -175,6 +175,8 @@ impl Place {
             dialer: tcp_dialer(),
             initial_peers: self.peers.clone(),
             fresh_cluster_id: ClusterId([self.id as u8; 16]),
+            read_clock: Arc::new(|| Timestamp::from_millis(0)),
+            elects: true,
         })
     }
 
