@@ -42,6 +42,7 @@ mod snapshot;
 pub mod spec;
 pub mod time;
 mod verify;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -57,6 +58,7 @@ pub use run::{JobId, RunId};
 use run::{Phase, Run};
 use time::Timestamp;
 pub use verify::Broken;
+pub use waiting::Needs;
 
 /// What an entry did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +99,7 @@ pub struct State {
     // Derived from the above.
     names: OrdMap<(Arc<str>, Arc<str>), JobId>,
     due: OrdSet<(Timestamp, JobId)>,
-    waiting: OrdSet<(Arc<str>, Timestamp, RunId)>,
+    waiting: OrdSet<(Needs, Timestamp, RunId)>,
     held: OrdSet<(BreakerKey, RunId)>,
     deadlines: OrdSet<(Timestamp, RunId)>,
     carried: OrdSet<(Arc<str>, RunId)>,
@@ -206,20 +208,6 @@ impl State {
         self.due.len()
     }
 
-    /// Runs of a queue that wait for a worker, the earliest due first.
-    pub fn waiting_in<'a>(&'a self, queue: &'a Arc<str>) -> impl Iterator<Item = RunId> + 'a {
-        let lowest = RunId { job: JobId(0), at: Timestamp::MIN, seq: 0 };
-        self.waiting
-            .range((queue.clone(), Timestamp::MIN, lowest)..)
-            .take_while(move |(of, _, _)| of == queue)
-            .map(|(_, _, run)| *run)
-    }
-
-    /// Runs that wait for a worker, with their queues, in the order of the queues' names.
-    pub fn waiting(&self) -> impl Iterator<Item = (&Arc<str>, RunId)> {
-        self.waiting.iter().map(|(queue, _, run)| (queue, *run))
-    }
-
     /// Runs that wait behind a breaker, oldest job first.
     pub fn held_by<'a>(&'a self, key: &'a BreakerKey) -> impl Iterator<Item = RunId> + 'a {
         let lowest = RunId { job: JobId(0), at: Timestamp::MIN, seq: 0 };
@@ -292,9 +280,14 @@ impl State {
     }
 
     fn put_job(&mut self, job: Job) {
-        self.unindex_job(job.id);
+        let id = job.id;
+        let is_edit = self.jobs.get(&id).is_some_and(|old| !Arc::ptr_eq(&old.spec, &job.spec));
+        let waiting = if is_edit { self.waiting_of(id) } else { Vec::new() };
+        waiting.iter().for_each(|run| self.wait_no_more(run));
+        self.unindex_job(id);
         self.index_job(&job);
-        self.jobs.insert(job.id, Arc::new(job));
+        self.jobs.insert(id, Arc::new(job));
+        waiting.iter().for_each(|run| self.wait(run));
     }
 
     fn remove_job(&mut self, id: JobId) {
@@ -342,9 +335,7 @@ impl State {
 
     fn index_run(&mut self, run: &Run) {
         match run.phase {
-            Phase::Waiting => {
-                self.waiting.insert((run.queue.clone(), run.due_at, run.id));
-            }
+            Phase::Waiting => self.wait(run),
             Phase::Held => {
                 self.held.insert((run.breaker.clone(), run.id));
             }
@@ -367,9 +358,7 @@ impl State {
 
     fn unindex_run(&mut self, run: &Run) {
         match run.phase {
-            Phase::Waiting => {
-                self.waiting.remove(&(run.queue.clone(), run.due_at, run.id));
-            }
+            Phase::Waiting => self.wait_no_more(run),
             Phase::Held => {
                 self.held.remove(&(run.breaker.clone(), run.id));
             }
