@@ -127,6 +127,12 @@ impl Replicas {
             15 => Command::Lead { node: u64::from(a), term: u64::from(b) },
             16..=18 => self.start(a, b),
             19..=21 => self.complete(a, b, c),
+            22 => {
+                let id = self.job(a);
+                let (version, armed) = self.one.job(id).map_or((0, None), |job| (job.version, job.next));
+                let expect = armed.map_or(Timestamp::EPOCH, |armed| armed.scheduled_at);
+                Command::Disarm { job: id, version, expect, why: "no such zone".into() }
+            }
             _ => self.fire(a, b, c),
         }
     }

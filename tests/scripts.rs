@@ -9,7 +9,7 @@
 //!   `trigger NAME [id=OPERATION]`, `cancel RUN`, `trip BREAKER [for=SPAN]`, `reset BREAKER`
 //! - `advance SPAN` with the leader at work, `gap SPAN` with none, then `leader N [ahead=SPAN|behind=SPAN]`, by the clock of its node
 //! - `report RUN ok|fail|timeout|cancelled|lost [exit=N] [http=N] [fence=N] [wait=SPAN]`
-//! - `raw retry|expire|start|lose|fire|half-open …` proposes what a leader with an old view would;
+//! - `raw retry|expire|start|lose|fire|disarm|half-open …` proposes what a leader with an old view would;
 //!   `again` proposes the last entry once more
 //! - `show runs|job NAME|breaker KEY|leaderships`
 
@@ -249,6 +249,12 @@ impl Script {
                 let opened = args.get("opened").unwrap_or("0").parse()?;
                 Command::HalfOpen { breaker: self.lab.names.breaker(word)?, opened }
             }
+            "disarm" => {
+                let job = self.lab.names.job(word)?;
+                let version = self.lab.state.job(job).map_or(1, |job| job.version);
+                let expect = instant(args.get("expect").ok_or("expect=INSTANT")?)?;
+                Command::Disarm { job, version, expect, why: "by hand".into() }
+            }
             "fire" => {
                 let job = self.lab.names.job(word)?;
                 let version = self.lab.state.job(job).map_or(1, |job| job.version);
@@ -288,7 +294,8 @@ impl Script {
                 let paused = if job.pause.is_some() { ", paused" } else { "" };
                 let deleted = if job.deleted { ", deleted" } else { "" };
                 let armed = names::due(job.armed());
-                writeln!(out, "version {}, armed {armed}{paused}{deleted}", job.version)?;
+                let fault = job.fault.as_ref().map_or_else(String::new, |it| format!(", faulty: {}", it.why));
+                writeln!(out, "version {}, armed {armed}{paused}{deleted}{fault}", job.version)?;
             }
             "breaker" => match state.breaker(&names.breaker(args.word(1)?)?) {
                 None => writeln!(out, "closed, nothing counted")?,

@@ -117,6 +117,7 @@ fn measure(pages: &Pages) {
     for (state, count) in ["closed", "open", "half_open"].into_iter().zip(counts) {
         metrics.set_breakers(state, count);
     }
+    metrics.faulty_jobs.set(gauge(state.faulty_count()));
     metrics.unarmed_jobs.set(gauge(unarmed(&state)));
 }
 

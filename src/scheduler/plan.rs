@@ -102,34 +102,36 @@ pub struct Plan {
     pub wake_at: Option<Timestamp>,
     /// There is more to propose at once.
     pub more: bool,
-    /// Jobs whose schedule cannot be evaluated; an operator must know.
-    pub faulty: Vec<JobId>,
 }
 
 /// What one plan hands on to the next of the same leader. A new leader begins without it.
 #[derive(Debug, Default)]
 pub struct Rules {
     /// Compiled schedules by job and definition.
-    compiled: HashMap<JobId, (Arc<JobSpec>, Arc<ScheduleSet>)>,
+    compiled: HashMap<JobId, (Arc<JobSpec>, Compiled)>,
     /// The class at which the last plan stopped, if it could not look at all of them.
     looked_at: Option<Needs>,
 }
 
+/// The schedules of a job, or why they cannot be evaluated.
+type Compiled = Result<Arc<ScheduleSet>, Arc<str>>;
+
 impl Rules {
-    /// The compiled schedules of a job; `None` if they cannot be evaluated, which only happens when
-    /// this binary knows less than the one that accepted the job.
-    fn of(&mut self, job: &Job) -> Option<Arc<ScheduleSet>> {
+    /// The compiled schedules of a job. They cannot be evaluated only when this binary knows less than the one that
+    /// accepted the job.
+    fn of(&mut self, job: &Job) -> Compiled {
         if let Some((spec, set)) = self.compiled.get(&job.id)
             && Arc::ptr_eq(spec, &job.spec)
         {
-            return Some(set.clone());
+            return set.clone();
         }
-        let set = Arc::new(ScheduleSet::compile(&job.spec.schedules).ok()?);
+        let set = ScheduleSet::compile(&job.spec.schedules).map(Arc::new);
+        let set = set.map_err(|error| Arc::from(error.to_string()));
         if self.compiled.len() >= RULES {
             self.compiled.clear();
         }
         self.compiled.insert(job.id, (job.spec.clone(), set.clone()));
-        Some(set)
+        set
     }
 }
 
@@ -363,9 +365,13 @@ impl Planning<'_> {
 
     fn fire(&mut self, job: &Arc<Job>, rules: &mut Rules) {
         let Some(armed) = job.next else { return };
-        let Some(set) = rules.of(job) else {
-            self.plan.faulty.push(job.id);
-            return;
+        let set = match rules.of(job) {
+            Ok(set) => set,
+            Err(why) => {
+                let (id, version, expect) = (job.id, job.version, armed.scheduled_at);
+                self.verdicts += 1;
+                return self.plan.commands.push(Command::Disarm { job: id, version, expect, why });
+            }
         };
         let (verdicts, next) = decide(&job.spec, &set, armed, self.now);
         let runs: Vec<RunId> = verdicts

@@ -71,6 +71,7 @@ fn operation_key(command: &Command) -> Option<Arc<str>> {
         Command::ResetBreaker { breaker, .. } => format!("reset/{breaker:?}/{id}"),
         Command::Lead { .. }
         | Command::Fire { .. }
+        | Command::Disarm { .. }
         | Command::Start { .. }
         | Command::Complete { .. }
         | Command::Renew { .. }
@@ -114,6 +115,7 @@ impl Applying<'_> {
             Command::Fire { job, version, expect, verdicts, next } => {
                 self.fire(*job, *version, *expect, (verdicts, *next))
             }
+            Command::Disarm { job, version, expect, why } => self.disarm(*job, *version, *expect, why),
             Command::Start { run, attempt, worker, lease_until } => {
                 self.start(*run, *attempt, worker, *lease_until)
             }
@@ -179,11 +181,13 @@ impl Applying<'_> {
                 deleted: false,
                 last: None,
                 decided_until: undecided(),
+                fault: None,
             });
             self.fit_breaker(id);
             return Ok(Outcome::Put { job: id, version: 1, change: Change::Created });
         };
-        if old.spec == *spec {
+        // What could not be evaluated is armed anew by applying it again, once it can be.
+        if old.spec == *spec && old.fault.is_none() {
             return Ok(Outcome::Put { job: old.id, version: old.version, change: Change::Unchanged });
         }
         self.nothing_due(&old)?;
@@ -192,12 +196,14 @@ impl Applying<'_> {
         // Editing a job never fires it, and never loses what its unchanged schedule has armed, or an instant
         // that has come and is only put off by its jitter.
         let has_come = old.pause.is_none() && old.next.is_some_and(|armed| armed.scheduled_at <= now);
-        let armed = if has_come || old.spec.schedules == spec.schedules { old.armed() } else { next };
+        let keeps = old.fault.is_none() && old.spec.schedules == spec.schedules;
+        let armed = if has_come || keeps { old.armed() } else { next };
         not_decided(&old, armed)?;
         match &mut job.pause {
             Some(pause) => pause.armed = armed,
             None => job.next = armed,
         }
+        job.fault = None;
         job.spec = spec.clone();
         job.version += 1;
         job.updated_at = now;
@@ -248,6 +254,7 @@ impl Applying<'_> {
         let mut gone = job.as_ref().clone();
         gone.deleted = true;
         gone.next = None;
+        gone.fault = None;
         gone.updated_at = self.moment.at;
         self.state.put_job(gone);
         if cancel_runs {
@@ -295,6 +302,7 @@ impl Applying<'_> {
         not_decided(&job, next)?;
         let mut resumed = job.as_ref().clone();
         resumed.pause = None;
+        resumed.fault = None;
         resumed.next = next;
         resumed.version += 1;
         self.state.put_job(resumed);

@@ -169,6 +169,18 @@ pub enum Command {
         /// The occurrence after those.
         next: Option<Due>,
     },
+    /// The schedule of a job cannot be evaluated by this leader: one record says so, and nothing is armed until
+    /// someone changes the job.
+    Disarm {
+        /// Which.
+        job: JobId,
+        /// The version whose schedule it is.
+        version: u64,
+        /// The armed nominal instant, which must be due.
+        expect: Timestamp,
+        /// What is wrong with the schedule.
+        why: Arc<str>,
+    },
     /// Starts an attempt. Once applied, and not before, the order may leave for the worker.
     Start {
         /// Which run; it must wait for a worker.
@@ -266,6 +278,7 @@ impl Command {
             | Self::ResetBreaker { request, .. } => Some(request),
             Self::Lead { .. }
             | Self::Fire { .. }
+            | Self::Disarm { .. }
             | Self::Start { .. }
             | Self::Complete { .. }
             | Self::Renew { .. }

@@ -33,6 +33,18 @@ pub struct Job {
     /// The newest nominal instant that is decided; none at or before it is ever armed again.
     #[serde(default = "undecided")]
     pub decided_until: Timestamp,
+    /// Why nothing is armed, when a leader could not evaluate the schedule; a change of the job ends it.
+    #[serde(default)]
+    pub fault: Option<Fault>,
+}
+
+/// A schedule that a leader could not evaluate: its zone is gone, or a newer release wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Since when.
+    pub since: Timestamp,
+    /// What is wrong; at most [`super::limits::ERROR_BYTES`].
+    pub why: String,
 }
 
 /// Nothing is decided yet.
@@ -96,6 +108,7 @@ impl Job {
     /// Whether its schedule has no further occurrence.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
-        self.pause.is_none() && self.next.is_none() && !self.spec.schedules.is_empty()
+        let is_enabled = self.pause.is_none() && self.fault.is_none();
+        is_enabled && self.next.is_none() && !self.spec.schedules.is_empty()
     }
 }

@@ -53,7 +53,7 @@ use breaker::{Breaker, Status, StatusKind};
 pub use command::{
     BreakerKey, Change, CodecError, Command, Due, Entry, Outcome, Rejection, Request, Verdict,
 };
-pub use job::{Job, LastRun, Pause};
+pub use job::{Fault, Job, LastRun, Pause};
 pub use run::{JobId, RunId};
 use run::{Phase, Run};
 use time::Timestamp;
@@ -99,6 +99,7 @@ pub struct State {
     // Derived from the above.
     names: OrdMap<(Arc<str>, Arc<str>), JobId>,
     due: OrdSet<(Timestamp, JobId)>,
+    faulty: OrdSet<JobId>,
     waiting: OrdSet<(Needs, Timestamp, RunId)>,
     held: OrdSet<(BreakerKey, RunId)>,
     deadlines: OrdSet<(Timestamp, RunId)>,
@@ -208,6 +209,12 @@ impl State {
         self.due.len()
     }
 
+    /// How many jobs have nothing armed because a leader could not evaluate their schedule.
+    #[must_use]
+    pub fn faulty_count(&self) -> usize {
+        self.faulty.len()
+    }
+
     /// Runs that wait behind a breaker, oldest job first.
     pub fn held_by<'a>(&'a self, key: &'a BreakerKey) -> impl Iterator<Item = RunId> + 'a {
         let lowest = RunId { job: JobId(0), at: Timestamp::MIN, seq: 0 };
@@ -300,6 +307,9 @@ impl State {
         if let Some(next) = job.next {
             self.due.insert((next.due_at, job.id));
         }
+        if job.fault.is_some() {
+            self.faulty.insert(job.id);
+        }
         if !job.deleted {
             self.names.insert((job.spec.namespace.as_str().into(), job.spec.name.as_str().into()), job.id);
         }
@@ -313,6 +323,7 @@ impl State {
         if let Some(next) = job.next {
             self.due.remove(&(next.due_at, id));
         }
+        self.faulty.remove(&id);
         if !job.deleted {
             self.names.remove(&(job.spec.namespace.as_str().into(), job.spec.name.as_str().into()));
         }

@@ -106,7 +106,6 @@ impl Single {
             self.leader?;
             let now = self.now();
             let plan = plan(&self.state, &mut self.sessions(), &InFlight::default(), now, &mut self.rules);
-            assert!(plan.faulty.is_empty(), "a schedule cannot be evaluated: {:?}", plan.faulty);
             if plan.commands.is_empty() {
                 return plan.wake_at;
             }
@@ -254,6 +253,7 @@ impl Single {
                 let told: Vec<String> = verdicts.iter().map(verdict).collect();
                 format!("fire {} [{}] next {}", self.names.label(*job), told.join(", "), names::due(*next))
             }
+            Command::Disarm { job, why, .. } => format!("disarm {}: {why}", self.names.label(*job)),
             Command::Start { run: id, attempt, worker, .. } => {
                 format!("start {} #{attempt} on {worker}", run(*id))
             }
