@@ -57,7 +57,9 @@ impl Log {
     /// Makes a run of each job that waits for a worker.
     fn trigger(&mut self, when: Timestamp, jobs: &[JobId]) {
         for jobs in jobs.chunks(COMMANDS) {
-            let trigger = |job: &JobId| Command::TriggerJob { job: *job, request: Request::default() };
+            let state = self.state.clone();
+            let named = |job: &JobId| state.job(*job).expect("a job").reference();
+            let trigger = |job| Command::TriggerJob { job: named(job), request: Request::default() };
             self.apply(when, jobs.iter().map(trigger).collect());
         }
     }

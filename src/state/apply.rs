@@ -57,61 +57,15 @@ fn command_number(index: u64, place: usize) -> Option<u64> {
     index.checked_mul(limits::COMMANDS_PER_ENTRY as u64)?.checked_add(place)
 }
 
-/// What a repeat of a client's command must name alike to be taken for a repeat.
-fn operation_key(command: &Command) -> Option<Arc<str>> {
-    let id = &command.request().filter(|request| !request.operation_id.is_empty())?.operation_id;
-    let key = match command {
-        Command::PutJob { spec, .. } => format!("put/{}/{}/{id}", spec.namespace, spec.name),
-        Command::DeleteJob { job, .. } => format!("delete/{}/{id}", job.0),
-        Command::PauseJob { job, .. } => format!("pause/{}/{id}", job.0),
-        Command::ResumeJob { job, .. } => format!("resume/{}/{id}", job.0),
-        Command::TriggerJob { job, .. } => format!("trigger/{}/{id}", job.0),
-        Command::CancelRun { run, .. } => format!("cancel/{run}/{id}"),
-        Command::TripBreaker { breaker, .. } => format!("trip/{breaker:?}/{id}"),
-        Command::ResetBreaker { breaker, .. } => format!("reset/{breaker:?}/{id}"),
-        Command::Lead { .. }
-        | Command::Fire { .. }
-        | Command::Disarm { .. }
-        | Command::Start { .. }
-        | Command::Complete { .. }
-        | Command::Renew { .. }
-        | Command::Lose { .. }
-        | Command::Retry { .. }
-        | Command::Expire { .. }
-        | Command::HalfOpen { .. } => return None,
-    };
-    Some(key.into())
-}
-
 impl Applying<'_> {
-    /// Applies a command, or answers with what it did the first time.
-    fn once(&mut self, command: &Command) -> Outcome {
-        let Some(key) = operation_key(command) else { return self.command(command) };
-        if let Some(outcome) = self.state.operations.get(&key) {
-            return outcome.clone();
-        }
-        let outcome = self.command(command);
-        if !matches!(outcome, Outcome::Rejected(_)) {
-            self.state.operations.insert(key.clone(), outcome.clone());
-            self.state.operations_by_age.insert(self.number, key);
-            while self.state.operations_by_age.len() > limits::OPERATIONS {
-                if let Some((oldest, key)) = self.state.operations_by_age.get_min().cloned() {
-                    self.state.operations_by_age.remove(&oldest);
-                    self.state.operations.remove(&key);
-                }
-            }
-        }
-        outcome
-    }
-
-    fn command(&mut self, command: &Command) -> Outcome {
+    pub(super) fn command(&mut self, command: &Command) -> Outcome {
         let done = match command {
             Command::Lead { node, term } => self.lead(*node, *term),
             Command::PutJob { spec, next, .. } => self.put(spec, *next),
-            Command::DeleteJob { job, cancel_runs, request } => self.delete(*job, *cancel_runs, request),
-            Command::PauseJob { job, request } => self.pause(*job, request),
-            Command::ResumeJob { job, version, next, .. } => self.resume(*job, *version, *next),
-            Command::TriggerJob { job, request } => self.trigger(*job, request),
+            Command::DeleteJob { job, cancel_runs, request } => self.delete(job.id, *cancel_runs, request),
+            Command::PauseJob { job, request } => self.pause(job.id, request),
+            Command::ResumeJob { job, version, next, .. } => self.resume(job.id, *version, *next),
+            Command::TriggerJob { job, request } => self.trigger(job.id, request),
             Command::Fire { job, version, expect, verdicts, next } => {
                 self.fire(*job, *version, *expect, (verdicts, *next))
             }

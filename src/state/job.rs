@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{BreakerKey, Due, Request};
+use super::command::{BreakerKey, Due, JobRef, Request};
 use super::run::{JobId, Reason, Run, RunId, RunState};
 use super::spec::JobSpec;
 use super::time::Timestamp;
@@ -90,6 +90,13 @@ impl LastRun {
 }
 
 impl Job {
+    /// How a client's command names it.
+    #[must_use]
+    pub fn reference(&self) -> JobRef {
+        let spec = &self.spec;
+        JobRef { id: self.id, namespace: spec.namespace.as_str().into(), name: spec.name.as_str().into() }
+    }
+
     /// The breaker that guards its target.
     #[must_use]
     pub fn breaker(&self) -> BreakerKey {

@@ -36,6 +36,7 @@ mod command;
 mod fire;
 mod job;
 pub mod limits;
+mod operation;
 pub mod run;
 pub mod schedule;
 mod snapshot;
@@ -51,9 +52,11 @@ use serde::{Deserialize, Serialize};
 
 use breaker::{Breaker, Status, StatusKind};
 pub use command::{
-    BreakerKey, Change, CodecError, Command, Due, Entry, Outcome, Rejection, Request, Verdict,
+    BreakerKey, Change, CodecError, Command, Due, Entry, JobRef, Outcome, Rejection, Request, Verdict,
 };
 pub use job::{Fault, Job, LastRun, Pause};
+pub use operation::JobChange;
+use operation::Remembered;
 pub use run::{JobId, RunId};
 use run::{Phase, Run};
 use time::Timestamp;
@@ -94,7 +97,7 @@ pub struct State {
     runs: OrdMap<RunId, Arc<Run>>,
     breakers: OrdMap<BreakerKey, Arc<Breaker>>,
     leases: OrdMap<Arc<str>, Timestamp>,
-    operations: OrdMap<Arc<str>, Outcome>,
+    operations: OrdMap<Arc<str>, Remembered>,
     operations_by_age: OrdMap<u64, Arc<str>>,
     // Derived from the above.
     names: OrdMap<(Arc<str>, Arc<str>), JobId>,

@@ -243,12 +243,12 @@ impl Single {
         match command {
             Command::Lead { node, term } => format!("lead n{node} term {term}"),
             Command::PutJob { spec, .. } => format!("put {}", spec.name),
-            Command::DeleteJob { job, .. } => format!("delete {}", self.names.label(*job)),
-            Command::PauseJob { job, .. } => format!("pause {}", self.names.label(*job)),
+            Command::DeleteJob { job, .. } => format!("delete {}", self.names.label(job.id)),
+            Command::PauseJob { job, .. } => format!("pause {}", self.names.label(job.id)),
             Command::ResumeJob { job, next, .. } => {
-                format!("resume {}, next {}", self.names.label(*job), names::due(*next))
+                format!("resume {}, next {}", self.names.label(job.id), names::due(*next))
             }
-            Command::TriggerJob { job, .. } => format!("trigger {}", self.names.label(*job)),
+            Command::TriggerJob { job, .. } => format!("trigger {}", self.names.label(job.id)),
             Command::Fire { job, verdicts, next, .. } => {
                 let told: Vec<String> = verdicts.iter().map(verdict).collect();
                 format!("fire {} [{}] next {}", self.names.label(*job), told.join(", "), names::due(*next))
