@@ -44,7 +44,7 @@ pub struct Metrics {
     /// Attempts started.
     pub attempts_started: Counter,
     endings: Family<Ending, Counter>,
-    /// Jobs whose schedule this leader cannot evaluate.
+    /// Jobs with no armed next instant, for a leader could not evaluate their schedule.
     pub faulty_jobs: Gauge,
     /// Enabled jobs with further occurrences of which none is armed; anything but 0 is a bug.
     pub unarmed_jobs: Gauge,
@@ -124,7 +124,11 @@ impl Metrics {
             missed,
             attempts_started,
             endings,
-            faulty_jobs: gauge(&mut registry, "jobs_faulty", "Jobs whose schedule cannot be evaluated"),
+            faulty_jobs: gauge(
+                &mut registry,
+                "jobs_faulty",
+                "Jobs with no armed next instant: their schedule cannot be evaluated",
+            ),
             unarmed_jobs: gauge(
                 &mut registry,
                 "jobs_unarmed",

@@ -15,7 +15,7 @@ use std::time::Duration;
 use chronarch::state::run::{AttemptOutcome, Cause, JobId, Report, RunId};
 use chronarch::state::spec::{JobSpec, Keep, OnLost, OnOpen, OverlapPolicy};
 use chronarch::state::time::Timestamp;
-use chronarch::state::{BreakerKey, Command, Due, Entry, Outcome, Request, State, Verdict};
+use chronarch::state::{BreakerKey, Command, Due, Entry, JobRef, Outcome, Request, State, Verdict};
 use lab::spec::MIDNIGHT;
 use proptest::prelude::*;
 
@@ -68,6 +68,12 @@ impl Replicas {
         Self::pick(known.into_iter(), choice).filter(|_| choice < 250).unwrap_or(JobId(u64::from(choice)))
     }
 
+    fn reference(&self, choice: u8) -> JobRef {
+        let id = self.job(choice);
+        let unknown = || JobRef { id, namespace: "default".into(), name: "unknown".into() };
+        self.one.job(id).map_or_else(unknown, |job| job.reference())
+    }
+
     fn run(&self, choice: u8) -> RunId {
         let unknown = RunId { job: self.job(choice), at: Timestamp::from_millis(i64::from(choice)), seq: 0 };
         Self::pick(self.one.runs().map(|run| run.id), choice).filter(|_| choice < 250).unwrap_or(unknown)
@@ -99,13 +105,13 @@ impl Replicas {
         };
         match kind % 32 {
             0 | 1 => Command::PutJob { spec: Arc::new(spec(a, b, c)), next: self.later(a), request },
-            2 => Command::DeleteJob { job: self.job(a), cancel_runs: b & 1 == 0, request },
-            3 => Command::PauseJob { job: self.job(a), request },
+            2 => Command::DeleteJob { job: self.reference(a), cancel_runs: b & 1 == 0, request },
+            3 => Command::PauseJob { job: self.reference(a), request },
             4 => {
                 let version = self.one.job(self.job(a)).map_or(0, |job| job.version);
-                Command::ResumeJob { job: self.job(a), version, next: self.later(b), request }
+                Command::ResumeJob { job: self.reference(a), version, next: self.later(b), request }
             }
-            5 | 6 => Command::TriggerJob { job: self.job(a), request },
+            5 | 6 => Command::TriggerJob { job: self.reference(a), request },
             7 => Command::CancelRun { run: self.run(a), request },
             8 => Command::TripBreaker { breaker: self.breaker(a), open_for: None, request },
             9 => Command::ResetBreaker { breaker: self.breaker(a), request },
@@ -127,6 +133,12 @@ impl Replicas {
             15 => Command::Lead { node: u64::from(a), term: u64::from(b) },
             16..=18 => self.start(a, b),
             19..=21 => self.complete(a, b, c),
+            22 => {
+                let id = self.job(a);
+                let (version, armed) = self.one.job(id).map_or((0, None), |job| (job.version, job.next));
+                let expect = armed.map_or(Timestamp::EPOCH, |armed| armed.scheduled_at);
+                Command::Disarm { job: id, version, expect, why: "no such zone".into() }
+            }
             _ => self.fire(a, b, c),
         }
     }

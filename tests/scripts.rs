@@ -9,7 +9,7 @@
 //!   `trigger NAME [id=OPERATION]`, `cancel RUN`, `trip BREAKER [for=SPAN]`, `reset BREAKER`
 //! - `advance SPAN` with the leader at work, `gap SPAN` with none, then `leader N [ahead=SPAN|behind=SPAN]`, by the clock of its node
 //! - `report RUN ok|fail|timeout|cancelled|lost [exit=N] [http=N] [fence=N] [wait=SPAN]`
-//! - `raw retry|expire|start|lose|fire|half-open …` proposes what a leader with an old view would;
+//! - `raw retry|expire|start|lose|fire|disarm|half-open …` proposes what a leader with an old view would;
 //!   `again` proposes the last entry once more
 //! - `show runs|job NAME|breaker KEY|leaderships`
 
@@ -25,7 +25,7 @@ use chronarch::state::breaker::Status;
 use chronarch::state::run::{AttemptOutcome, Cause, Report, RunId};
 use chronarch::state::spec::{JobSpec, OnResume};
 use chronarch::state::time::Timestamp;
-use chronarch::state::{Command, Due, Request, Verdict};
+use chronarch::state::{Command, Due, JobRef, Request, Verdict};
 use goldenscript::{Argument, Context};
 use lab::names;
 use lab::single::{LEASE, Single, Worker, session};
@@ -147,6 +147,12 @@ impl Script {
         self.lab.state.job_named("default", name).map(|job| job.spec.clone())
     }
 
+    /// The job of a label, `a` or `a.2`, as a client names it: `a`.
+    fn reference(&self, label: &str) -> Result<JobRef, String> {
+        let (id, name) = (self.lab.names.job(label)?, label.split('.').next().unwrap_or(label));
+        Ok(JobRef { id, namespace: "default".into(), name: name.into() })
+    }
+
     fn client(&mut self, verb: &str, args: &Args) -> Result<Command, Box<dyn Error>> {
         let word = args.word(0)?;
         let request = request(args);
@@ -173,9 +179,9 @@ impl Script {
             }
             "delete" => {
                 let cancel_runs = args.words.get(1).is_some_and(|word| word == "cancel");
-                Command::DeleteJob { job: self.lab.names.job(word)?, cancel_runs, request }
+                Command::DeleteJob { job: self.reference(word)?, cancel_runs, request }
             }
-            "pause" => Command::PauseJob { job: self.lab.names.job(word)?, request },
+            "pause" => Command::PauseJob { job: self.reference(word)?, request },
             "resume" => {
                 let id = self.lab.names.job(word)?;
                 let job = self.lab.state.job(id).ok_or("no such job")?.clone();
@@ -183,9 +189,9 @@ impl Script {
                     OnResume::CatchUp => job.armed(),
                     OnResume::Skip => self.lab.next(&job.spec)?,
                 };
-                Command::ResumeJob { job: id, version: job.version, next, request }
+                Command::ResumeJob { job: self.reference(word)?, version: job.version, next, request }
             }
-            "trigger" => Command::TriggerJob { job: self.lab.names.job(word)?, request },
+            "trigger" => Command::TriggerJob { job: self.reference(word)?, request },
             "cancel" => Command::CancelRun { run: self.lab.names.run(word)?, request },
             "trip" => {
                 let open_for = args.get("for").map(span).transpose()?;
@@ -249,6 +255,12 @@ impl Script {
                 let opened = args.get("opened").unwrap_or("0").parse()?;
                 Command::HalfOpen { breaker: self.lab.names.breaker(word)?, opened }
             }
+            "disarm" => {
+                let job = self.lab.names.job(word)?;
+                let version = self.lab.state.job(job).map_or(1, |job| job.version);
+                let expect = instant(args.get("expect").ok_or("expect=INSTANT")?)?;
+                Command::Disarm { job, version, expect, why: "by hand".into() }
+            }
             "fire" => {
                 let job = self.lab.names.job(word)?;
                 let version = self.lab.state.job(job).map_or(1, |job| job.version);
@@ -288,7 +300,8 @@ impl Script {
                 let paused = if job.pause.is_some() { ", paused" } else { "" };
                 let deleted = if job.deleted { ", deleted" } else { "" };
                 let armed = names::due(job.armed());
-                writeln!(out, "version {}, armed {armed}{paused}{deleted}", job.version)?;
+                let fault = job.fault.as_ref().map_or_else(String::new, |it| format!(", faulty: {}", it.why));
+                writeln!(out, "version {}, armed {armed}{paused}{deleted}{fault}", job.version)?;
             }
             "breaker" => match state.breaker(&names.breaker(args.word(1)?)?) {
                 None => writeln!(out, "closed, nothing counted")?,

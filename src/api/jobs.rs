@@ -17,7 +17,7 @@ use crate::scheduler::occurrences::arm;
 use crate::scheduler::set::ScheduleSet;
 use crate::state::spec::{JobSpec, OnResume};
 use crate::state::time::Timestamp;
-use crate::state::{Command, Due, Job, Outcome, State};
+use crate::state::{self, Command, Due, Job, JobChange, Outcome, State};
 use crate::view;
 use crate::view::explain::Explaining;
 
@@ -44,44 +44,66 @@ impl Api {
         self.look(move |log| view::job::to_pb(&state, log, &job)).await
     }
 
+    /// Decides a change of a job that a client names. A repeat is told the first outcome, also when the
+    /// job is gone or another one stands under its name.
+    async fn decide_job(
+        &self,
+        change: JobChange,
+        (namespace, name): (&str, &str),
+        request: &state::Request,
+        make: impl Fn(&Job, Timestamp) -> Result<Command, Status>,
+    ) -> Result<Outcome, Status> {
+        let named = (value::namespace(namespace), name);
+        let first = || self.shared.raft.state().first_outcome(change, named, &request.operation_id).cloned();
+        if let Some(outcome) = first() {
+            return Ok(outcome);
+        }
+        let make = |state: &State, now| make(job(state, namespace, name)?, now);
+        match self.decide(&request.operation_id, make).await {
+            Ok(outcome) => Ok(outcome),
+            // The first may have been under way when this one was looked at.
+            Err(refused) => first().ok_or(refused),
+        }
+    }
+
     async fn delete_here(self, mut message: pb::DeleteJobRequest) -> Result<pb::DeleteJobResponse, Status> {
         let request = message.request();
-        let make = |state: &State, _| {
-            let job = job(state, &message.namespace, &message.name)?.id;
-            Ok(Command::DeleteJob { job, cancel_runs: message.cancel_runs, request: request.clone() })
-        };
-        self.decide(&request.operation_id, make).await?;
+        let named = (message.namespace.as_str(), message.name.as_str());
+        let cancel_runs = message.cancel_runs;
+        self.decide_job(JobChange::Delete, named, &request, |job, _| {
+            Ok(Command::DeleteJob { job: job.reference(), cancel_runs, request: request.clone() })
+        })
+        .await?;
         Ok(pb::DeleteJobResponse {})
     }
 
     async fn pause_here(self, mut message: pb::PauseJobRequest) -> Result<pb::Job, Status> {
         let request = message.request();
-        let make = |state: &State, _| {
-            let job = job(state, &message.namespace, &message.name)?.id;
-            Ok(Command::PauseJob { job, request: request.clone() })
-        };
-        self.decide(&request.operation_id, make).await?;
+        let named = (message.namespace.as_str(), message.name.as_str());
+        self.decide_job(JobChange::Pause, named, &request, |job, _| {
+            Ok(Command::PauseJob { job: job.reference(), request: request.clone() })
+        })
+        .await?;
         self.shown(self.shared.raft.state(), &message.namespace, &message.name).await
     }
 
     async fn resume_here(self, mut message: pb::ResumeJobRequest) -> Result<pb::Job, Status> {
         let request = message.request();
-        let make = |state: &State, now| {
-            let job = job(state, &message.namespace, &message.name)?;
-            let next = resumed(job, now)?;
-            Ok(Command::ResumeJob { job: job.id, version: job.version, next, request: request.clone() })
-        };
-        self.decide(&request.operation_id, make).await?;
+        let named = (message.namespace.as_str(), message.name.as_str());
+        self.decide_job(JobChange::Resume, named, &request, |job, now| {
+            let (next, version) = (resumed(job, now)?, job.version);
+            Ok(Command::ResumeJob { job: job.reference(), version, next, request: request.clone() })
+        })
+        .await?;
         self.shown(self.shared.raft.state(), &message.namespace, &message.name).await
     }
 
     async fn trigger_here(self, mut message: pb::TriggerJobRequest) -> Result<pb::Run, Status> {
         let request = message.request();
-        let make = |state: &State, _| {
-            let job = job(state, &message.namespace, &message.name)?.id;
-            Ok(Command::TriggerJob { job, request: request.clone() })
-        };
-        let Outcome::Triggered { run } = self.decide(&request.operation_id, make).await? else {
+        let named = (message.namespace.as_str(), message.name.as_str());
+        let make = |job: &Job, _| Ok(Command::TriggerJob { job: job.reference(), request: request.clone() });
+        let done = self.decide_job(JobChange::Trigger, named, &request, make).await?;
+        let Outcome::Triggered { run } = done else {
             return Err(status::unexpected());
         };
         let state = self.shared.raft.state();

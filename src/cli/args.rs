@@ -108,7 +108,8 @@ pub(super) struct IdentityFlags {
     #[arg(long, env = "CHRONARCH_ACTOR", value_name = "NAME", hide_env_values = true)]
     actor: Option<String>,
     /// The same call on the same job, run or breaker with an id that the cluster has seen is not done
-    /// again; its first result is told.
+    /// again; its first result is told, also when the job is gone or created anew. The cluster remembers
+    /// the last 10,000 changes (each job of an apply is one) for an hour at most.
     /// Default: a random id
     #[arg(
         long,

@@ -130,6 +130,9 @@ pub(super) fn job(job: &Job) -> Table {
         ("updated_at", at(job.updated_at.as_ref())),
         ("live_runs", or_dash(&job.live_runs.join(" ")).to_owned()),
     ];
+    if !job.fault.is_empty() {
+        rows.extend([("fault", job.fault.clone()), ("faulty_since", at(job.faulty_since.as_ref()))]);
+    }
     if let Some(pause) = &job.pause {
         let who = format!("{} by {}", at(pause.paused_at.as_ref()), or_dash(&pause.actor));
         rows.extend([("paused_at", who), ("pause reason", or_dash(&pause.reason).to_owned())]);

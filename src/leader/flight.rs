@@ -23,7 +23,7 @@ impl Flight {
     pub(super) fn take_off(&mut self, commands: &[Command]) {
         for command in commands {
             match command {
-                Command::Fire { job, .. } => {
+                Command::Fire { job, .. } | Command::Disarm { job, .. } => {
                     self.in_flight.jobs.insert(*job);
                 }
                 Command::Start { run, worker, .. } => {
@@ -71,7 +71,7 @@ impl Flight {
     pub(super) fn forget(&mut self, commands: &[Command]) {
         for command in commands {
             match command {
-                Command::Fire { job, .. } => {
+                Command::Fire { job, .. } | Command::Disarm { job, .. } => {
                     self.in_flight.jobs.remove(job);
                 }
                 Command::Start { run, worker, .. } => {

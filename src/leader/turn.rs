@@ -23,7 +23,7 @@ use crate::clock::trusted::Standing;
 use crate::raft::{Leadership, ProposeError, Proposed, Raft};
 use crate::scheduler::backoff::backoff;
 use crate::scheduler::plan::{Rules, plan};
-use crate::state::run::{AttemptOutcome, JobId, Report, RunId};
+use crate::state::run::{AttemptOutcome, Report, RunId};
 use crate::state::time::Timestamp;
 use crate::state::{Command, Entry, State};
 
@@ -72,7 +72,6 @@ pub(super) struct Loop {
     /// Nothing is proposed before then: the last proposal was refused at once.
     refused_until: Option<Instant>,
     rules: Rules,
-    faulty: HashSet<JobId>,
 }
 
 impl Loop {
@@ -105,7 +104,6 @@ impl Loop {
             swept: Instant::now(),
             refused_until: None,
             rules: Rules::default(),
-            faulty: HashSet::new(),
         }
     }
 
@@ -218,7 +216,7 @@ impl Loop {
             let mut view = self.sessions.view(&self.state, &self.flight.starts, listening);
             let Some(now) = self.now() else { return LOOK };
             let plan = plan(&self.state, &mut view, &self.flight.in_flight, now, &mut self.rules);
-            self.report_faults(&plan.faulty);
+            report_faults(&plan.commands);
             let more = plan.more && !plan.commands.is_empty();
             if !plan.commands.is_empty() {
                 self.propose(term, now, plan.commands, Vec::new());
@@ -234,15 +232,6 @@ impl Loop {
     /// The leader's time: the clock's, as far as it is trusted, but never behind what is stamped already.
     fn now(&self) -> Option<Timestamp> {
         Some(self.options.clock.now()?.max(self.state.now()))
-    }
-
-    fn report_faults(&mut self, faulty: &[JobId]) {
-        for job in faulty {
-            if self.faulty.insert(*job) {
-                error!(job = job.0, "the schedule of a job cannot be evaluated; it does not fire");
-            }
-        }
-        self.options.metrics.faulty_jobs.set(i64::try_from(faulty.len()).unwrap_or(i64::MAX));
     }
 
     fn completion(&self, report: &PendingReport) -> Command {
@@ -382,6 +371,14 @@ impl Loop {
 
     fn publish_workers(&mut self) {
         self.publish.send_replace(Arc::new(self.sessions.infos(&self.state)));
+    }
+}
+
+fn report_faults(commands: &[Command]) {
+    for command in commands {
+        if let Command::Disarm { job, why, .. } = command {
+            error!(job = job.0, %why, "the schedule of a job cannot be evaluated; it does not fire");
+        }
     }
 }
 

@@ -249,6 +249,32 @@ async fn pause_and_resume_are_idempotent_and_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn repeats_after_the_job_is_gone_are_told_the_first_outcome() {
+    let node = Node::start().await;
+    node.apply(vec![job("a")], false).await;
+    let first = node.trigger("a", "t1").await;
+    let delete = pb::DeleteJobRequest {
+        name: "a".to_owned(),
+        operation_id: "d1".to_owned(),
+        cancel_runs: true,
+        ..Default::default()
+    };
+    for _ in 0..2 {
+        node.api.delete_job(Request::new(delete.clone())).await.unwrap();
+        assert_eq!(node.trigger("a", "t1").await.run_id, first.run_id);
+    }
+    let other = pb::DeleteJobRequest { operation_id: "d2".to_owned(), ..delete.clone() };
+    let refused = node.api.delete_job(Request::new(other)).await.unwrap_err();
+    assert_eq!(refused.code(), tonic::Code::NotFound);
+    // Another job under the name is none of the first one's business.
+    node.apply(vec![job("a")], false).await;
+    node.api.delete_job(Request::new(delete)).await.unwrap();
+    assert_eq!(node.trigger("a", "t1").await.run_id, first.run_id);
+    let get = pb::GetJobRequest { name: "a".to_owned(), ..Default::default() };
+    node.api.get_job(Request::new(get)).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn trigger_repeated_under_one_id_makes_one_run() {
     let node = Node::start().await;
     node.apply(vec![job("a")], false).await;

@@ -99,7 +99,7 @@ fn measure(pages: &Pages) {
     let index = |value: Option<u64>| i64::try_from(value.unwrap_or(0)).unwrap_or(i64::MAX);
     metrics.jobs.set(gauge(state.job_count()));
     metrics.live_runs.set(gauge(state.run_count()));
-    metrics.waiting_runs.set(gauge(state.waiting().count()));
+    metrics.waiting_runs.set(gauge(state.waiting_count()));
     metrics.running_attempts.set(gauge(state.carried_count()));
     metrics.workers.set(gauge(pages.leader.workers().len()));
     metrics.term.set(i64::try_from(status.term).unwrap_or(i64::MAX));
@@ -117,6 +117,7 @@ fn measure(pages: &Pages) {
     for (state, count) in ["closed", "open", "half_open"].into_iter().zip(counts) {
         metrics.set_breakers(state, count);
     }
+    metrics.faulty_jobs.set(gauge(state.faulty_count()));
     metrics.unarmed_jobs.set(gauge(unarmed(&state)));
 }
 

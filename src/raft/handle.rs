@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
 
 use super::dial::{Connections, Dialer};
@@ -17,7 +17,7 @@ use super::log_store::LogStore;
 use super::run_log::{Gap, OpenRunSink, RunLogGap, RunSink};
 use super::startup::Starter;
 use super::state_machine::Published;
-use super::submit::IN_FLIGHT_PERMITS;
+use super::submit::Room;
 use super::types::{ClusterId, LogPosition, NodeAddress, OpenRaft};
 use crate::config::RaftTiming;
 use crate::state::State;
@@ -92,7 +92,7 @@ struct Shared {
     initial_peers: BTreeMap<u64, String>,
     fresh_cluster_id: ClusterId,
     connections: Arc<Connections>,
-    room: Arc<Semaphore>,
+    room: Room,
     verdict: Verdict,
     published: Published,
     leadership: watch::Sender<Leadership>,
@@ -258,7 +258,7 @@ impl Raft {
         &self.shared.connections
     }
 
-    pub(super) fn room(&self) -> &Arc<Semaphore> {
+    pub(super) fn room(&self) -> &Room {
         &self.shared.room
     }
 
@@ -291,7 +291,7 @@ impl Shared {
             initial_peers: options.initial_peers,
             fresh_cluster_id: options.fresh_cluster_id,
             connections: Arc::new(Connections::new(options.dialer)),
-            room: Arc::new(Semaphore::new(IN_FLIGHT_PERMITS)),
+            room: Room::default(),
             verdict: Verdict::new(),
             published: Published::default(),
             leadership: watch::Sender::default(),

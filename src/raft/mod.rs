@@ -70,7 +70,7 @@ pub use self::reads::ReadError;
 pub use self::run_log::{OpenRunSink, RUNS_CHUNK_BYTES, RunLogGap, RunSink, StoredRun};
 pub use self::server::{SNAPSHOT_BYTES_MAX, incoming, serve};
 pub use self::status::{PeerStatus, RaftStatus, Role, TransferError};
-pub use self::submit::{IN_FLIGHT_BYTES, ProposeError, Proposed};
+pub use self::submit::{IN_FLIGHT_BYTES, LEADER_IN_FLIGHT_BYTES, ProposeError, Proposed};
 pub use self::types::{ClusterId, ENTRY_BYTES_MAX, LogPosition, NodeAddress};
 
 #[cfg(test)]

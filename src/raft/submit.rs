@@ -3,6 +3,9 @@
 //! [`Raft::submit`] puts the entry into the library's queue before it returns, so entries are appended in the order
 //! of the calls; what it returns is only the wait. Nothing is unbounded: the entries under way are limited by
 //! [`IN_FLIGHT_BYTES`], counted until the library lets go of them, even when nobody waits any more.
+//!
+//! A part of that, [`LEADER_IN_FLIGHT_BYTES`], is kept for the leader's own loop, which proposes under its term:
+//! a flood of clients' changes is refused before it can keep a run from starting.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -12,20 +15,45 @@ use openraft::OptionalSend;
 use openraft::errors::ClientWriteError;
 use openraft::raft::ClientWriteResult;
 use openraft::raft::responder::Responder;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::handle::Raft;
 use super::library::PROPOSE_TIMEOUT;
 use super::types::{ENTRY_BYTES_MAX, LogId, LoggedEntry, NodeAddress, TypeConfig};
 use crate::state::{Applied, Entry};
 
-/// Encoded bytes of entries that are proposed but not yet answered, on one node.
+/// Encoded bytes of entries that are proposed but not yet answered, on one node; what is proposed beyond is refused.
 pub const IN_FLIGHT_BYTES: usize = 64 << 20;
+/// The part of [`IN_FLIGHT_BYTES`] that only entries proposed under a term may take.
+pub const LEADER_IN_FLIGHT_BYTES: usize = 16 << 20;
 /// What an entry counts at least, so that small ones are limited in number as well (to 65536).
 pub(super) const IN_FLIGHT_ENTRY_BYTES_MIN: usize = 1 << 10;
 
-/// Permits for all entries in flight, in units of [`IN_FLIGHT_ENTRY_BYTES_MIN`].
-pub(super) const IN_FLIGHT_PERMITS: usize = IN_FLIGHT_BYTES / IN_FLIGHT_ENTRY_BYTES_MIN;
+/// How much may yet be proposed, in units of [`IN_FLIGHT_ENTRY_BYTES_MIN`].
+#[derive(Debug)]
+pub(super) struct Room {
+    everyone: Arc<Semaphore>,
+    leader: Arc<Semaphore>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        let permits = |bytes| Arc::new(Semaphore::new(bytes / IN_FLIGHT_ENTRY_BYTES_MIN));
+        Self {
+            everyone: permits(IN_FLIGHT_BYTES - LEADER_IN_FLIGHT_BYTES),
+            leader: permits(LEADER_IN_FLIGHT_BYTES),
+        }
+    }
+}
+
+impl Room {
+    fn take(&self, bytes: usize, of_leader: bool) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(bytes.div_ceil(IN_FLIGHT_ENTRY_BYTES_MIN).max(1)).ok()?;
+        let from = |room: &Arc<Semaphore>| Arc::clone(room).try_acquire_many_owned(units).ok();
+        let own = if of_leader { from(&self.leader) } else { None };
+        own.or_else(|| from(&self.everyone))
+    }
+}
 
 /// A committed and applied entry.
 #[derive(Clone, Debug)]
@@ -79,8 +107,9 @@ impl<T: OptionalSend + 'static> Responder<TypeConfig, T> for Reply<T> {
 }
 
 impl Raft {
-    /// Proposes an entry and waits until it is applied on this node. With a `term` it is refused, before it is
-    /// appended, unless this node leads in that term.
+    /// Proposes an entry and waits until it is applied on this node. With a `term` it is one of the leader's own:
+    /// it is refused, before it is appended, unless this node leads in that term, and finds the room that is kept
+    /// for those.
     ///
     /// # Errors
     /// See [`ProposeError`]; its variants say whether the entry may have been committed.
@@ -126,9 +155,7 @@ impl Raft {
         if bytes > ENTRY_BYTES_MAX {
             return Err(ProposeError::TooLarge { bytes });
         }
-        let cost = bytes.div_ceil(IN_FLIGHT_ENTRY_BYTES_MIN).max(1) as u32;
-        let room = Arc::clone(self.room()).try_acquire_many_owned(cost);
-        let room = room.map_err(|_| ProposeError::Overloaded)?;
+        let room = self.room().take(bytes, term.is_some()).ok_or(ProposeError::Overloaded)?;
         let (answer, answered) = oneshot::channel();
         let write = core.raft.write(logged).responder(Reply { answer, _room: Some(room) });
         let write = match term {

@@ -9,6 +9,8 @@
 //! is over, then starts of what waits, oldest first, then occurrences that are due, each with its
 //! start in the same commit where a worker has room.
 
+mod waiting;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,16 +22,18 @@ use crate::state::breaker::{Status, StatusKind};
 use crate::state::run::{AttemptOutcome, JobId, Phase, Report, Run, RunId};
 use crate::state::spec::JobSpec;
 use crate::state::time::Timestamp;
-use crate::state::{BreakerKey, Command, Job, State, Verdict};
+use crate::state::{BreakerKey, Command, Job, Needs, State, Verdict};
 
 /// Commands in one plan; what is left is planned next, at once.
 pub const COMMANDS: usize = 1_000;
 /// Verdicts in one plan, so that an entry stays small when many jobs catch up; what is left is planned
 /// next, at once.
 pub const VERDICTS: usize = 4_000;
-/// Waiting runs that one plan looks at for each queue with free slots: those that no worker may take
-/// cost no more than this.
-pub const WAITING: usize = 10_000;
+/// Classes of waiting runs that one plan looks at, for whether a worker may take them; the next plan goes
+/// on with those behind, so each gets its turn.
+pub const CLASSES: usize = 10_000;
+/// When the next plan is due that looks at the classes behind those.
+const CLASSES_AGAIN: Duration = Duration::from_millis(50);
 /// The wait before an attempt that `retry` wants after its worker was lost.
 pub const RETRY_AFTER_LOSS: Duration = Duration::from_secs(1);
 /// 2^64 divided by the golden ratio (Knuth, TAOCP 6.4): neighbouring fences end up far apart.
@@ -50,6 +54,16 @@ pub struct Session {
     pub kinds: BTreeSet<String>,
     /// Slots that are free, with all that was planned for it taken off.
     pub free: u32,
+}
+
+impl Session {
+    /// Whether it has room for an attempt that needs just this.
+    fn may_take(&self, spec: &JobSpec, queue: &str) -> bool {
+        self.free > 0
+            && self.queues.contains(queue)
+            && self.kinds.contains(spec.target.kind())
+            && spec.requires.iter().all(|(key, value)| self.labels.get(key) == Some(value))
+    }
 }
 
 /// Who is connected, and how long others have been silent.
@@ -88,31 +102,36 @@ pub struct Plan {
     pub wake_at: Option<Timestamp>,
     /// There is more to propose at once.
     pub more: bool,
-    /// Jobs whose schedule cannot be evaluated; an operator must know.
-    pub faulty: Vec<JobId>,
 }
 
-/// Compiled schedules by job and version.
+/// What one plan hands on to the next of the same leader. A new leader begins without it.
 #[derive(Debug, Default)]
 pub struct Rules {
-    compiled: HashMap<JobId, (Arc<JobSpec>, Arc<ScheduleSet>)>,
+    /// Compiled schedules by job and definition.
+    compiled: HashMap<JobId, (Arc<JobSpec>, Compiled)>,
+    /// The class at which the last plan stopped, if it could not look at all of them.
+    looked_at: Option<Needs>,
 }
 
+/// The schedules of a job, or why they cannot be evaluated.
+type Compiled = Result<Arc<ScheduleSet>, Arc<str>>;
+
 impl Rules {
-    /// The compiled schedules of a job; `None` if they cannot be evaluated, which only happens when
-    /// this binary knows less than the one that accepted the job.
-    fn of(&mut self, job: &Job) -> Option<Arc<ScheduleSet>> {
+    /// The compiled schedules of a job. They cannot be evaluated only when this binary knows less than the one that
+    /// accepted the job.
+    fn of(&mut self, job: &Job) -> Compiled {
         if let Some((spec, set)) = self.compiled.get(&job.id)
             && Arc::ptr_eq(spec, &job.spec)
         {
-            return Some(set.clone());
+            return set.clone();
         }
-        let set = Arc::new(ScheduleSet::compile(&job.spec.schedules).ok()?);
+        let set = ScheduleSet::compile(&job.spec.schedules).map(Arc::new);
+        let set = set.map_err(|error| Arc::from(error.to_string()));
         if self.compiled.len() >= RULES {
             self.compiled.clear();
         }
         self.compiled.insert(job.id, (job.spec.clone(), set.clone()));
-        Some(set)
+        set
     }
 }
 
@@ -139,7 +158,7 @@ pub fn plan(
     planning.deadlines();
     planning.leases();
     planning.probes();
-    planning.waiting();
+    planning.waiting(rules);
     planning.due(rules);
     planning.plan
 }
@@ -302,34 +321,6 @@ impl Planning<'_> {
         u32::try_from(held).unwrap_or(u32::MAX)
     }
 
-    /// Runs that wait for a worker, in the queues that a worker with room serves.
-    fn waiting(&mut self) {
-        let queues: BTreeSet<Arc<str>> = self
-            .sessions
-            .open
-            .iter()
-            .filter(|session| session.free > 0)
-            .flat_map(|session| session.queues.iter().cloned())
-            .collect();
-        for queue in queues {
-            for id in self.state.waiting_in(&queue).take(WAITING) {
-                if self.full() || !self.has_room(&queue) {
-                    break;
-                }
-                if self.flight.runs.contains(&id) || self.taken.contains(&id) {
-                    continue;
-                }
-                if let Some(run) = self.state.run(id) {
-                    self.start(run.as_ref(), id);
-                }
-            }
-        }
-    }
-
-    fn has_room(&self, queue: &Arc<str>) -> bool {
-        self.sessions.open.iter().any(|session| session.free > 0 && session.queues.contains(queue))
-    }
-
     fn start(&mut self, run: &Run, id: RunId) -> bool {
         let attempt = run.attempts.last().map_or(1, |last| last.number.saturating_add(1));
         let Some(job) = self.state.job(id.job).cloned() else { return false };
@@ -346,15 +337,8 @@ impl Planning<'_> {
 
     /// The worker with the most free slots among those that may take it; takes a slot off it.
     fn assign(&mut self, spec: &JobSpec, queue: &str) -> Option<Arc<str>> {
-        let kind = spec.target.kind();
-        let session = self
-            .sessions
-            .open
-            .iter_mut()
-            .filter(|session| session.free > 0)
-            .filter(|session| session.queues.contains(queue) && session.kinds.contains(kind))
-            .filter(|session| spec.requires.iter().all(|(key, value)| session.labels.get(key) == Some(value)))
-            .max_by_key(|session| session.free)?;
+        let able = self.sessions.open.iter_mut().filter(|session| session.may_take(spec, queue));
+        let session = able.max_by_key(|session| session.free)?;
         session.free -= 1;
         Some(session.worker.clone())
     }
@@ -381,9 +365,13 @@ impl Planning<'_> {
 
     fn fire(&mut self, job: &Arc<Job>, rules: &mut Rules) {
         let Some(armed) = job.next else { return };
-        let Some(set) = rules.of(job) else {
-            self.plan.faulty.push(job.id);
-            return;
+        let set = match rules.of(job) {
+            Ok(set) => set,
+            Err(why) => {
+                let (id, version, expect) = (job.id, job.version, armed.scheduled_at);
+                self.verdicts += 1;
+                return self.plan.commands.push(Command::Disarm { job: id, version, expect, why });
+            }
         };
         let (verdicts, next) = decide(&job.spec, &set, armed, self.now);
         let runs: Vec<RunId> = verdicts

@@ -175,9 +175,7 @@ impl Applying<'_> {
     pub(super) fn hold_waiting(&mut self, key: &BreakerKey) {
         let affected: Vec<RunId> = match key {
             BreakerKey::Job(job) => self.live_of(*job),
-            BreakerKey::Shared(..) => {
-                self.state.waiting().map(|(_, run)| run).chain(self.state.held_by(key)).collect()
-            }
+            BreakerKey::Shared(..) => self.state.waiting().chain(self.state.held_by(key)).collect(),
         };
         let mut jobs = BTreeSet::new();
         let outer = std::mem::replace(&mut self.admitting, true);

@@ -57,63 +57,19 @@ fn command_number(index: u64, place: usize) -> Option<u64> {
     index.checked_mul(limits::COMMANDS_PER_ENTRY as u64)?.checked_add(place)
 }
 
-/// What a repeat of a client's command must name alike to be taken for a repeat.
-fn operation_key(command: &Command) -> Option<Arc<str>> {
-    let id = &command.request().filter(|request| !request.operation_id.is_empty())?.operation_id;
-    let key = match command {
-        Command::PutJob { spec, .. } => format!("put/{}/{}/{id}", spec.namespace, spec.name),
-        Command::DeleteJob { job, .. } => format!("delete/{}/{id}", job.0),
-        Command::PauseJob { job, .. } => format!("pause/{}/{id}", job.0),
-        Command::ResumeJob { job, .. } => format!("resume/{}/{id}", job.0),
-        Command::TriggerJob { job, .. } => format!("trigger/{}/{id}", job.0),
-        Command::CancelRun { run, .. } => format!("cancel/{run}/{id}"),
-        Command::TripBreaker { breaker, .. } => format!("trip/{breaker:?}/{id}"),
-        Command::ResetBreaker { breaker, .. } => format!("reset/{breaker:?}/{id}"),
-        Command::Lead { .. }
-        | Command::Fire { .. }
-        | Command::Start { .. }
-        | Command::Complete { .. }
-        | Command::Renew { .. }
-        | Command::Lose { .. }
-        | Command::Retry { .. }
-        | Command::Expire { .. }
-        | Command::HalfOpen { .. } => return None,
-    };
-    Some(key.into())
-}
-
 impl Applying<'_> {
-    /// Applies a command, or answers with what it did the first time.
-    fn once(&mut self, command: &Command) -> Outcome {
-        let Some(key) = operation_key(command) else { return self.command(command) };
-        if let Some(outcome) = self.state.operations.get(&key) {
-            return outcome.clone();
-        }
-        let outcome = self.command(command);
-        if !matches!(outcome, Outcome::Rejected(_)) {
-            self.state.operations.insert(key.clone(), outcome.clone());
-            self.state.operations_by_age.insert(self.number, key);
-            while self.state.operations_by_age.len() > limits::OPERATIONS {
-                if let Some((oldest, key)) = self.state.operations_by_age.get_min().cloned() {
-                    self.state.operations_by_age.remove(&oldest);
-                    self.state.operations.remove(&key);
-                }
-            }
-        }
-        outcome
-    }
-
-    fn command(&mut self, command: &Command) -> Outcome {
+    pub(super) fn command(&mut self, command: &Command) -> Outcome {
         let done = match command {
             Command::Lead { node, term } => self.lead(*node, *term),
             Command::PutJob { spec, next, .. } => self.put(spec, *next),
-            Command::DeleteJob { job, cancel_runs, request } => self.delete(*job, *cancel_runs, request),
-            Command::PauseJob { job, request } => self.pause(*job, request),
-            Command::ResumeJob { job, version, next, .. } => self.resume(*job, *version, *next),
-            Command::TriggerJob { job, request } => self.trigger(*job, request),
+            Command::DeleteJob { job, cancel_runs, request } => self.delete(job.id, *cancel_runs, request),
+            Command::PauseJob { job, request } => self.pause(job.id, request),
+            Command::ResumeJob { job, version, next, .. } => self.resume(job.id, *version, *next),
+            Command::TriggerJob { job, request } => self.trigger(job.id, request),
             Command::Fire { job, version, expect, verdicts, next } => {
                 self.fire(*job, *version, *expect, (verdicts, *next))
             }
+            Command::Disarm { job, version, expect, why } => self.disarm(*job, *version, *expect, why),
             Command::Start { run, attempt, worker, lease_until } => {
                 self.start(*run, *attempt, worker, *lease_until)
             }
@@ -179,11 +135,13 @@ impl Applying<'_> {
                 deleted: false,
                 last: None,
                 decided_until: undecided(),
+                fault: None,
             });
             self.fit_breaker(id);
             return Ok(Outcome::Put { job: id, version: 1, change: Change::Created });
         };
-        if old.spec == *spec {
+        // What could not be evaluated is armed anew by applying it again, once it can be.
+        if old.spec == *spec && old.fault.is_none() {
             return Ok(Outcome::Put { job: old.id, version: old.version, change: Change::Unchanged });
         }
         self.nothing_due(&old)?;
@@ -192,12 +150,14 @@ impl Applying<'_> {
         // Editing a job never fires it, and never loses what its unchanged schedule has armed, or an instant
         // that has come and is only put off by its jitter.
         let has_come = old.pause.is_none() && old.next.is_some_and(|armed| armed.scheduled_at <= now);
-        let armed = if has_come || old.spec.schedules == spec.schedules { old.armed() } else { next };
+        let keeps = old.fault.is_none() && old.spec.schedules == spec.schedules;
+        let armed = if has_come || keeps { old.armed() } else { next };
         not_decided(&old, armed)?;
         match &mut job.pause {
             Some(pause) => pause.armed = armed,
             None => job.next = armed,
         }
+        job.fault = None;
         job.spec = spec.clone();
         job.version += 1;
         job.updated_at = now;
@@ -248,6 +208,7 @@ impl Applying<'_> {
         let mut gone = job.as_ref().clone();
         gone.deleted = true;
         gone.next = None;
+        gone.fault = None;
         gone.updated_at = self.moment.at;
         self.state.put_job(gone);
         if cancel_runs {
@@ -295,6 +256,7 @@ impl Applying<'_> {
         not_decided(&job, next)?;
         let mut resumed = job.as_ref().clone();
         resumed.pause = None;
+        resumed.fault = None;
         resumed.next = next;
         resumed.version += 1;
         self.state.put_job(resumed);

@@ -26,11 +26,11 @@ pub struct Entry {
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
     /// Written by a version that this one does not know.
-    #[error("unknown format version {found}, this version reads up to {known}")]
+    #[error("unknown format version {found}, this version reads {known}")]
     Version {
         /// The version byte found.
         found: u8,
-        /// The newest one known here.
+        /// The one known here.
         known: u8,
     },
     /// Not of the form that the version says.
@@ -48,7 +48,7 @@ pub enum CodecError {
 }
 
 /// Format of entries and runs on disk and wire; the first byte of each.
-const FORMAT: u8 = 1;
+const FORMAT: u8 = 2;
 
 /// MessagePack with structs as arrays, behind a version byte. A field may be added at the end of a
 /// struct with `#[serde(default)]`, for a shorter array reads with the default.
@@ -92,6 +92,17 @@ pub struct Due {
     pub scheduled_at: Timestamp,
 }
 
+/// A job as a client names it, and the incarnation that stood under that name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobRef {
+    /// Its incarnation.
+    pub id: JobId,
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
 /// Who asks, why, and under which id for repeats.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Request {
@@ -125,7 +136,7 @@ pub enum Command {
     /// Deletes a job. Live runs go on unless cancelled; records stay.
     DeleteJob {
         /// Which.
-        job: JobId,
+        job: JobRef,
         /// Cancel its live runs.
         cancel_runs: bool,
         /// Who.
@@ -134,14 +145,14 @@ pub enum Command {
     /// Stops the creation of occurrences.
     PauseJob {
         /// Which.
-        job: JobId,
+        job: JobRef,
         /// Who.
         request: Request,
     },
     /// Lets occurrences be created again.
     ResumeJob {
         /// Which.
-        job: JobId,
+        job: JobRef,
         /// The version that `next` was computed from.
         version: u64,
         /// First occurrence: after the stamp, or after the pause began (`on_resume: catch_up`).
@@ -152,7 +163,7 @@ pub enum Command {
     /// Makes a run by hand.
     TriggerJob {
         /// Which.
-        job: JobId,
+        job: JobRef,
         /// Who.
         request: Request,
     },
@@ -168,6 +179,18 @@ pub enum Command {
         verdicts: Vec<Verdict>,
         /// The occurrence after those.
         next: Option<Due>,
+    },
+    /// The schedule of a job cannot be evaluated by this leader: one record says so, and nothing is armed until
+    /// someone changes the job.
+    Disarm {
+        /// Which.
+        job: JobId,
+        /// The version whose schedule it is.
+        version: u64,
+        /// The armed nominal instant, which must be due.
+        expect: Timestamp,
+        /// What is wrong with the schedule.
+        why: Arc<str>,
     },
     /// Starts an attempt. Once applied, and not before, the order may leave for the worker.
     Start {
@@ -266,6 +289,7 @@ impl Command {
             | Self::ResetBreaker { request, .. } => Some(request),
             Self::Lead { .. }
             | Self::Fire { .. }
+            | Self::Disarm { .. }
             | Self::Start { .. }
             | Self::Complete { .. }
             | Self::Renew { .. }

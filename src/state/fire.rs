@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::apply::{Applying, who};
 use super::command::{Due, Outcome, Rejection, Request, Verdict};
-use super::job::Job;
+use super::job::{Fault, Job};
+use super::limits;
 use super::run::{Cause, JobId, Phase, Reason, Run, RunId, RunState};
 use super::time::Timestamp;
 
@@ -60,6 +61,42 @@ impl Applying<'_> {
             runs.push(run);
         }
         Ok(Outcome::Fired { runs, started })
+    }
+
+    /// Nobody can say when the job is due again: one record for the armed instant, and a job that waits for
+    /// someone to change it.
+    pub(super) fn disarm(
+        &mut self,
+        id: JobId,
+        version: u64,
+        expect: Timestamp,
+        why: &str,
+    ) -> Result<Outcome, Rejection> {
+        let job = self.live_job(id)?;
+        let armed = job.next.filter(|armed| armed.scheduled_at == expect && job.version == version);
+        let armed = armed.ok_or(Rejection::Stale)?;
+        if armed.due_at > self.moment.at {
+            return Err(Rejection::Early);
+        }
+        let mut why = why.to_owned();
+        why.truncate(why.floor_char_boundary(limits::ERROR_BYTES));
+        let mut faulty = job.as_ref().clone();
+        faulty.next = None;
+        faulty.decided_until = expect;
+        faulty.fault = Some(Fault { since: self.moment.at, why: why.clone() });
+        self.state.put_job(faulty);
+        let run = RunId { job: id, at: expect, seq: 0 };
+        let birth = Birth {
+            id: run,
+            cause: Cause::Schedule,
+            due_at: armed.due_at,
+            stands_for: 1,
+            actor: String::new(),
+            detail: String::new(),
+        };
+        let detail = format!("the schedule cannot be evaluated: {why}");
+        self.end(self.born(&job, birth), RunState::Skipped, Some(Reason::Schedule), detail);
+        Ok(Outcome::Fired { runs: vec![run], started: 0 })
     }
 
     /// Never early, in order, beginning with the armed instant, ending before the next.

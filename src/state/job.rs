@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::command::{BreakerKey, Due, Request};
+use super::command::{BreakerKey, Due, JobRef, Request};
 use super::run::{JobId, Reason, Run, RunId, RunState};
 use super::spec::JobSpec;
 use super::time::Timestamp;
@@ -33,6 +33,18 @@ pub struct Job {
     /// The newest nominal instant that is decided; none at or before it is ever armed again.
     #[serde(default = "undecided")]
     pub decided_until: Timestamp,
+    /// Why nothing is armed, when a leader could not evaluate the schedule; a change of the job ends it.
+    #[serde(default)]
+    pub fault: Option<Fault>,
+}
+
+/// A schedule that a leader could not evaluate: its zone is gone, or a newer release wrote it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Since when.
+    pub since: Timestamp,
+    /// What is wrong; at most [`super::limits::ERROR_BYTES`].
+    pub why: String,
 }
 
 /// Nothing is decided yet.
@@ -78,6 +90,13 @@ impl LastRun {
 }
 
 impl Job {
+    /// How a client's command names it.
+    #[must_use]
+    pub fn reference(&self) -> JobRef {
+        let spec = &self.spec;
+        JobRef { id: self.id, namespace: spec.namespace.as_str().into(), name: spec.name.as_str().into() }
+    }
+
     /// The breaker that guards its target.
     #[must_use]
     pub fn breaker(&self) -> BreakerKey {
@@ -96,6 +115,7 @@ impl Job {
     /// Whether its schedule has no further occurrence.
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
-        self.pause.is_none() && self.next.is_none() && !self.spec.schedules.is_empty()
+        let is_enabled = self.pause.is_none() && self.fault.is_none();
+        is_enabled && self.next.is_none() && !self.spec.schedules.is_empty()
     }
 }

@@ -21,8 +21,11 @@ pub const OUTPUTS_PER_RUN: usize = 8;
 pub const RERUNS: u32 = 10;
 /// Attempts that `retry` may ask for.
 pub const ATTEMPTS: u32 = 100;
-/// Results of client operations that are remembered for repeats; the oldest is forgotten.
+/// Outcomes of clients' changes that are remembered for repeats; the oldest is forgotten. A job of an apply
+/// counts as one.
 pub const OPERATIONS: usize = 10_000;
+/// For how long they are remembered at most, in the log's time.
+pub const OPERATION_AGE: Duration = Duration::from_secs(3_600);
 /// Transitions that a breaker remembers; the oldest is forgotten.
 pub const TRANSITIONS: usize = 16;
 /// Changes of leadership that are remembered; the oldest is forgotten.

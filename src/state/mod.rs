@@ -36,12 +36,14 @@ mod command;
 mod fire;
 mod job;
 pub mod limits;
+mod operation;
 pub mod run;
 pub mod schedule;
 mod snapshot;
 pub mod spec;
 pub mod time;
 mod verify;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -50,13 +52,16 @@ use serde::{Deserialize, Serialize};
 
 use breaker::{Breaker, Status, StatusKind};
 pub use command::{
-    BreakerKey, Change, CodecError, Command, Due, Entry, Outcome, Rejection, Request, Verdict,
+    BreakerKey, Change, CodecError, Command, Due, Entry, JobRef, Outcome, Rejection, Request, Verdict,
 };
-pub use job::{Job, LastRun, Pause};
+pub use job::{Fault, Job, LastRun, Pause};
+pub use operation::JobChange;
+use operation::Remembered;
 pub use run::{JobId, RunId};
 use run::{Phase, Run};
 use time::Timestamp;
 pub use verify::Broken;
+pub use waiting::Needs;
 
 /// What an entry did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,12 +97,13 @@ pub struct State {
     runs: OrdMap<RunId, Arc<Run>>,
     breakers: OrdMap<BreakerKey, Arc<Breaker>>,
     leases: OrdMap<Arc<str>, Timestamp>,
-    operations: OrdMap<Arc<str>, Outcome>,
+    operations: OrdMap<Arc<str>, Remembered>,
     operations_by_age: OrdMap<u64, Arc<str>>,
     // Derived from the above.
     names: OrdMap<(Arc<str>, Arc<str>), JobId>,
     due: OrdSet<(Timestamp, JobId)>,
-    waiting: OrdSet<(Arc<str>, Timestamp, RunId)>,
+    faulty: OrdSet<JobId>,
+    waiting: OrdSet<(Needs, Timestamp, RunId)>,
     held: OrdSet<(BreakerKey, RunId)>,
     deadlines: OrdSet<(Timestamp, RunId)>,
     carried: OrdSet<(Arc<str>, RunId)>,
@@ -206,18 +212,10 @@ impl State {
         self.due.len()
     }
 
-    /// Runs of a queue that wait for a worker, the earliest due first.
-    pub fn waiting_in<'a>(&'a self, queue: &'a Arc<str>) -> impl Iterator<Item = RunId> + 'a {
-        let lowest = RunId { job: JobId(0), at: Timestamp::MIN, seq: 0 };
-        self.waiting
-            .range((queue.clone(), Timestamp::MIN, lowest)..)
-            .take_while(move |(of, _, _)| of == queue)
-            .map(|(_, _, run)| *run)
-    }
-
-    /// Runs that wait for a worker, with their queues, in the order of the queues' names.
-    pub fn waiting(&self) -> impl Iterator<Item = (&Arc<str>, RunId)> {
-        self.waiting.iter().map(|(queue, _, run)| (queue, *run))
+    /// How many jobs have nothing armed because a leader could not evaluate their schedule.
+    #[must_use]
+    pub fn faulty_count(&self) -> usize {
+        self.faulty.len()
     }
 
     /// Runs that wait behind a breaker, oldest job first.
@@ -292,9 +290,14 @@ impl State {
     }
 
     fn put_job(&mut self, job: Job) {
-        self.unindex_job(job.id);
+        let id = job.id;
+        let is_edit = self.jobs.get(&id).is_some_and(|old| !Arc::ptr_eq(&old.spec, &job.spec));
+        let waiting = if is_edit { self.waiting_of(id) } else { Vec::new() };
+        waiting.iter().for_each(|run| self.wait_no_more(run));
+        self.unindex_job(id);
         self.index_job(&job);
-        self.jobs.insert(job.id, Arc::new(job));
+        self.jobs.insert(id, Arc::new(job));
+        waiting.iter().for_each(|run| self.wait(run));
     }
 
     fn remove_job(&mut self, id: JobId) {
@@ -306,6 +309,9 @@ impl State {
     fn index_job(&mut self, job: &Job) {
         if let Some(next) = job.next {
             self.due.insert((next.due_at, job.id));
+        }
+        if job.fault.is_some() {
+            self.faulty.insert(job.id);
         }
         if !job.deleted {
             self.names.insert((job.spec.namespace.as_str().into(), job.spec.name.as_str().into()), job.id);
@@ -320,6 +326,7 @@ impl State {
         if let Some(next) = job.next {
             self.due.remove(&(next.due_at, id));
         }
+        self.faulty.remove(&id);
         if !job.deleted {
             self.names.remove(&(job.spec.namespace.as_str().into(), job.spec.name.as_str().into()));
         }
@@ -342,9 +349,7 @@ impl State {
 
     fn index_run(&mut self, run: &Run) {
         match run.phase {
-            Phase::Waiting => {
-                self.waiting.insert((run.queue.clone(), run.due_at, run.id));
-            }
+            Phase::Waiting => self.wait(run),
             Phase::Held => {
                 self.held.insert((run.breaker.clone(), run.id));
             }
@@ -367,9 +372,7 @@ impl State {
 
     fn unindex_run(&mut self, run: &Run) {
         match run.phase {
-            Phase::Waiting => {
-                self.waiting.remove(&(run.queue.clone(), run.due_at, run.id));
-            }
+            Phase::Waiting => self.wait_no_more(run),
             Phase::Held => {
                 self.held.remove(&(run.breaker.clone(), run.id));
             }

@@ -125,6 +125,8 @@ pub enum Reason {
     Cancelled,
     /// A limit of the cluster was reached.
     Limit,
+    /// The leader could not evaluate the schedule.
+    Schedule,
     /// Pending: waits for a worker with room.
     Worker,
     /// Pending: waits for its next attempt.
@@ -148,6 +150,7 @@ impl Reason {
             Self::Error => "error",
             Self::Cancelled => "cancelled",
             Self::Limit => "limit",
+            Self::Schedule => "schedule",
             Self::Worker => "worker",
             Self::Backoff => "backoff",
         }

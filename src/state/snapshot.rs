@@ -8,8 +8,9 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use super::breaker::Breaker;
-use super::command::{BreakerKey, CodecError, Outcome, decode, encode};
+use super::command::{BreakerKey, CodecError, decode, encode};
 use super::job::Job;
+use super::operation::Remembered;
 use super::run::Run;
 use super::time::Timestamp;
 use super::{Leadership, State};
@@ -52,8 +53,8 @@ impl State {
             item(out, LEASE, &encode(&(worker.as_ref(), until)))?;
         }
         for (number, key) in &self.operations_by_age {
-            if let Some(outcome) = self.operations.get(key) {
-                item(out, OPERATION, &encode(&(number, key.as_ref(), outcome)))?;
+            if let Some(remembered) = self.operations.get(key) {
+                item(out, OPERATION, &encode(&(number, key.as_ref(), remembered)))?;
             }
         }
         item(out, END, &[])
@@ -106,10 +107,8 @@ impl State {
                 self.leases.insert(worker.into(), until);
             }
             OPERATION => {
-                let (number, key, outcome): (u64, String, Outcome) = decode(bytes)?;
-                let key: Arc<str> = key.into();
-                self.operations.insert(key.clone(), outcome);
-                self.operations_by_age.insert(number, key);
+                let (number, key, remembered): (u64, String, Remembered) = decode(bytes)?;
+                self.remember(number, key.into(), remembered);
             }
             other => return Err(CodecError::Section(other)),
         }

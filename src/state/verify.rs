@@ -31,7 +31,7 @@ pub enum Broken {
     /// An armed instant that is decided already.
     #[error("job {} is armed at an instant that is decided", .0.0)]
     ArmedTwice(JobId),
-    /// A paused or deleted job that is armed, or a deleted one that nothing needs.
+    /// A paused, faulty or deleted job that is armed, or a deleted one that nothing needs.
     #[error("job {} is armed or kept without a reason", .0.0)]
     Idle(JobId),
     /// A lease without an attempt, or attempts without a lease.
@@ -69,6 +69,7 @@ impl State {
         let sets = [
             ("names", self.names == anew.names),
             ("due", self.due == anew.due),
+            ("faulty", self.faulty == anew.faulty),
             ("waiting", self.waiting == anew.waiting),
             ("held", self.held == anew.held),
             ("deadlines", self.deadlines == anew.deadlines),
@@ -120,7 +121,8 @@ impl State {
         if job.armed().is_some_and(|armed| armed.scheduled_at <= job.decided_until) {
             return Err(Broken::ArmedTwice(id));
         }
-        let armed = job.next.is_some() && (job.pause.is_some() || job.deleted);
+        let must_rest = job.pause.is_some() || job.deleted || job.fault.is_some();
+        let armed = job.next.is_some() && must_rest;
         let needless = job.deleted && self.runs_of(id).next().is_none();
         if armed || needless { Err(Broken::Idle(id)) } else { Ok(()) }
     }

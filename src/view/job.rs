@@ -23,6 +23,8 @@ pub fn to_pb(state: &State, log: &RunLog, job: &Job) -> Result<pb::Job, HistoryE
     };
     let job_state = if job.pause.is_some() {
         pb::JobState::Paused
+    } else if job.fault.is_some() {
+        pb::JobState::Faulty
     } else if job.is_exhausted() {
         pb::JobState::Exhausted
     } else {
@@ -45,6 +47,8 @@ pub fn to_pb(state: &State, log: &RunLog, job: &Job) -> Result<pb::Job, HistoryE
         live_runs: state.runs_of(job.id).take(LIVE_RUNS).map(|run| run.id.to_string()).collect(),
         breaker: breaker::of_job(state, job),
         last_run,
+        fault: job.fault.as_ref().map(|fault| fault.why.clone()).unwrap_or_default(),
+        faulty_since: job.fault.as_ref().map(|fault| instant(fault.since)),
     })
 }
 

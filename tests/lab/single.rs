@@ -106,7 +106,6 @@ impl Single {
             self.leader?;
             let now = self.now();
             let plan = plan(&self.state, &mut self.sessions(), &InFlight::default(), now, &mut self.rules);
-            assert!(plan.faulty.is_empty(), "a schedule cannot be evaluated: {:?}", plan.faulty);
             if plan.commands.is_empty() {
                 return plan.wake_at;
             }
@@ -244,16 +243,17 @@ impl Single {
         match command {
             Command::Lead { node, term } => format!("lead n{node} term {term}"),
             Command::PutJob { spec, .. } => format!("put {}", spec.name),
-            Command::DeleteJob { job, .. } => format!("delete {}", self.names.label(*job)),
-            Command::PauseJob { job, .. } => format!("pause {}", self.names.label(*job)),
+            Command::DeleteJob { job, .. } => format!("delete {}", self.names.label(job.id)),
+            Command::PauseJob { job, .. } => format!("pause {}", self.names.label(job.id)),
             Command::ResumeJob { job, next, .. } => {
-                format!("resume {}, next {}", self.names.label(*job), names::due(*next))
+                format!("resume {}, next {}", self.names.label(job.id), names::due(*next))
             }
-            Command::TriggerJob { job, .. } => format!("trigger {}", self.names.label(*job)),
+            Command::TriggerJob { job, .. } => format!("trigger {}", self.names.label(job.id)),
             Command::Fire { job, verdicts, next, .. } => {
                 let told: Vec<String> = verdicts.iter().map(verdict).collect();
                 format!("fire {} [{}] next {}", self.names.label(*job), told.join(", "), names::due(*next))
             }
+            Command::Disarm { job, why, .. } => format!("disarm {}: {why}", self.names.label(*job)),
             Command::Start { run: id, attempt, worker, .. } => {
                 format!("start {} #{attempt} on {worker}", run(*id))
             }

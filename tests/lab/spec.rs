@@ -149,6 +149,7 @@ pub(crate) fn set(spec: &mut JobSpec, key: &str, value: &str) -> Result<(), Stri
             let jitter = span(value)?;
             spec.schedules.iter_mut().for_each(|schedule| schedule.jitter = jitter);
         }
+        "timezone" => spec.schedules.iter_mut().for_each(|schedule| value.clone_into(&mut schedule.timezone)),
         "end_at" => {
             let end_at = Some(instant(value)?);
             spec.schedules.iter_mut().for_each(|schedule| schedule.end_at = end_at);

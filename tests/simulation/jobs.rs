@@ -79,16 +79,16 @@ pub(crate) fn client(state: &State, wall: Timestamp, chance: &mut Chance) -> Opt
             let next = next(&spec, now);
             Command::PutJob { spec: Arc::new(spec), next, request }
         }
-        2 => Command::DeleteJob { job: job.id, cancel_runs: chance.one_in(2), request },
-        3 => Command::PauseJob { job: job.id, request },
+        2 => Command::DeleteJob { job: job.reference(), cancel_runs: chance.one_in(2), request },
+        3 => Command::PauseJob { job: job.reference(), request },
         4 | 5 => {
             let next = match job.spec.on_resume {
                 OnResume::CatchUp => job.armed(),
                 OnResume::Skip => next(&job.spec, now),
             };
-            Command::ResumeJob { job: job.id, version: job.version, next, request }
+            Command::ResumeJob { job: job.reference(), version: job.version, next, request }
         }
-        6 | 7 => Command::TriggerJob { job: job.id, request },
+        6 | 7 => Command::TriggerJob { job: job.reference(), request },
         8 | 9 => Command::CancelRun { run: run?, request },
         10 => Command::TripBreaker { breaker: job.breaker(), open_for: None, request },
         _ => Command::ResetBreaker { breaker: job.breaker(), request },
@@ -96,6 +96,6 @@ pub(crate) fn client(state: &State, wall: Timestamp, chance: &mut Chance) -> Opt
 }
 
 pub(crate) fn delete_all(state: &State) -> Vec<Command> {
-    let delete = |id| Command::DeleteJob { job: id, cancel_runs: false, request: Request::default() };
-    state.jobs_after(None).map(|job| delete(job.id)).collect()
+    let delete = |job| Command::DeleteJob { job, cancel_runs: false, request: Request::default() };
+    state.jobs_after(None).map(|job| delete(job.reference())).collect()
 }

@@ -62,9 +62,10 @@ fn foreseen(state: &State, wanted: &Wanted, now: Timestamp) -> pb::AppliedJob {
     let armed = || arm(spec, &wanted.set, now);
     let (change, version, next) = match existing {
         None => (Change::Created, 1, armed()),
-        Some(job) if job.spec == *spec => (Change::Unchanged, job.version, job.next),
+        Some(job) if job.spec == *spec && job.fault.is_none() => (Change::Unchanged, job.version, job.next),
         Some(job) => {
-            let next = if job.spec.schedules == spec.schedules { job.armed() } else { armed() };
+            let keeps = job.fault.is_none() && job.spec.schedules == spec.schedules;
+            let next = if keeps { job.armed() } else { armed() };
             (Change::Updated, job.version + 1, next.filter(|_| job.pause.is_none()))
         }
     };

@@ -259,3 +259,21 @@ async fn proposals_are_bounded_in_size_and_number() {
     })
     .await;
 }
+
+// On one thread nothing is answered between two submissions, however fast the machine is.
+#[tokio::test]
+async fn a_flood_of_changes_leaves_room_for_the_leaders_own() {
+    let root = TempDir::new().unwrap();
+    let mut places = places(root.path(), 1, &harness::timing()).await;
+    let node = places[0].start().await;
+    leader_of(&[&node.raft]).await;
+    let term = node.raft.status().term;
+    let mut fat = entry(1);
+    let worker: std::sync::Arc<str> = "w".repeat(crate::raft::ENTRY_BYTES_MAX / 2).into();
+    fat.commands = vec![crate::state::Command::Renew { worker, lease_until: fat.at }];
+    let flood: Vec<_> = (0..200).map(|_| node.raft.submit(None, fat.clone())).collect();
+    let own = node.raft.submit(Some(term), fat);
+    let flood = timeout(PATIENCE, join_all(flood)).await.unwrap();
+    assert!(flood.iter().any(|answer| matches!(answer, Err(ProposeError::Overloaded))));
+    own.await.unwrap();
+}

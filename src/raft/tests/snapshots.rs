@@ -24,6 +24,7 @@ async fn finish_runs(leader: &Raft, count: u64) {
     let put = leader.propose(None, Entry { at, commands: vec![put] }).await.unwrap();
     let Outcome::Put { job, .. } = put.applied.outcomes[0] else { panic!("{:?}", put.applied) };
     for _ in 0..count {
+        let job = leader.state().job(job).unwrap().reference();
         let trigger = Command::TriggerJob { job, request: Request::default() };
         let made = leader.propose(None, Entry { at, commands: vec![trigger] }).await.unwrap();
         let Outcome::Triggered { run } = made.applied.outcomes[0] else { panic!("{:?}", made.applied) };

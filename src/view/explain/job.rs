@@ -106,6 +106,11 @@ impl Explaining<'_> {
         if let Some(next) = self.next(job) {
             return Ok(next);
         }
+        if let Some(fault) = &job.fault {
+            facts.add("apply the job again with a schedule that this release can read, or upgrade the nodes");
+            let (since, why) = (fault.since, words::because(&fault.why));
+            return Ok(format!("nothing is armed since {since}, for its schedule cannot be evaluated{why}"));
+        }
         if job.spec.schedules.is_empty() {
             return Ok("the job has no schedule: it runs when it is triggered".to_owned());
         }

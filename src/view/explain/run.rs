@@ -125,6 +125,7 @@ impl Explaining<'_> {
                     Some(Reason::BreakerOpen) => "its breaker was open",
                     Some(Reason::Expired) => "it had not started in time (start_within)",
                     Some(Reason::Superseded) => "a newer run took its place (overlap: replace)",
+                    Some(Reason::Schedule) => "its schedule could not be evaluated",
                     Some(Reason::Limit) => "a limit of the cluster was reached",
                     Some(_) | None => why,
                 };

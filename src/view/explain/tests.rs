@@ -42,6 +42,7 @@ fn explain_job(scene: &Scene, name: &str, instant: Option<&str>) -> String {
 async fn paused_job_says_by_whom_and_why() {
     let mut scene = Scene::new();
     let job = scene.put(minutely("a")).await;
+    let job = scene.state.job(job).unwrap().reference();
     let pause = Command::PauseJob { job, request: request("ada", "moving the disk") };
     scene.now("09:59:40").apply(pause).await;
     scene.now("10:01:30").apply(Command::Lead { node: 1, term: 1 }).await;

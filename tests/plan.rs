@@ -1,0 +1,140 @@
+//! The plan over states that are too large for a script: what it sees, and what it costs.
+
+#[path = "lab/mod.rs"]
+mod lab;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chronarch::scheduler::plan::{CLASSES, COMMANDS, InFlight, Plan, Rules, Session, Sessions, plan};
+use chronarch::state::run::JobId;
+use chronarch::state::spec::JobSpec;
+use chronarch::state::time::Timestamp;
+use chronarch::state::{Command, Entry, Outcome, Request, State};
+use lab::single::{LEASE, session};
+use lab::spec::MIDNIGHT;
+
+fn at(seconds: u64) -> Timestamp {
+    Timestamp::from_millis(MIDNIGHT).plus(Duration::from_secs(seconds))
+}
+
+/// A state with entries applied, each under the next index.
+#[derive(Default)]
+struct Log {
+    state: State,
+    index: u64,
+}
+
+impl Log {
+    fn apply(&mut self, at: Timestamp, commands: Vec<Command>) -> Vec<Outcome> {
+        self.index += 1;
+        let applied = self.state.apply(self.index, &Entry { at, commands });
+        assert!(
+            !applied.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Rejected(_))),
+            "{:?}",
+            applied.outcomes.first()
+        );
+        applied.outcomes
+    }
+
+    fn put(&mut self, specs: Vec<JobSpec>) -> Vec<JobId> {
+        let mut jobs = Vec::new();
+        for specs in specs.chunks(COMMANDS) {
+            let put = |spec: &JobSpec| Command::PutJob {
+                spec: Arc::new(spec.clone()),
+                next: None,
+                request: Request::default(),
+            };
+            let outcomes = self.apply(at(0), specs.iter().map(put).collect());
+            jobs.extend(outcomes.into_iter().filter_map(|outcome| match outcome {
+                Outcome::Put { job, .. } => Some(job),
+                _ => None,
+            }));
+        }
+        jobs
+    }
+
+    /// Makes a run of each job that waits for a worker.
+    fn trigger(&mut self, when: Timestamp, jobs: &[JobId]) {
+        for jobs in jobs.chunks(COMMANDS) {
+            let state = self.state.clone();
+            let named = |job: &JobId| state.job(*job).expect("a job").reference();
+            let trigger = |job| Command::TriggerJob { job: named(job), request: Request::default() };
+            self.apply(when, jobs.iter().map(trigger).collect());
+        }
+    }
+
+    fn plan(&self, workers: &[Session], now: Timestamp, rules: &mut Rules) -> Plan {
+        let mut sessions = Sessions { open: workers.to_vec(), lease: LEASE, ..Sessions::default() };
+        plan(&self.state, &mut sessions, &InFlight::default(), now, rules)
+    }
+}
+
+fn worker(name: &str, free: u32) -> Session {
+    Session { free, ..session(name, "default", "exec") }
+}
+
+fn starts(plan: &Plan) -> Vec<JobId> {
+    let start = |command: &Command| match command {
+        Command::Start { run, .. } => Some(run.job),
+        _ => None,
+    };
+    plan.commands.iter().filter_map(start).collect()
+}
+
+fn demanding(place: usize, value: &str) -> JobSpec {
+    let mut spec = lab::spec::job(&format!("demanding-{place}"));
+    spec.requires.insert("zone".to_owned(), value.to_owned());
+    spec
+}
+
+#[test]
+fn runs_that_no_worker_may_take_hide_none_behind_them() {
+    let mut log = Log::default();
+    let stuck = log.put((0..10_001).map(|place| demanding(place, "moon")).collect());
+    let free = log.put(vec![lab::spec::job("free")]);
+    log.trigger(at(1), &stuck);
+    log.trigger(at(2), &free);
+    let plan = log.plan(&[worker("w1", 4)], at(3), &mut Rules::default());
+    assert_eq!(starts(&plan), free);
+}
+
+#[test]
+fn what_a_run_needs_follows_an_edit_of_its_job() {
+    let mut log = Log::default();
+    let jobs = log.put(vec![demanding(0, "moon")]);
+    log.trigger(at(1), &jobs);
+    assert_eq!(starts(&log.plan(&[worker("w1", 1)], at(2), &mut Rules::default())), []);
+    let spec = Arc::new(lab::spec::job("demanding-0"));
+    log.apply(at(2), vec![Command::PutJob { spec, next: None, request: Request::default() }]);
+    assert_eq!(log.state.verify(), Ok(()));
+    assert_eq!(starts(&log.plan(&[worker("w1", 1)], at(3), &mut Rules::default())), jobs);
+}
+
+#[test]
+fn among_runs_of_different_needs_the_oldest_goes_first() {
+    let mut log = Log::default();
+    let jobs = log.put(vec![demanding(0, "eu"), lab::spec::job("any"), demanding(1, "eu")]);
+    for (second, job) in jobs.iter().enumerate() {
+        log.trigger(at(1 + second as u64), &[*job]);
+    }
+    let mut able = worker("w1", 2);
+    able.labels.insert("zone".to_owned(), "eu".to_owned());
+    assert_eq!(starts(&log.plan(&[able], at(9), &mut Rules::default())), jobs[..2]);
+}
+
+/// More kinds of needs than one plan looks at: the next plan goes on where this one stopped.
+#[test]
+fn a_plan_looks_at_so_many_needs_and_the_next_goes_on_there() {
+    let mut log = Log::default();
+    let stuck = log.put((0..CLASSES + 1).map(|place| demanding(place, &format!("a{place:06}"))).collect());
+    let last = log.put(vec![demanding(CLASSES + 1, "eu")]);
+    log.trigger(at(1), &stuck);
+    log.trigger(at(2), &last);
+    let mut able = worker("w1", 1);
+    able.labels.insert("zone".to_owned(), "eu".to_owned());
+    let mut rules = Rules::default();
+    let first = log.plan(&[able.clone()], at(3), &mut rules);
+    assert_eq!((starts(&first), first.wake_at.is_some_and(|wake| wake < at(4))), (vec![], true));
+    assert_eq!(starts(&log.plan(&[able], at(3), &mut rules)), last);
+}
