@@ -16,6 +16,8 @@ pub const REQUESTS_PER_CONNECTION: usize = 256;
 pub const WATCHES: usize = 4_096;
 /// Jobs in one `ApplyJobs`.
 pub const JOBS_PER_REQUEST: usize = 10_000;
+/// Bytes of the changes that a dry run lists.
+pub const CHANGES_BYTES: usize = 32 << 20;
 /// Commands in one proposed entry: far below the state's own limit, so that no entry delays a heartbeat.
 pub const COMMANDS_PER_ENTRY: usize = 500;
 /// Encoded bytes of the specs in one proposed entry.

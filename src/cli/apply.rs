@@ -1,4 +1,4 @@
-//! `job apply`: job files to the cluster, with answers in terms of the files.
+//! `job apply` and `job diff`: job files to the cluster, with answers in terms of the files.
 
 use std::fs;
 use std::io::{self, Read};
@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::args::IdentityFlags;
+use super::args::{IdentityFlags, Output};
 use super::printer::Printer;
 use super::{Context, Failure, tables};
 use crate::client::Error;
 use crate::client::job_file::{self, BYTES_MAX, Document, Format};
-use crate::pb::v1::ApplyJobsRequest;
+use crate::pb::v1::{ApplyJobsRequest, ApplyJobsResponse};
 
 /// Files of one command at most, those in folders included.
 const FILES_MAX: usize = 10_000;
@@ -25,14 +25,34 @@ Examples:
   generate-jobs | chronarch job apply -f -     from standard input
   chronarch -n staging job apply -f jobs.yaml  for jobs that name no namespace";
 
-/// Arguments of `job apply`.
+const DIFF_EXAMPLES: &str = "\
+Examples:
+  chronarch job diff -f jobs/
+  chronarch job diff -f jobs.yaml -o json | jq '.results[] | select(.change != \"unchanged\")'";
+
+/// Which files.
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
-pub(super) struct ApplyArgs {
+struct FileFlags {
     /// Job files: YAML with one or several documents, JSON, or TOML, told by the file's ending; a
     /// folder stands for the job files in it, `-` for standard input
     #[arg(short, long = "file", value_name = "FILE", required = true, num_args = 1..)]
     files: Vec<PathBuf>,
+}
+
+/// Arguments of `job diff`.
+#[derive(Debug, Args)]
+#[command(after_long_help = DIFF_EXAMPLES)]
+pub(super) struct DiffArgs {
+    #[command(flatten)]
+    files: FileFlags,
+}
+
+/// Arguments of `job apply`.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct ApplyArgs {
+    #[command(flatten)]
+    files: FileFlags,
     /// Let the cluster check the jobs and say what would change, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -45,20 +65,44 @@ pub(super) async fn carry_out(
     context: &Context,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let documents = read_all(&args.files, &context.global.namespace)?;
     let request = ApplyJobsRequest {
-        jobs: documents.iter().map(|document| document.spec.clone()).collect(),
         dry_run: args.dry_run,
         actor: args.identity.actor(),
         operation_id: args.identity.operation_id,
+        ..ApplyJobsRequest::default()
     };
-    let answer = context.client()?.apply_jobs(request).await;
-    let answer = answer.map_err(|error| in_terms_of_files(error, &documents))?;
+    let answer = ask(&args.files, request, context).await?;
     printer.list(&answer, &answer.results, |_| tables::applied(&answer.results))?;
     if args.dry_run {
         printer.note("dry run: nothing was written");
     }
     Ok(())
+}
+
+/// Says what `apply` would do, and changes nothing.
+pub(super) async fn diff(args: DiffArgs, context: &Context, printer: &mut Printer) -> Result<(), Failure> {
+    let request = ApplyJobsRequest { dry_run: true, ..ApplyJobsRequest::default() };
+    let answer = ask(&args.files, request, context).await?;
+    match printer.output() {
+        Output::Table | Output::Wide => {
+            tables::differences(&answer.results).iter().try_for_each(|line| printer.line(line))
+        }
+        Output::Json | Output::Jsonl | Output::Yaml => {
+            printer.list(&answer, &answer.results, |_| tables::applied(&answer.results))
+        }
+    }
+}
+
+/// Puts the jobs of the files into a request and sends it.
+async fn ask(
+    FileFlags { files }: &FileFlags,
+    mut request: ApplyJobsRequest,
+    context: &Context,
+) -> Result<ApplyJobsResponse, Failure> {
+    let documents = read_all(files, &context.global.namespace)?;
+    request.jobs = documents.iter().map(|document| document.spec.clone()).collect();
+    let answer = context.client()?.apply_jobs(request).await;
+    answer.map_err(|error| in_terms_of_files(error, &documents))
 }
 
 /// Reads the files and gives jobs without a namespace that of the command line.

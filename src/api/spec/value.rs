@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::super::limits;
 use super::super::problem::Problems;
+use crate::pb::path::keyed;
 use crate::state::time::Timestamp;
 
 /// A span as people write it: `1h 30m`, `1000d` with its unit.
@@ -169,11 +170,4 @@ pub(in crate::api) fn most(path: &str, what: &str, found: usize, limit: usize, p
     if found > limit {
         problems.add(path, format!("{found} {what} are too many, at most {limit} are allowed"));
     }
-}
-
-/// The path of an entry of a map; a key of any length and kind stays readable.
-pub(in crate::api) fn keyed(path: &str, key: &str) -> String {
-    let short: String = key.chars().take(limits::LABEL_KEY_BYTES + 1).collect();
-    let plain = !short.is_empty() && short.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
-    if plain { format!("{path}.{short}") } else { format!("{path}[{short:?}]") }
 }
