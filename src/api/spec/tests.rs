@@ -91,6 +91,33 @@ fn zero_that_was_written_is_not_the_default() {
 }
 
 #[test]
+fn zero_is_refused_where_nothing_could_ever_run() {
+    let mut spec = http("job");
+    let (zero, none) = (Some(0), Some(0.0));
+    spec.retry = Some(pb::Retry { max_attempts: zero, multiplier: none, ..Default::default() });
+    spec.catch_up = Some(pb::CatchUp { max: zero, ..Default::default() });
+    spec.overlap = Some(pb::Overlap { limit: zero, max_parallel: zero, ..Default::default() });
+    spec.breaker = Some(pb::BreakerPolicy { minimum_attempts: zero, probes: zero, ..Default::default() });
+    spec.retention = Some(pb::Retention { runs: zero, age: None });
+    let problems = from_pb(&spec).expect_err("eight problems");
+    let told: Vec<String> = problems.list().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "retry.max_attempts: 0 is out of range, expected 1 to 100",
+            "retry.multiplier: 0 is out of range, expected 1 to 100",
+            "catch_up.max: 0 is out of range, expected 1 to 10000",
+            "overlap.limit: 0 is out of range, expected 1 to 1000",
+            "overlap.max_parallel: 0 is out of range, expected 1 to 1000",
+            "breaker.minimum_attempts: 0 is out of range, expected 1 to 1000000",
+            "breaker.probes: 0 is out of range, expected 1 to 100",
+            "retention.runs: 0 is out of range, expected 1 to 100000",
+        ]
+    );
+    assert_eq!(problems.hint(), Some("leave the key out for its default, 1"));
+}
+
+#[test]
 fn a_definition_survives_the_way_out_and_in_again() {
     let mut spec = http("full.job-1_x");
     spec.namespace = "ops".to_owned();
@@ -120,8 +147,8 @@ fn a_definition_survives_the_way_out_and_in_again() {
     spec.start_within = span(900, 0);
     let on = ["failed", "timeout", "lost", "exit:75", "http:429", "http:5xx"];
     spec.retry = Some(pb::Retry {
-        max_attempts: 100,
-        multiplier: 1.5,
+        max_attempts: Some(100),
+        multiplier: Some(1.5),
         max: span(7_200, 0),
         initial: span(0, 0),
         jitter: Some(1.0),
@@ -129,9 +156,9 @@ fn a_definition_survives_the_way_out_and_in_again() {
     });
     spec.overlap = Some(pb::Overlap {
         policy: pb::OverlapPolicy::Queue.into(),
-        limit: 1_000,
+        limit: Some(1_000),
         keep: pb::Keep::Oldest.into(),
-        max_parallel: 2,
+        max_parallel: Some(2),
     });
     spec.breaker = Some(pb::BreakerPolicy {
         name: "feed".to_owned(),
@@ -210,7 +237,7 @@ fn each_field_is_refused_under_its_own_path() {
         ),
         (|s| s.on_lost = 9, "on_lost: unknown value 9; the client is newer than this node"),
         (
-            |s| s.retry = Some(pb::Retry { max_attempts: 101, ..Default::default() }),
+            |s| s.retry = Some(pb::Retry { max_attempts: Some(101), ..Default::default() }),
             "retry.max_attempts: 101 is out of range, expected 1 to 100",
         ),
         (
@@ -218,7 +245,7 @@ fn each_field_is_refused_under_its_own_path() {
             "retry.jitter: NaN is out of range, expected 0 to 1",
         ),
         (
-            |s| s.retry = Some(pb::Retry { multiplier: f64::INFINITY, ..Default::default() }),
+            |s| s.retry = Some(pb::Retry { multiplier: Some(f64::INFINITY), ..Default::default() }),
             "retry.multiplier: inf is out of range, expected 1 to 100",
         ),
         (
@@ -233,11 +260,11 @@ fn each_field_is_refused_under_its_own_path() {
             "retry.max: is shorter than retry.initial (2s)",
         ),
         (
-            |s| s.catch_up = Some(pb::CatchUp { max: 10_001, ..Default::default() }),
+            |s| s.catch_up = Some(pb::CatchUp { max: Some(10_001), ..Default::default() }),
             "catch_up.max: 10001 is out of range, expected 1 to 10000",
         ),
         (
-            |s| s.overlap = Some(pb::Overlap { max_parallel: 1_001, ..Default::default() }),
+            |s| s.overlap = Some(pb::Overlap { max_parallel: Some(1_001), ..Default::default() }),
             "overlap.max_parallel: 1001 is out of range, expected 1 to 1000",
         ),
         (
@@ -249,7 +276,7 @@ fn each_field_is_refused_under_its_own_path() {
             "breaker.name: ':' is not allowed, only a-z, 0-9, `.`, `_` and `-` are",
         ),
         (
-            |s| s.retention = Some(pb::Retention { runs: 100_001, age: None }),
+            |s| s.retention = Some(pb::Retention { runs: Some(100_001), age: None }),
             "retention.runs: 100001 is out of range, expected 1 to 100000",
         ),
         (
@@ -342,7 +369,7 @@ proptest::proptest! {
         spec.timeout = any;
         spec.on_resume = word;
         spec.start_within = any;
-        spec.retry = Some(pb::Retry { max_attempts: count, initial: any, multiplier: ratio, max: any,
+        spec.retry = Some(pb::Retry { max_attempts: Some(count), initial: any, multiplier: Some(ratio), max: any,
             jitter: Some(ratio), on: vec![format!("exit:{word}"), format!("http:{count}")] });
         spec.breaker = Some(pb::BreakerPolicy { consecutive_failures: Some(count), failure_rate: ratio,
             window: any, open_for: any, ..Default::default() });

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::super::limits;
-use super::super::problem::Problems;
+use super::super::problem::{Problem, Problems};
 use crate::pb::path::keyed;
 use crate::state::time::Timestamp;
 
@@ -77,18 +77,23 @@ pub(in crate::api) fn word<E: TryFrom<i32>>(path: &str, number: i32, problems: &
     value
 }
 
-/// A number within its range; 0 stands for the default.
+/// A number within its range; 0 is a number like any other and not the default.
 pub(in crate::api) fn count(
     path: &str,
-    value: u32,
+    value: Option<u32>,
     default: u32,
     range: RangeInclusive<u32>,
     problems: &mut Problems,
 ) -> u32 {
-    if value == 0 {
-        return default;
+    let value = value.unwrap_or(default);
+    if value == 0 && !range.contains(&0) {
+        let (from, to) = (range.start(), range.end());
+        let reason = format!("{value} is out of range, expected {from} to {to}");
+        let hint = Some(format!("leave the key out for its default, {default}"));
+        problems.push(Problem { path: path.to_owned(), reason, hint });
+    } else {
+        within(path, value, &range, problems);
     }
-    within(path, value, &range, problems);
     value
 }
 

@@ -72,7 +72,16 @@ fn the_three_formats_say_the_same() {
     assert_eq!(spec.labels["code"], "007");
     assert_eq!(spec.timeout, Some(prost_types::Duration { seconds: 1_800, nanos: 0 }));
     assert_eq!(spec.catch_up.map(|catch_up| catch_up.runs), Some(2));
-    assert_eq!(spec.retry.as_ref().map(|retry| retry.multiplier), Some(1.5));
+    assert_eq!(spec.retry.as_ref().and_then(|retry| retry.multiplier), Some(1.5));
+}
+
+#[test]
+fn a_zero_that_is_written_is_not_a_key_that_is_left_out() {
+    let text = "name: a\noverlap: {limit: 0}\nretention: {age: 1d}\nbreaker: {probes: 0}\n";
+    let spec = &specs("a.yaml", text)[0];
+    assert_eq!(spec.overlap.map(|overlap| (overlap.limit, overlap.max_parallel)), Some((Some(0), None)));
+    assert_eq!(spec.retention.map(|retention| retention.runs), Some(None));
+    assert_eq!(spec.breaker.as_ref().map(|breaker| breaker.probes), Some(Some(0)));
 }
 
 #[test]
