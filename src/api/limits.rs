@@ -30,6 +30,9 @@ pub const PAGE: (u32, u32) = (100, 1_000);
 pub const OCCURRENCES: (u32, u32) = (10, 1_000);
 /// Problems that a refusal lists; of further ones only the number is told.
 pub const PROBLEMS: usize = 100;
+/// Bytes of a refusal on the wire, before which its list of problems ends: a status travels in headers,
+/// of which clients take 8 to 16 KiB.
+pub const REFUSAL_BYTES: usize = 7 << 10;
 
 /// How long a write waits for a leader, and for an occurrence to be decided that must come first.
 pub const LEADER_WAIT: Duration = Duration::from_secs(2);

@@ -39,7 +39,7 @@ fn check(jobs: &[pb::JobSpec]) -> Result<Vec<Wanted>, Status> {
     let mut wanted = Vec::with_capacity(jobs.len());
     let mut places: HashMap<(String, String), usize> = HashMap::new();
     for (place, job) in jobs.iter().enumerate() {
-        let path = if jobs.len() == 1 { String::new() } else { format!("jobs[{place}]") };
+        let path = format!("jobs[{place}]");
         match spec::from_pb(job) {
             Ok(read) => {
                 let name = (read.namespace.clone(), read.name.clone());

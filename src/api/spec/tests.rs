@@ -114,7 +114,7 @@ fn zero_is_refused_where_nothing_could_ever_run() {
             "retention.runs: 0 is out of range, expected 1 to 100000",
         ]
     );
-    assert_eq!(problems.hint(), Some("leave the key out for its default, 1"));
+    assert_eq!(problems.list()[0].hint.as_deref(), Some("leave the key out for its default, 1"));
 }
 
 #[test]
@@ -310,13 +310,49 @@ fn schedules_are_compiled_and_their_errors_placed() {
         let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
         spec.schedule.push(pb::Schedule { start_at: at(start), end_at: at(end), ..cron("* * * * *") });
     });
-    let paths: Vec<&str> = text.lines().map(|line| line.split(": ").next().expect("a path")).collect();
+    let problems = text.lines().filter(|line| !line.starts_with("hint: "));
+    let paths: Vec<&str> = problems.map(|line| line.split(": ").next().expect("a path")).collect();
     assert_eq!(
         paths,
         ["schedule[1].cron", "schedule[2].cron", "schedule[3].timezone", "schedule[4].offset", "schedule[5]"],
         "{text}"
     );
     assert!(text.starts_with("schedule[1].cron: column 3: "), "{text}");
+}
+
+#[test]
+fn all_that_is_wrong_with_a_schedule_is_told_with_its_hints() {
+    let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let text = wrong(|spec| {
+        spec.schedule = vec![
+            pb::Schedule {
+                timezone: "Europe/Berln".to_owned(),
+                start_at: at(10),
+                end_at: at(5),
+                offset: span(1, 0),
+                ..cron("0 99 * * *")
+            },
+            pb::Schedule { timezone: "Mars".to_owned(), ..Default::default() },
+            pb::Schedule { every: span(0, 0), offset: span(10, 0), ..Default::default() },
+        ];
+    });
+    let starts: Vec<&str> = text.lines().filter_map(|line| line.split(": ").next()).collect();
+    assert_eq!(
+        starts,
+        [
+            "schedule[0].offset",
+            "schedule[0].timezone",
+            "hint",
+            "schedule[0].cron",
+            "hint",
+            "schedule[0].end_at",
+            "schedule[1]",
+            "schedule[1].timezone",
+            "schedule[2].every",
+        ],
+        "{text}"
+    );
+    assert!(text.contains("\nhint: did you mean `Europe/Berlin`?\nschedule[0].cron"), "{text}");
 }
 
 #[test]
@@ -332,8 +368,10 @@ fn all_problems_come_at_once_and_their_number_is_bounded() {
             http_of(spec).headers.insert(format!("a {place}"), "\n".to_owned());
         }
     });
-    assert_eq!(text.lines().count(), limits::PROBLEMS + 1);
-    assert!(text.ends_with("\nand 28 more"), "{text}");
+    let (listed, more) = text.rsplit_once("\nand ").expect("not all of them");
+    let more: usize = more.strip_suffix(" more").and_then(|more| more.parse().ok()).expect("a number");
+    assert_eq!(listed.lines().count() + more, 128, "two for each header: {text}");
+    assert!(text.len() <= limits::REFUSAL_BYTES && listed.lines().count() > 30, "{text}");
 }
 
 #[test]
