@@ -63,9 +63,8 @@ impl JobService for Node {
     async fn apply_jobs(&self, request: Request<ApplyJobsRequest>) -> Answer<ApplyJobsResponse> {
         let request = request.into_inner();
         if request.jobs.iter().any(|job| job.name == "bad") {
-            let mut status = Status::invalid_argument("jobs[1].schedule[0].cron: no such day");
-            status.metadata_mut().insert("chronarch-hint", "use 0 to 7".parse().expect("ascii"));
-            return Err(status);
+            let message = "jobs[1].schedule.cron: no such day\nhint: use 0 to 7\njobs[1].target: is missing";
+            return Err(Status::invalid_argument(message));
         }
         let results = request.jobs.iter().map(|job| foreseen(job, request.dry_run)).collect();
         self.applied.lock().expect("no panic").push(request);
@@ -252,9 +251,10 @@ async fn what_apply_sends_is_what_the_file_says() {
     assert_eq!(names, [("staging", "a"), ("own", "b")]);
     assert_eq!((sent.operation_id.as_str(), sent.actor.as_str()), ("k1", "ada"));
 
-    std::fs::write(&file, "name: a\n---\nname: bad\n").expect("written");
+    std::fs::write(&file, "name: a\n---\nname: bad\nschedule: {cron: x}\n").expect("written");
     let refused = ask(address, &line).await;
-    let expected = format!("error: {}:3: schedule[0].cron: no such day\nhint: use 0 to 7\n", file.display());
+    let (file, cron) = (file.display(), "schedule.cron: no such day\nhint: use 0 to 7");
+    let expected = format!("error: {file}:4:18: {cron}\nerror: {file}:3:1: target: is missing\n");
     assert_eq!(text(&refused.stderr), expected);
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(node.applied.lock().expect("no panic").len(), 1);

@@ -11,6 +11,7 @@ use super::printer::Printer;
 use super::{Context, Failure, tables};
 use crate::client::Error;
 use crate::client::job_file::{self, BYTES_MAX, Document, Format};
+use crate::pb::path::{self, Step};
 use crate::pb::v1::{ApplyJobsRequest, ApplyJobsResponse};
 
 /// Files of one command at most, those in folders included.
@@ -172,13 +173,14 @@ fn read_text(path: &Path) -> Result<(String, String), Failure> {
     Ok((name, text))
 }
 
-/// Puts the file and line of a job before what the cluster says about it: `jobs[2].schedule: …` is
-/// about the third job of the request.
+/// Says where in the files is what the cluster says about a field: `jobs[2].schedule.cron: …` is about
+/// the third job of the request.
 fn in_terms_of_files(error: Error, documents: &[Document]) -> Failure {
     let place = |line: &str| {
-        let (number, rest) = line.strip_prefix("jobs[")?.split_once(']')?;
-        let source = &documents.get(number.parse::<usize>().ok()?)?.source;
-        Some(format!("{}:{}: {}", source.file, source.line, rest.trim_start_matches(['.', ':', ' '])))
+        let (steps, said) = path::read(line);
+        let [Step::Key(jobs), Step::Element(number), field @ ..] = steps.as_slice() else { return None };
+        let document = documents.get(*number).filter(|_| jobs == "jobs")?;
+        Some(format!("{}: {said}", document.place(field)))
     };
     let told = |message: String| {
         let lines = message.lines().map(|line| place(line).unwrap_or_else(|| line.to_owned()));
@@ -221,10 +223,15 @@ mod tests {
     }
 
     #[test]
-    fn what_the_cluster_says_about_a_job_names_its_file() {
-        let documents = job_file::read("a.yaml", Format::Yaml, "name: a\n---\nname: b\n").expect("two jobs");
-        let message = "jobs[1].schedule[0].cron: no such day\njobs[7]: ?".to_owned();
+    fn what_the_cluster_says_about_a_job_names_its_place() {
+        let text = "name: a\n---\nname: b\nschedule:\n  timezone: UTC\n  cron: x\n";
+        let documents = job_file::read("a.yaml", Format::Yaml, text).expect("two jobs");
+        let message =
+            "jobs[1].schedule.cron: no such day\nhint: none\njobs[0]: too large\njobs[7]: ?".to_owned();
         let failure = in_terms_of_files(Error::InvalidArgument { message, hint: None }, &documents);
-        assert_eq!(failure.to_string(), "a.yaml:3: schedule[0].cron: no such day\njobs[7]: ?");
+        assert_eq!(
+            failure.to_string(),
+            "a.yaml:6:9: schedule.cron: no such day\nhint: none\na.yaml:1:1: too large\njobs[7]: ?"
+        );
     }
 }
