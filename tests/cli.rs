@@ -40,17 +40,35 @@ fn job() -> Job {
     Job { spec: Some(spec), state: JobState::Active.into(), version: 1, ..Job::default() }
 }
 
+/// A new job unless it is `feed`, which would get another timeout and a label.
+fn foreseen(job: &JobSpec, dry_run: bool) -> AppliedJob {
+    let is_known = job.name == "feed";
+    let text = |text: &str| Some(text.to_owned());
+    let changes = vec![
+        FieldChange { path: "labels.team".into(), from: None, to: text("a\nb") },
+        FieldChange { path: "timeout".into(), from: text("1h"), to: text("30m") },
+    ];
+    AppliedJob {
+        namespace: job.namespace.clone(),
+        name: job.name.clone(),
+        change: if is_known { Change::Updated } else { Change::Created }.into(),
+        version: 1,
+        next_at: None,
+        changes: if dry_run && is_known { changes } else { Vec::new() },
+    }
+}
+
 #[tonic::async_trait]
 impl JobService for Node {
     async fn apply_jobs(&self, request: Request<ApplyJobsRequest>) -> Answer<ApplyJobsResponse> {
         let request = request.into_inner();
         if request.jobs.iter().any(|job| job.name == "bad") {
-            let mut status = Status::invalid_argument("jobs[1].schedule[0].cron: no such day");
-            status.metadata_mut().insert("chronarch-hint", "use 0 to 7".parse().expect("ascii"));
-            return Err(status);
+            let message = "jobs[1].schedule.cron: no such day\nhint: use 0 to 7\njobs[1].target: is missing";
+            return Err(Status::invalid_argument(message));
         }
+        let results = request.jobs.iter().map(|job| foreseen(job, request.dry_run)).collect();
         self.applied.lock().expect("no panic").push(request);
-        Ok(Response::new(ApplyJobsResponse::default()))
+        Ok(Response::new(ApplyJobsResponse { results }))
     }
 
     async fn get_job(&self, request: Request<GetJobRequest>) -> Answer<Job> {
@@ -233,12 +251,34 @@ async fn what_apply_sends_is_what_the_file_says() {
     assert_eq!(names, [("staging", "a"), ("own", "b")]);
     assert_eq!((sent.operation_id.as_str(), sent.actor.as_str()), ("k1", "ada"));
 
-    std::fs::write(&file, "name: a\n---\nname: bad\n").expect("written");
+    std::fs::write(&file, "name: a\n---\nname: bad\nschedule: {cron: x}\n").expect("written");
     let refused = ask(address, &line).await;
-    let expected = format!("error: {}:3: schedule[0].cron: no such day\nhint: use 0 to 7\n", file.display());
+    let (file, cron) = (file.display(), "schedule.cron: no such day\nhint: use 0 to 7");
+    let expected = format!("error: {file}:4:18: {cron}\nerror: {file}:3:1: target: is missing\n");
     assert_eq!(text(&refused.stderr), expected);
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(node.applied.lock().expect("no panic").len(), 1);
+}
+
+#[tokio::test]
+async fn diff_asks_what_apply_would_change_and_writes_nothing() {
+    let node = Node::default();
+    let address = serve(node.clone()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("jobs.yaml");
+    std::fs::write(&file, "name: feed\n---\nname: b\nnamespace: own\n").expect("written");
+    let line = format!("-n staging job diff -f {}", file.display());
+    let said = ask(address, &line).await;
+    let expected =
+        "updated    staging/feed\n  + labels.team: \"a\\nb\"\n  ~ timeout: 1h → 30m\ncreated    own/b\n";
+    assert_eq!((said.status.code(), text(&said.stdout), text(&said.stderr)), (Some(0), expected, ""));
+    let results = &document(&ask(address, &format!("{line} -o json")).await)["results"];
+    assert_eq!(results[0]["changes"][0]["from"], serde_json::Value::Null);
+    assert_eq!(results[0]["changes"][1]["to"], "30m");
+    assert!(node.applied.lock().expect("no panic").iter().all(|request| request.dry_run));
+
+    std::fs::write(&file, "name: a\n---\nname: bad\n").expect("written");
+    assert_eq!(ask(address, &line).await.status.code(), Some(1));
 }
 
 #[tokio::test]

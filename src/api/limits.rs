@@ -16,6 +16,8 @@ pub const REQUESTS_PER_CONNECTION: usize = 256;
 pub const WATCHES: usize = 4_096;
 /// Jobs in one `ApplyJobs`.
 pub const JOBS_PER_REQUEST: usize = 10_000;
+/// Bytes of the changes that a dry run lists.
+pub const CHANGES_BYTES: usize = 32 << 20;
 /// Commands in one proposed entry: far below the state's own limit, so that no entry delays a heartbeat.
 pub const COMMANDS_PER_ENTRY: usize = 500;
 /// Encoded bytes of the specs in one proposed entry.
@@ -28,6 +30,9 @@ pub const PAGE: (u32, u32) = (100, 1_000);
 pub const OCCURRENCES: (u32, u32) = (10, 1_000);
 /// Problems that a refusal lists; of further ones only the number is told.
 pub const PROBLEMS: usize = 100;
+/// Bytes of a refusal on the wire, before which its list of problems ends: a status travels in headers,
+/// of which clients take 8 to 16 KiB.
+pub const REFUSAL_BYTES: usize = 7 << 10;
 
 /// How long a write waits for a leader, and for an occurrence to be decided that must come first.
 pub const LEADER_WAIT: Duration = Duration::from_secs(2);

@@ -85,25 +85,33 @@ impl Problems {
             Some(_) | None => Err(self),
         }
     }
-
-    /// The first hint, if there is one.
-    #[must_use]
-    pub fn hint(&self) -> Option<&str> {
-        self.list.iter().find_map(|problem| problem.hint.as_deref())
-    }
 }
 
+/// One problem a line, each with its hint on a line below it.
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = 0;
         for (place, problem) in self.list.iter().enumerate() {
-            if place > 0 {
-                f.write_str("\n")?;
+            let mut lines = problem.to_string();
+            if let Some(hint) = &problem.hint {
+                lines.push_str("\nhint: ");
+                lines.push_str(hint);
             }
-            write!(f, "{problem}")?;
+            bytes += encoded_len(&lines);
+            if place > 0 && bytes > limits::REFUSAL_BYTES {
+                return write!(f, "\nand {} more", self.list.len() - place + self.omitted);
+            }
+            write!(f, "{}{lines}", if place > 0 { "\n" } else { "" })?;
         }
         if self.omitted > 0 {
             write!(f, "\nand {} more", self.omitted)?;
         }
         Ok(())
     }
+}
+
+/// Bytes at most of a text and a line's end in a status, which is sent percent-encoded.
+fn encoded_len(text: &str) -> usize {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.,:;/()[]".contains(&byte);
+    text.bytes().map(|byte| if plain(byte) { 1 } else { 3 }).sum::<usize>() + 3
 }

@@ -2,13 +2,13 @@
 //!
 //! | code | means |
 //! |---|---|
-//! | `INVALID_ARGUMENT` | the request makes no sense, whatever the state; one problem a line |
+//! | `INVALID_ARGUMENT` | the request makes no sense, whatever the state; one problem a line, `path: reason`, and below it a line `hint: …` where something would be right |
 //! | `NOT_FOUND` | no such job, run, breaker or node |
 //! | `FAILED_PRECONDITION`, `RESOURCE_EXHAUSTED` | refused by a rule, by a limit |
 //! | `ALREADY_EXISTS` | the node is what it would be made |
 //! | `UNAVAILABLE` | another node, or a later moment, may answer |
 //!
-//! What would help travels as text in [`HINT`].
+//! What would help against any other refusal travels as text in [`HINT`].
 
 use tonic::Status;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
@@ -36,13 +36,9 @@ pub(super) fn hinted(mut status: Status, hint: &str) -> Status {
     status
 }
 
-/// All that is wrong with a request.
+/// All that is wrong with a request. What would be right stands below each problem.
 pub(super) fn invalid(problems: &Problems) -> Status {
-    let status = Status::invalid_argument(problems.to_string());
-    match problems.hint() {
-        Some(hint) => hinted(status, hint),
-        None => status,
-    }
+    Status::invalid_argument(problems.to_string())
 }
 
 /// One thing that is wrong with a request.

@@ -1,4 +1,4 @@
-//! `job apply`: job files to the cluster, with answers in terms of the files.
+//! `job apply` and `job diff`: job files to the cluster, with answers in terms of the files.
 
 use std::fs;
 use std::io::{self, Read};
@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::args::IdentityFlags;
+use super::args::{IdentityFlags, Output};
 use super::printer::Printer;
 use super::{Context, Failure, tables};
 use crate::client::Error;
 use crate::client::job_file::{self, BYTES_MAX, Document, Format};
-use crate::pb::v1::ApplyJobsRequest;
+use crate::pb::path::{self, Step};
+use crate::pb::v1::{ApplyJobsRequest, ApplyJobsResponse};
 
 /// Files of one command at most, those in folders included.
 const FILES_MAX: usize = 10_000;
@@ -25,14 +26,34 @@ Examples:
   generate-jobs | chronarch job apply -f -     from standard input
   chronarch -n staging job apply -f jobs.yaml  for jobs that name no namespace";
 
-/// Arguments of `job apply`.
+const DIFF_EXAMPLES: &str = "\
+Examples:
+  chronarch job diff -f jobs/
+  chronarch job diff -f jobs.yaml -o json | jq '.results[] | select(.change != \"unchanged\")'";
+
+/// Which files.
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
-pub(super) struct ApplyArgs {
+struct FileFlags {
     /// Job files: YAML with one or several documents, JSON, or TOML, told by the file's ending; a
     /// folder stands for the job files in it, `-` for standard input
     #[arg(short, long = "file", value_name = "FILE", required = true, num_args = 1..)]
     files: Vec<PathBuf>,
+}
+
+/// Arguments of `job diff`.
+#[derive(Debug, Args)]
+#[command(after_long_help = DIFF_EXAMPLES)]
+pub(super) struct DiffArgs {
+    #[command(flatten)]
+    files: FileFlags,
+}
+
+/// Arguments of `job apply`.
+#[derive(Debug, Args)]
+#[command(after_long_help = EXAMPLES)]
+pub(super) struct ApplyArgs {
+    #[command(flatten)]
+    files: FileFlags,
     /// Let the cluster check the jobs and say what would change, and write nothing
     #[arg(long)]
     dry_run: bool,
@@ -45,20 +66,44 @@ pub(super) async fn carry_out(
     context: &Context,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
-    let documents = read_all(&args.files, &context.global.namespace)?;
     let request = ApplyJobsRequest {
-        jobs: documents.iter().map(|document| document.spec.clone()).collect(),
         dry_run: args.dry_run,
         actor: args.identity.actor(),
         operation_id: args.identity.operation_id,
+        ..ApplyJobsRequest::default()
     };
-    let answer = context.client()?.apply_jobs(request).await;
-    let answer = answer.map_err(|error| in_terms_of_files(error, &documents))?;
+    let answer = ask(&args.files, request, context).await?;
     printer.list(&answer, &answer.results, |_| tables::applied(&answer.results))?;
     if args.dry_run {
         printer.note("dry run: nothing was written");
     }
     Ok(())
+}
+
+/// Says what `apply` would do, and changes nothing.
+pub(super) async fn diff(args: DiffArgs, context: &Context, printer: &mut Printer) -> Result<(), Failure> {
+    let request = ApplyJobsRequest { dry_run: true, ..ApplyJobsRequest::default() };
+    let answer = ask(&args.files, request, context).await?;
+    match printer.output() {
+        Output::Table | Output::Wide => {
+            tables::differences(&answer.results).iter().try_for_each(|line| printer.line(line))
+        }
+        Output::Json | Output::Jsonl | Output::Yaml => {
+            printer.list(&answer, &answer.results, |_| tables::applied(&answer.results))
+        }
+    }
+}
+
+/// Puts the jobs of the files into a request and sends it.
+async fn ask(
+    FileFlags { files }: &FileFlags,
+    mut request: ApplyJobsRequest,
+    context: &Context,
+) -> Result<ApplyJobsResponse, Failure> {
+    let documents = read_all(files, &context.global.namespace)?;
+    request.jobs = documents.iter().map(|document| document.spec.clone()).collect();
+    let answer = context.client()?.apply_jobs(request).await;
+    answer.map_err(|error| in_terms_of_files(error, &documents))
 }
 
 /// Reads the files and gives jobs without a namespace that of the command line.
@@ -128,13 +173,14 @@ fn read_text(path: &Path) -> Result<(String, String), Failure> {
     Ok((name, text))
 }
 
-/// Puts the file and line of a job before what the cluster says about it: `jobs[2].schedule: …` is
-/// about the third job of the request.
+/// Says where in the files is what the cluster says about a field: `jobs[2].schedule.cron: …` is about
+/// the third job of the request.
 fn in_terms_of_files(error: Error, documents: &[Document]) -> Failure {
     let place = |line: &str| {
-        let (number, rest) = line.strip_prefix("jobs[")?.split_once(']')?;
-        let source = &documents.get(number.parse::<usize>().ok()?)?.source;
-        Some(format!("{}:{}: {}", source.file, source.line, rest.trim_start_matches(['.', ':', ' '])))
+        let (steps, said) = path::read(line);
+        let [Step::Key(jobs), Step::Element(number), field @ ..] = steps.as_slice() else { return None };
+        let document = documents.get(*number).filter(|_| jobs == "jobs")?;
+        Some(format!("{}: {said}", document.place(field)))
     };
     let told = |message: String| {
         let lines = message.lines().map(|line| place(line).unwrap_or_else(|| line.to_owned()));
@@ -177,10 +223,15 @@ mod tests {
     }
 
     #[test]
-    fn what_the_cluster_says_about_a_job_names_its_file() {
-        let documents = job_file::read("a.yaml", Format::Yaml, "name: a\n---\nname: b\n").expect("two jobs");
-        let message = "jobs[1].schedule[0].cron: no such day\njobs[7]: ?".to_owned();
+    fn what_the_cluster_says_about_a_job_names_its_place() {
+        let text = "name: a\n---\nname: b\nschedule:\n  timezone: UTC\n  cron: x\n";
+        let documents = job_file::read("a.yaml", Format::Yaml, text).expect("two jobs");
+        let message =
+            "jobs[1].schedule.cron: no such day\nhint: none\njobs[0]: too large\njobs[7]: ?".to_owned();
         let failure = in_terms_of_files(Error::InvalidArgument { message, hint: None }, &documents);
-        assert_eq!(failure.to_string(), "a.yaml:3: schedule[0].cron: no such day\njobs[7]: ?");
+        assert_eq!(
+            failure.to_string(),
+            "a.yaml:6:9: schedule.cron: no such day\nhint: none\na.yaml:1:1: too large\njobs[7]: ?"
+        );
     }
 }

@@ -20,6 +20,8 @@ const EXPORT_MAX: usize = 100_000;
 pub(super) enum JobCommand {
     /// Creates or replaces jobs from job files; all are checked before any is written
     Apply(apply::ApplyArgs),
+    /// Shows what `apply` would change, field by field, and changes nothing; exit code 0 either way
+    Diff(apply::DiffArgs),
     /// Shows one job
     Get {
         /// The job
@@ -114,6 +116,7 @@ pub(super) async fn carry_out(
 ) -> Result<(), Failure> {
     match command {
         JobCommand::Apply(args) => apply::carry_out(args, context, printer).await,
+        JobCommand::Diff(args) => apply::diff(args, context, printer).await,
         JobCommand::List(args) => list(args, context, printer).await,
         JobCommand::Export { names, list } => export(names, list, context, printer).await,
         JobCommand::Get { name, read } => {

@@ -116,7 +116,9 @@ impl Printer {
             return;
         }
         for line in failure.to_string().lines() {
-            to_stderr(&format!("error: {line}"));
+            // A list of problems has each hint directly below the problem that it belongs to.
+            let is_hint = line.starts_with("hint: ");
+            to_stderr(&if is_hint { line.to_owned() } else { format!("error: {line}") });
         }
         if let Some(hint) = failure.hint() {
             to_stderr(&format!("hint: {hint}"));

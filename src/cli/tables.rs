@@ -6,8 +6,8 @@
 use comfy_table::Table;
 
 use crate::pb::v1::{
-    AppliedJob, Breaker, BreakerState, Cause, Change, ClusterStatus, Explanation, Job, JobState, NodeRole,
-    Occurrence, Outcome, Run, RunState, Schedule, Target,
+    AppliedJob, Breaker, BreakerState, Cause, Change, ClusterStatus, Explanation, FieldChange, Job, JobState,
+    NodeRole, Occurrence, Outcome, Run, RunState, Schedule, Target,
 };
 use crate::pb::word::{self, Words};
 use crate::pb::{instant, span};
@@ -167,6 +167,30 @@ pub(super) fn applied(results: &[AppliedJob]) -> Table {
         ]);
     }
     table
+}
+
+/// What applying would change: a line for each job, and below it one for each field.
+pub(super) fn differences(results: &[AppliedJob]) -> Vec<String> {
+    let mut lines = Vec::new();
+    for result in results {
+        let change = word::<Change>(result.change);
+        lines.push(format!("{change:<9}  {}/{}", result.namespace, result.name));
+        for FieldChange { path, from, to } in &result.changes {
+            lines.push(match (from.as_deref().map(shown), to.as_deref().map(shown)) {
+                (Some(from), Some(to)) => format!("  ~ {path}: {from} → {to}"),
+                (Some(from), None) => format!("  - {path}: {from}"),
+                (None, Some(to)) => format!("  + {path}: {to}"),
+                (None, None) => format!("  ~ {path}"),
+            });
+        }
+    }
+    lines
+}
+
+/// A value on one line; one that would not be read as it is stands in quotes.
+fn shown(text: &str) -> String {
+    let plain = !text.is_empty() && text.trim() == text && !text.chars().any(char::is_control);
+    if plain { text.to_owned() } else { format!("{text:?}") }
 }
 
 /// Runs, one a line.

@@ -18,6 +18,7 @@ fn every_command_of_the_release_is_understood() {
         "chronarch worker --queue a --queue b --label zone=eu --concurrency 4 --allow-exec",
         "chronarch job apply -f a.yaml -f b.yaml --dry-run",
         "chronarch job apply -f a.yaml b.yaml",
+        "chronarch job diff -f a.yaml jobs/ -o json",
         "chronarch job get a --stale",
         "chronarch job list -l team=data -A --limit 5",
         "chronarch job delete a --cancel-runs --reason old",

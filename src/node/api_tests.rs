@@ -130,10 +130,15 @@ async fn jobs_are_created_updated_left_alone_and_deleted() {
     assert!(applied[0].next_at.is_some());
     let mut changed = job("b");
     changed.description = "other".to_owned();
+    changed.timeout = Some(prost_types::Duration { seconds: 3_600, nanos: 0 });
     for dry_run in [true, false] {
         let applied = node.apply(vec![job("a"), changed.clone()], dry_run).await;
         assert_eq!(changes(&applied), [pb::Change::Unchanged, pb::Change::Updated]);
         assert_eq!((applied[0].version, applied[1].version), (1, 2));
+        let changed = pb::FieldChange { path: "description".into(), from: None, to: Some("other".into()) };
+        // What is written out as it is by default anyway is no change.
+        let expected = if dry_run { vec![changed] } else { Vec::new() };
+        assert_eq!((&applied[0].changes, &applied[1].changes), (&Vec::new(), &expected));
     }
     let get = |name: &str| pb::GetJobRequest { name: name.to_owned(), ..Default::default() };
     let shown = node.api.get_job(Request::new(get("b"))).await.unwrap().into_inner();

@@ -17,6 +17,7 @@
 //! written can be read. Nothing here checks meaning (a cron line, a URL): that is the server's part.
 
 pub mod instant;
+pub mod path;
 pub mod short;
 pub mod span;
 pub mod word;

@@ -17,6 +17,7 @@
 
 pub mod breaker;
 pub mod cluster;
+pub mod diff;
 pub mod explain;
 #[cfg(test)]
 pub(crate) mod fixture;

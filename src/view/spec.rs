@@ -114,9 +114,9 @@ fn ratio(milli: u32) -> f64 {
 
 fn retry(retry: &Retry) -> pb::Retry {
     pb::Retry {
-        max_attempts: retry.max_attempts,
+        max_attempts: Some(retry.max_attempts),
         initial: Some(span(retry.initial)),
-        multiplier: ratio(retry.multiplier_milli),
+        multiplier: Some(ratio(retry.multiplier_milli)),
         max: Some(span(retry.max)),
         jitter: Some(ratio(retry.jitter_milli)),
         on: retry.on.iter().map(retry_class).collect(),
@@ -141,7 +141,7 @@ fn catch_up(catch_up: &CatchUp) -> pb::CatchUp {
         CatchUpRuns::Latest => pb::CatchUpRuns::Latest,
         CatchUpRuns::All => pb::CatchUpRuns::All,
     };
-    pb::CatchUp { runs: runs.into(), window: Some(span(catch_up.window)), max: catch_up.max }
+    pb::CatchUp { runs: runs.into(), window: Some(span(catch_up.window)), max: Some(catch_up.max) }
 }
 
 fn overlap(overlap: &Overlap) -> pb::Overlap {
@@ -157,9 +157,9 @@ fn overlap(overlap: &Overlap) -> pb::Overlap {
     };
     pb::Overlap {
         policy: policy.into(),
-        limit: overlap.limit,
+        limit: Some(overlap.limit),
         keep: keep.into(),
-        max_parallel: overlap.max_parallel,
+        max_parallel: Some(overlap.max_parallel),
     }
 }
 
@@ -174,15 +174,15 @@ pub fn breaker_policy(policy: &BreakerPolicy) -> pb::BreakerPolicy {
         name: policy.name.clone().unwrap_or_default(),
         consecutive_failures: Some(policy.consecutive_failures),
         failure_rate: ratio(policy.failure_rate_milli),
-        minimum_attempts: policy.minimum_attempts,
+        minimum_attempts: Some(policy.minimum_attempts),
         window: Some(span(policy.window)),
         open_for: Some(span(policy.open_for)),
         max_open_for: Some(span(policy.max_open_for)),
-        probes: policy.probes,
+        probes: Some(policy.probes),
         on_open: on_open.into(),
     }
 }
 
 fn retention(retention: &Retention) -> pb::Retention {
-    pb::Retention { runs: retention.runs, age: Some(span(retention.age)) }
+    pb::Retention { runs: Some(retention.runs), age: Some(span(retention.age)) }
 }

@@ -39,7 +39,7 @@ fn check(jobs: &[pb::JobSpec]) -> Result<Vec<Wanted>, Status> {
     let mut wanted = Vec::with_capacity(jobs.len());
     let mut places: HashMap<(String, String), usize> = HashMap::new();
     for (place, job) in jobs.iter().enumerate() {
-        let path = if jobs.len() == 1 { String::new() } else { format!("jobs[{place}]") };
+        let path = format!("jobs[{place}]");
         match spec::from_pb(job) {
             Ok(read) => {
                 let name = (read.namespace.clone(), read.name.clone());
@@ -69,7 +69,25 @@ fn foreseen(state: &State, wanted: &Wanted, now: Timestamp) -> pb::AppliedJob {
             (Change::Updated, job.version + 1, next.filter(|_| job.pause.is_none()))
         }
     };
-    applied(spec, change, version, next)
+    let changes = existing.map_or_else(Vec::new, |job| view::diff::changes(&job.spec, spec));
+    pb::AppliedJob { changes, ..applied(spec, change, version, next) }
+}
+
+/// What the state would answer to all of them.
+fn dry_run(state: &State, wanted: &[Wanted], now: Timestamp) -> Result<pb::ApplyJobsResponse, Status> {
+    let mut results = Vec::with_capacity(wanted.len());
+    let mut bytes = 0;
+    for wanted in wanted {
+        let result = foreseen(state, wanted, now);
+        bytes += result.changes.iter().map(prost::Message::encoded_len).sum::<usize>();
+        if bytes > limits::CHANGES_BYTES {
+            let most = limits::CHANGES_BYTES;
+            let status = Status::resource_exhausted(format!("the changes are longer than {most} bytes"));
+            return Err(status::hinted(status, "ask about fewer jobs at a time"));
+        }
+        results.push(result);
+    }
+    Ok(pb::ApplyJobsResponse { results })
 }
 
 fn applied(spec: &JobSpec, change: Change, version: u64, next: Option<Due>) -> pb::AppliedJob {
@@ -84,6 +102,7 @@ fn applied(spec: &JobSpec, change: Change, version: u64, next: Option<Due>) -> p
         change: change.into(),
         version,
         next_at: next.map(|next| view::instant(next.scheduled_at)),
+        changes: Vec::new(),
     }
 }
 
@@ -133,8 +152,8 @@ impl Api {
         if message.dry_run {
             let state = self.state(false).await?;
             let now = self.stamp(&state).await?;
-            let results = wanted.iter().map(|wanted| foreseen(&state, wanted, now)).collect();
-            return Ok(pb::ApplyJobsResponse { results });
+            let foreseen = tokio::task::spawn_blocking(move || dry_run(&state, &wanted, now)).await;
+            return foreseen.map_err(|_| Status::unavailable("the node is ending"))?;
         }
         let deadline = Instant::now() + limits::SETTLE_WAIT;
         let mut results: Vec<Option<pb::AppliedJob>> = vec![None; count];

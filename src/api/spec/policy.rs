@@ -29,7 +29,7 @@ pub(super) fn retry(retry: Option<&pb::Retry>, problems: &mut Problems) -> Retry
     if max.is_some_and(|max| max < initial) {
         problems.add("retry.max", format!("is shorter than retry.initial ({})", value::span_text(initial)));
     }
-    let multiplier = if retry.multiplier == 0.0 { 2.0 } else { retry.multiplier };
+    let multiplier = retry.multiplier.unwrap_or(2.0);
     Retry {
         max_attempts: value::count(
             "retry.max_attempts",

@@ -10,6 +10,9 @@ use crate::scheduler::rule::{CompiledSchedule, EVERY_PERIOD_MAX, JITTER_MAX, Sch
 use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
 use crate::state::time::Timestamp;
 
+/// A rule that nothing is wrong with, in the place of one that is refused.
+const ANY_RULE: Rule = Rule::Every { period: Duration::from_secs(60), offset: Duration::ZERO };
+
 /// All schedules of a job.
 pub(super) fn schedules(list: &[pb::Schedule], problems: &mut Problems) -> Vec<Schedule> {
     value::most("schedule", "schedules", list.len(), limits::SCHEDULES, problems);
@@ -18,12 +21,7 @@ pub(super) fn schedules(list: &[pb::Schedule], problems: &mut Problems) -> Vec<S
         // a job file with one schedule does not write it as a list
         let path = if list.len() == 1 { "schedule".to_owned() } else { format!("schedule[{place}]") };
         let mut own = Problems::new();
-        if let Some(schedule) = one(schedule, &mut own) {
-            if own.is_empty() {
-                compile(&schedule, &mut own);
-            }
-            read.push(schedule);
-        }
+        read.extend(one(schedule, &mut own));
         problems.absorb(&path, own);
     }
     read
@@ -45,15 +43,18 @@ fn one(schedule: &pb::Schedule, problems: &mut Problems) -> Option<Schedule> {
     value::length("timezone", &schedule.timezone, limits::NAME_CHARS, problems);
     let timezone = if schedule.timezone.is_empty() { "UTC" } else { schedule.timezone.as_str() };
     let jitter = value::span("jitter", schedule.jitter.as_ref(), Duration::ZERO..=JITTER_MAX, problems);
-    Some(Schedule {
+    let is_known = rule.is_some();
+    let read = Schedule {
         start_at: value::instant("start_at", schedule.start_at.as_ref(), problems),
         end_at: value::instant("end_at", schedule.end_at.as_ref(), problems),
-        rule: rule?,
+        rule: rule.unwrap_or(ANY_RULE),
         timezone: timezone.to_owned(),
         gap,
         fold,
         jitter: jitter.unwrap_or_default(),
-    })
+    };
+    compile(&read, problems);
+    is_known.then_some(read)
 }
 
 fn rule(schedule: &pb::Schedule, problems: &mut Problems) -> Option<Rule> {
@@ -109,18 +110,40 @@ fn instants(list: &[prost_types::Timestamp], problems: &mut Problems) -> Option<
     Some(read)
 }
 
+/// Notes all that is wrong with a schedule: a field that is refused is set to one that is right, and the
+/// rest compiled again.
 fn compile(schedule: &Schedule, problems: &mut Problems) {
-    match CompiledSchedule::compile(schedule) {
-        Ok(compiled) => {
-            if compiled.next_after(Timestamp::MIN).is_none() {
-                problems.add("", "no occurrence lies between start_at and end_at");
+    let mut rest = schedule.clone();
+    loop {
+        match CompiledSchedule::compile(&rest) {
+            Ok(compiled) => {
+                if problems.is_empty() && compiled.next_after(Timestamp::MIN).is_none() {
+                    problems.add("", "no occurrence lies between start_at and end_at");
+                }
+                return;
+            }
+            Err(error) => {
+                let hint = error.hint();
+                let (path, reason) = place(&error);
+                problems.push(Problem { path: path.to_owned(), reason, hint });
+                set_right(&error, &mut rest);
             }
         }
-        Err(error) => {
-            let hint = error.hint();
-            let (path, reason) = place(&error);
-            problems.push(Problem { path: path.to_owned(), reason, hint });
-        }
+    }
+}
+
+/// Sets the field that an error is about to a value that is refused under no circumstances.
+fn set_right(error: &ScheduleError, schedule: &mut Schedule) {
+    match error {
+        ScheduleError::Cron(_)
+        | ScheduleError::Period { .. }
+        | ScheduleError::Fraction { .. }
+        | ScheduleError::Offset { .. }
+        | ScheduleError::InstantCount { .. }
+        | ScheduleError::InstantOrder { .. } => schedule.rule = ANY_RULE,
+        ScheduleError::Zone(_) => "UTC".clone_into(&mut schedule.timezone),
+        ScheduleError::Bounds { .. } => schedule.end_at = None,
+        ScheduleError::Jitter { .. } => schedule.jitter = Duration::ZERO,
     }
 }
 

@@ -7,6 +7,7 @@ use http::header::{HeaderName, HeaderValue};
 use super::super::limits;
 use super::super::problem::Problems;
 use super::value;
+use crate::pb::path::keyed;
 use crate::pb::v1 as pb;
 use crate::state::spec::{Program, Target};
 
@@ -76,7 +77,7 @@ fn url(path: &str, text: &str, problems: &mut Problems) {
 fn headers(path: &str, headers: &BTreeMap<String, String>, problems: &mut Problems) {
     value::most(path, "headers", headers.len(), limits::PAIRS, problems);
     for (name, text) in headers.iter().take(limits::PAIRS) {
-        let at = value::keyed(path, name);
+        let at = keyed(path, name);
         if name.len() + text.len() > limits::PAIR_BYTES {
             problems.add(
                 at,
@@ -181,7 +182,7 @@ fn arguments(path: &str, words: &[String], problems: &mut Problems) {
 fn environment(path: &str, variables: &BTreeMap<String, String>, problems: &mut Problems) {
     value::most(path, "variables", variables.len(), limits::PAIRS, problems);
     for (name, text) in variables.iter().take(limits::PAIRS) {
-        let at = value::keyed(path, name);
+        let at = keyed(path, name);
         let first_is_digit = name.bytes().next().is_none_or(|byte| byte.is_ascii_digit());
         if first_is_digit || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_') {
             problems.add(&at, "is no variable's name, expected [A-Za-z_][A-Za-z0-9_]*");

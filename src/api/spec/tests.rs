@@ -91,6 +91,33 @@ fn zero_that_was_written_is_not_the_default() {
 }
 
 #[test]
+fn zero_is_refused_where_nothing_could_ever_run() {
+    let mut spec = http("job");
+    let (zero, none) = (Some(0), Some(0.0));
+    spec.retry = Some(pb::Retry { max_attempts: zero, multiplier: none, ..Default::default() });
+    spec.catch_up = Some(pb::CatchUp { max: zero, ..Default::default() });
+    spec.overlap = Some(pb::Overlap { limit: zero, max_parallel: zero, ..Default::default() });
+    spec.breaker = Some(pb::BreakerPolicy { minimum_attempts: zero, probes: zero, ..Default::default() });
+    spec.retention = Some(pb::Retention { runs: zero, age: None });
+    let problems = from_pb(&spec).expect_err("eight problems");
+    let told: Vec<String> = problems.list().iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "retry.max_attempts: 0 is out of range, expected 1 to 100",
+            "retry.multiplier: 0 is out of range, expected 1 to 100",
+            "catch_up.max: 0 is out of range, expected 1 to 10000",
+            "overlap.limit: 0 is out of range, expected 1 to 1000",
+            "overlap.max_parallel: 0 is out of range, expected 1 to 1000",
+            "breaker.minimum_attempts: 0 is out of range, expected 1 to 1000000",
+            "breaker.probes: 0 is out of range, expected 1 to 100",
+            "retention.runs: 0 is out of range, expected 1 to 100000",
+        ]
+    );
+    assert_eq!(problems.list()[0].hint.as_deref(), Some("leave the key out for its default, 1"));
+}
+
+#[test]
 fn a_definition_survives_the_way_out_and_in_again() {
     let mut spec = http("full.job-1_x");
     spec.namespace = "ops".to_owned();
@@ -120,8 +147,8 @@ fn a_definition_survives_the_way_out_and_in_again() {
     spec.start_within = span(900, 0);
     let on = ["failed", "timeout", "lost", "exit:75", "http:429", "http:5xx"];
     spec.retry = Some(pb::Retry {
-        max_attempts: 100,
-        multiplier: 1.5,
+        max_attempts: Some(100),
+        multiplier: Some(1.5),
         max: span(7_200, 0),
         initial: span(0, 0),
         jitter: Some(1.0),
@@ -129,9 +156,9 @@ fn a_definition_survives_the_way_out_and_in_again() {
     });
     spec.overlap = Some(pb::Overlap {
         policy: pb::OverlapPolicy::Queue.into(),
-        limit: 1_000,
+        limit: Some(1_000),
         keep: pb::Keep::Oldest.into(),
-        max_parallel: 2,
+        max_parallel: Some(2),
     });
     spec.breaker = Some(pb::BreakerPolicy {
         name: "feed".to_owned(),
@@ -210,7 +237,7 @@ fn each_field_is_refused_under_its_own_path() {
         ),
         (|s| s.on_lost = 9, "on_lost: unknown value 9; the client is newer than this node"),
         (
-            |s| s.retry = Some(pb::Retry { max_attempts: 101, ..Default::default() }),
+            |s| s.retry = Some(pb::Retry { max_attempts: Some(101), ..Default::default() }),
             "retry.max_attempts: 101 is out of range, expected 1 to 100",
         ),
         (
@@ -218,7 +245,7 @@ fn each_field_is_refused_under_its_own_path() {
             "retry.jitter: NaN is out of range, expected 0 to 1",
         ),
         (
-            |s| s.retry = Some(pb::Retry { multiplier: f64::INFINITY, ..Default::default() }),
+            |s| s.retry = Some(pb::Retry { multiplier: Some(f64::INFINITY), ..Default::default() }),
             "retry.multiplier: inf is out of range, expected 1 to 100",
         ),
         (
@@ -233,11 +260,11 @@ fn each_field_is_refused_under_its_own_path() {
             "retry.max: is shorter than retry.initial (2s)",
         ),
         (
-            |s| s.catch_up = Some(pb::CatchUp { max: 10_001, ..Default::default() }),
+            |s| s.catch_up = Some(pb::CatchUp { max: Some(10_001), ..Default::default() }),
             "catch_up.max: 10001 is out of range, expected 1 to 10000",
         ),
         (
-            |s| s.overlap = Some(pb::Overlap { max_parallel: 1_001, ..Default::default() }),
+            |s| s.overlap = Some(pb::Overlap { max_parallel: Some(1_001), ..Default::default() }),
             "overlap.max_parallel: 1001 is out of range, expected 1 to 1000",
         ),
         (
@@ -249,7 +276,7 @@ fn each_field_is_refused_under_its_own_path() {
             "breaker.name: ':' is not allowed, only a-z, 0-9, `.`, `_` and `-` are",
         ),
         (
-            |s| s.retention = Some(pb::Retention { runs: 100_001, age: None }),
+            |s| s.retention = Some(pb::Retention { runs: Some(100_001), age: None }),
             "retention.runs: 100001 is out of range, expected 1 to 100000",
         ),
         (
@@ -283,13 +310,49 @@ fn schedules_are_compiled_and_their_errors_placed() {
         let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
         spec.schedule.push(pb::Schedule { start_at: at(start), end_at: at(end), ..cron("* * * * *") });
     });
-    let paths: Vec<&str> = text.lines().map(|line| line.split(": ").next().expect("a path")).collect();
+    let problems = text.lines().filter(|line| !line.starts_with("hint: "));
+    let paths: Vec<&str> = problems.map(|line| line.split(": ").next().expect("a path")).collect();
     assert_eq!(
         paths,
         ["schedule[1].cron", "schedule[2].cron", "schedule[3].timezone", "schedule[4].offset", "schedule[5]"],
         "{text}"
     );
     assert!(text.starts_with("schedule[1].cron: column 3: "), "{text}");
+}
+
+#[test]
+fn all_that_is_wrong_with_a_schedule_is_told_with_its_hints() {
+    let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let text = wrong(|spec| {
+        spec.schedule = vec![
+            pb::Schedule {
+                timezone: "Europe/Berln".to_owned(),
+                start_at: at(10),
+                end_at: at(5),
+                offset: span(1, 0),
+                ..cron("0 99 * * *")
+            },
+            pb::Schedule { timezone: "Mars".to_owned(), ..Default::default() },
+            pb::Schedule { every: span(0, 0), offset: span(10, 0), ..Default::default() },
+        ];
+    });
+    let starts: Vec<&str> = text.lines().filter_map(|line| line.split(": ").next()).collect();
+    assert_eq!(
+        starts,
+        [
+            "schedule[0].offset",
+            "schedule[0].timezone",
+            "hint",
+            "schedule[0].cron",
+            "hint",
+            "schedule[0].end_at",
+            "schedule[1]",
+            "schedule[1].timezone",
+            "schedule[2].every",
+        ],
+        "{text}"
+    );
+    assert!(text.contains("\nhint: did you mean `Europe/Berlin`?\nschedule[0].cron"), "{text}");
 }
 
 #[test]
@@ -305,8 +368,10 @@ fn all_problems_come_at_once_and_their_number_is_bounded() {
             http_of(spec).headers.insert(format!("a {place}"), "\n".to_owned());
         }
     });
-    assert_eq!(text.lines().count(), limits::PROBLEMS + 1);
-    assert!(text.ends_with("\nand 28 more"), "{text}");
+    let (listed, more) = text.rsplit_once("\nand ").expect("not all of them");
+    let more: usize = more.strip_suffix(" more").and_then(|more| more.parse().ok()).expect("a number");
+    assert_eq!(listed.lines().count() + more, 128, "two for each header: {text}");
+    assert!(text.len() <= limits::REFUSAL_BYTES && listed.lines().count() > 30, "{text}");
 }
 
 #[test]
@@ -342,7 +407,7 @@ proptest::proptest! {
         spec.timeout = any;
         spec.on_resume = word;
         spec.start_within = any;
-        spec.retry = Some(pb::Retry { max_attempts: count, initial: any, multiplier: ratio, max: any,
+        spec.retry = Some(pb::Retry { max_attempts: Some(count), initial: any, multiplier: Some(ratio), max: any,
             jitter: Some(ratio), on: vec![format!("exit:{word}"), format!("http:{count}")] });
         spec.breaker = Some(pb::BreakerPolicy { consecutive_failures: Some(count), failure_rate: ratio,
             window: any, open_for: any, ..Default::default() });

@@ -6,7 +6,8 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::super::limits;
-use super::super::problem::Problems;
+use super::super::problem::{Problem, Problems};
+use crate::pb::path::keyed;
 use crate::state::time::Timestamp;
 
 /// A span as people write it: `1h 30m`, `1000d` with its unit.
@@ -76,18 +77,23 @@ pub(in crate::api) fn word<E: TryFrom<i32>>(path: &str, number: i32, problems: &
     value
 }
 
-/// A number within its range; 0 stands for the default.
+/// A number within its range; 0 is a number like any other and not the default.
 pub(in crate::api) fn count(
     path: &str,
-    value: u32,
+    value: Option<u32>,
     default: u32,
     range: RangeInclusive<u32>,
     problems: &mut Problems,
 ) -> u32 {
-    if value == 0 {
-        return default;
+    let value = value.unwrap_or(default);
+    if value == 0 && !range.contains(&0) {
+        let (from, to) = (range.start(), range.end());
+        let reason = format!("{value} is out of range, expected {from} to {to}");
+        let hint = Some(format!("leave the key out for its default, {default}"));
+        problems.push(Problem { path: path.to_owned(), reason, hint });
+    } else {
+        within(path, value, &range, problems);
     }
-    within(path, value, &range, problems);
     value
 }
 
@@ -169,11 +175,4 @@ pub(in crate::api) fn most(path: &str, what: &str, found: usize, limit: usize, p
     if found > limit {
         problems.add(path, format!("{found} {what} are too many, at most {limit} are allowed"));
     }
-}
-
-/// The path of an entry of a map; a key of any length and kind stays readable.
-pub(in crate::api) fn keyed(path: &str, key: &str) -> String {
-    let short: String = key.chars().take(limits::LABEL_KEY_BYTES + 1).collect();
-    let plain = !short.is_empty() && short.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
-    if plain { format!("{path}.{short}") } else { format!("{path}[{short:?}]") }
 }

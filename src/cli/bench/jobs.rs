@@ -53,7 +53,7 @@ pub(super) fn lossless(count: u32, period: Duration, url: &str) -> Vec<JobSpec> 
         job.catch_up = Some(all());
         job.overlap = Some(Overlap { policy: OverlapPolicy::Allow.into(), ..Overlap::default() });
         job.retry = Some(Retry {
-            max_attempts: 5,
+            max_attempts: Some(5),
             initial: Some(span::write(Duration::from_millis(200))),
             ..Retry::default()
         });
@@ -62,7 +62,7 @@ pub(super) fn lossless(count: u32, period: Duration, url: &str) -> Vec<JobSpec> 
 }
 
 fn all() -> CatchUp {
-    CatchUp { runs: CatchUpRuns::All.into(), window: None, max: CATCH_UP_MAX }
+    CatchUp { runs: CatchUpRuns::All.into(), window: None, max: Some(CATCH_UP_MAX) }
 }
 
 /// Jobs `every: 24h`, spread over the day but for the hour from `now` on, in which they are idle.

@@ -29,6 +29,7 @@ use serde::Deserialize;
 
 pub use self::problem::{Place, Problem, Reason};
 use self::tree::{Node, Refusal};
+use crate::pb::path::{self, Step};
 use crate::pb::v1::JobSpec;
 
 /// The longest file that is read.
@@ -87,6 +88,19 @@ pub struct Document {
     pub source: Source,
     /// What it says. Fields that the file leaves out are unset: the server knows the defaults.
     pub spec: JobSpec,
+    /// Where it says it.
+    tree: Node,
+}
+
+impl Document {
+    /// The place of a field, for what a server says about it; of a field that the file leaves out, the
+    /// place of what would hold it.
+    #[must_use]
+    pub fn place(&self, path: &[Step]) -> Place {
+        let Source { file, document, .. } = &self.source;
+        let position = Some(self.tree.position(path));
+        Place { file: file.clone(), document: *document, position, path: path::write(path) }
+    }
 }
 
 /// Reads all jobs of one file.
@@ -110,7 +124,7 @@ pub fn read(file: &str, format: Format, text: &str) -> Result<Vec<Document>, Vec
         match read_document(&mut root) {
             Ok(spec) => {
                 let source = Source { file: file.to_owned(), document, line };
-                documents.push(Document { source, spec: *spec });
+                documents.push(Document { source, spec: *spec, tree: root });
             }
             Err(refusals) => {
                 problems.extend(refusals.into_iter().map(|refusal| refusal.into_problem(place(document))));
@@ -135,11 +149,10 @@ pub fn read(file: &str, format: Format, text: &str) -> Result<Vec<Document>, Vec
 pub fn doubled(documents: &[Document]) -> Vec<Problem> {
     let mut seen = std::collections::BTreeMap::new();
     let mut problems = Vec::new();
-    for Document { source, spec } in documents {
-        if let Some(first) = seen.insert((&spec.namespace, &spec.name), source) {
-            let position = Some(tree::Position { line: source.line, column: 1 });
-            let (file, path) = (source.file.clone(), "name".to_owned());
-            let place = Place { file, document: source.document, position, path };
+    for document in documents {
+        let spec = &document.spec;
+        if let Some(first) = seen.insert((&spec.namespace, &spec.name), &document.source) {
+            let place = document.place(&[Step::Key("name".to_owned())]);
             let (name, file, line) = (spec.name.clone(), first.file.clone(), first.line);
             problems.push(place.problem(Reason::NamedTwice { name, file, line }));
         }
@@ -161,20 +174,28 @@ const REFUSALS_MAX: usize = 20;
 
 fn read_document(root: &mut Node) -> Result<Box<JobSpec>, Vec<Refusal>> {
     let mut refusals = root.doubled_keys();
-    loop {
-        let refusal = match JobSpec::deserialize(&*root) {
-            Ok(spec) if refusals.is_empty() && spec.name.is_empty() => {
-                Refusal::new(Reason::Missing { key: "name" }).at(root.at)
+    while refusals.len() < REFUSALS_MAX {
+        match JobSpec::deserialize(&*root) {
+            Ok(spec) => {
+                // a name that was refused is not missing
+                if spec.name.is_empty() && !refusals.iter().any(|refusal| refusal.is_about("name")) {
+                    refusals.push(Refusal::new(Reason::Missing { key: "name" }).at(root.at));
+                }
+                if refusals.is_empty() {
+                    return Ok(Box::new(spec));
+                }
+                break;
             }
-            Ok(spec) if refusals.is_empty() => return Ok(Box::new(spec)),
-            Ok(_) => return Err(refusals),
-            Err(refusal) => refusal.at(root.at),
-        };
-        let more = root.hide(&refusal);
-        refusals.push(refusal);
-        if !more || refusals.len() >= REFUSALS_MAX {
-            refusals.sort_by_key(Refusal::position);
-            return Err(refusals);
+            Err(refusal) => {
+                let refusal = refusal.at(root.at);
+                let more = root.hide(&refusal);
+                refusals.push(refusal);
+                if !more {
+                    break;
+                }
+            }
         }
     }
+    refusals.sort_by_key(Refusal::position);
+    Err(refusals)
 }

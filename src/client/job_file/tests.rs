@@ -72,7 +72,16 @@ fn the_three_formats_say_the_same() {
     assert_eq!(spec.labels["code"], "007");
     assert_eq!(spec.timeout, Some(prost_types::Duration { seconds: 1_800, nanos: 0 }));
     assert_eq!(spec.catch_up.map(|catch_up| catch_up.runs), Some(2));
-    assert_eq!(spec.retry.as_ref().map(|retry| retry.multiplier), Some(1.5));
+    assert_eq!(spec.retry.as_ref().and_then(|retry| retry.multiplier), Some(1.5));
+}
+
+#[test]
+fn a_zero_that_is_written_is_not_a_key_that_is_left_out() {
+    let text = "name: a\noverlap: {limit: 0}\nretention: {age: 1d}\nbreaker: {probes: 0}\n";
+    let spec = &specs("a.yaml", text)[0];
+    assert_eq!(spec.overlap.map(|overlap| (overlap.limit, overlap.max_parallel)), Some((Some(0), None)));
+    assert_eq!(spec.retention.map(|retention| retention.runs), Some(None));
+    assert_eq!(spec.breaker.as_ref().map(|breaker| breaker.probes), Some(Some(0)));
 }
 
 #[test]
@@ -195,11 +204,55 @@ fn all_problems_of_all_documents_are_told_at_once() {
 }
 
 #[test]
+fn a_missing_name_is_told_with_the_other_problems_in_the_order_of_the_file() {
+    let found = problems("a.yaml", "timeout: 5\nqueue: a\nqueu: x\nqueue: b\n");
+    let places: Vec<&str> = found.iter().filter_map(|problem| problem.split(": ").next()).collect();
+    assert_eq!(places, ["a.yaml:1:1", "a.yaml:1:10", "a.yaml:3:1", "a.yaml:4:1"], "{found:?}");
+    assert_eq!(found[0], "a.yaml:1:1: the key `name` is missing");
+    assert_eq!(problems("a.yaml", "name: [x]\n").len(), 1);
+}
+
+#[test]
+fn the_place_of_a_field_is_found_from_its_path() {
+    let text = "name: a\n---\nname: b\nlabels: {x: y, \"a b\": c}\nschedule:\n- cron: x\n  dst:\n    gap: skip\n  at: 2026-12-01T09:00:00Z\n";
+    let documents = read("a.yaml", Format::Yaml, text).expect("two jobs");
+    for (path, line, column) in [
+        ("name", 3, 7),
+        ("labels.x", 4, 13),
+        ("labels[\"a b\"]", 4, 23),
+        // one schedule has a path without a number, however it is written
+        ("schedule.cron", 6, 9),
+        ("schedule[0].cron", 6, 9),
+        ("schedule.dst", 7, 3),
+        ("schedule.dst.fold", 7, 3),
+        ("schedule.at[0]", 9, 7),
+        ("schedule[3].cron", 5, 1),
+        ("target", 3, 1),
+        ("retry.max", 3, 1),
+    ] {
+        let whole = format!("{path}: x");
+        let place = documents[1].place(&path::read(&whole).0);
+        assert_eq!(place.position, Some(tree::Position { line, column }), "{path}");
+        assert_eq!(place.to_string(), format!("a.yaml:{line}:{column}: {path}"));
+    }
+    let text = "name = \"a\"\n[target.exec]\ncommand = [\n  \"x\",\n  \"\"]\n[[schedule]]\ncron = \"x\"\n[[schedule]]\ncron = 'y'\n";
+    let document = &read("a.toml", Format::Toml, text).expect("a job")[0];
+    for (path, place) in [
+        ("target.exec.command[1]", "a.toml:5:3"),
+        ("schedule[1].cron", "a.toml:9:8"),
+        ("schedule[1]", "a.toml:8:1"),
+    ] {
+        let found = document.place(&path::read(&format!("{path}: x")).0).to_string();
+        assert_eq!(found, format!("{place}: {path}"));
+    }
+}
+
+#[test]
 fn a_name_used_twice_names_both_places() {
     let documents =
         read("a.yaml", Format::Yaml, "name: a\n---\nname: b\n---\nname: a\n").expect("three jobs");
     let found: Vec<String> = doubled(&documents).iter().map(ToString::to_string).collect();
-    assert_eq!(found, ["a.yaml:5:1: name: the job `a` is defined twice, first in a.yaml:1"]);
+    assert_eq!(found, ["a.yaml:5:7: name: the job `a` is defined twice, first in a.yaml:1"]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use serde::forward_to_deserialize_any;
 
 use super::later;
 use super::problem::{Place, Problem, Reason};
+use crate::pb::path::{self, KEY_CHARS, Step};
 
 /// Line and column, both from 1; columns count characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,7 +27,7 @@ pub struct Position {
 pub(super) type Trees = (Vec<(usize, Node)>, Option<(usize, Refusal)>);
 
 /// A value and its place.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Node {
     pub(super) at: Position,
     pub(super) value: Value,
@@ -35,7 +36,7 @@ pub(super) struct Node {
 }
 
 /// A value as its format tells it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Value {
     Null,
     Bool(bool),
@@ -49,18 +50,28 @@ pub(super) enum Value {
 }
 
 /// A key and its value.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) struct Entry {
     pub(super) key: String,
     pub(super) key_at: Position,
     pub(super) value: Node,
 }
 
-/// One step of a path.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Step {
-    Key(String),
-    Element(usize),
+impl Entry {
+    /// Whether a path means this entry; paths show the beginning of long keys.
+    fn is_named(&self, key: &str) -> bool {
+        self.key == key || (key.chars().count() == KEY_CHARS && self.key.starts_with(key))
+    }
+
+    /// What a problem of the entry points at: a value on one line, or the key of what is longer.
+    fn at(&self) -> Position {
+        match self.value.value {
+            Value::Map(_) | Value::List(_) => self.key_at,
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) | Value::Plain(_) => {
+                self.value.at
+            }
+        }
+    }
 }
 
 /// Why a document is refused, and where in it.
@@ -88,6 +99,11 @@ impl Refusal {
         self.position
     }
 
+    /// Whether it is about a key of the document itself, or something below it.
+    pub(super) fn is_about(&self, key: &str) -> bool {
+        matches!(self.path.last(), Some(Step::Key(outermost)) if outermost == key)
+    }
+
     fn under(mut self, step: Step) -> Self {
         self.path.push(step);
         self
@@ -95,11 +111,7 @@ impl Refusal {
 
     /// The problem in terms of the file. Names planned for later are told from other unknown ones.
     pub(super) fn into_problem(self, place: Place) -> Problem {
-        let path = self.path.iter().rev().fold(String::new(), |path, step| match step {
-            Step::Key(key) if path.is_empty() => key.clone(),
-            Step::Key(key) => format!("{path}.{key}"),
-            Step::Element(number) => format!("{path}[{number}]"),
-        });
+        let path = path::write(self.path.iter().rev());
         let mut keys = self.path.iter().filter_map(|step| match step {
             Step::Key(key) => Some(key.as_str()),
             Step::Element(_) => None,
@@ -176,6 +188,32 @@ impl Node {
             Value::List(elements) => elements.iter().fold((1, 0), below),
             Value::Map(entries) => entries.iter().map(|entry| &entry.value).fold((1, 0), below),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) | Value::Plain(_) => (1, 0),
+        }
+    }
+
+    /// The place of a field; of one that is not there, that of the mapping or list which would hold it.
+    pub(super) fn position(&self, path: &[Step]) -> Position {
+        self.position_from(self.at, path)
+    }
+
+    fn position_from(&self, at: Position, path: &[Step]) -> Position {
+        let Some((step, rest)) = path.split_first() else { return at };
+        match (&self.value, step) {
+            (Value::Map(entries), Step::Key(key)) => match entries.iter().find(|entry| entry.is_named(key)) {
+                Some(entry) => entry.value.position_from(entry.at(), rest),
+                None => at,
+            },
+            (Value::List(elements), Step::Element(number)) => match elements.get(*number) {
+                Some(element) => element.position_from(element.at, rest),
+                None => at,
+            },
+            // A list of one may be written without being one, and the other way round.
+            (Value::List(elements), Step::Key(_)) => match elements.as_slice() {
+                [element] => element.position_from(element.at, path),
+                _ => at,
+            },
+            (_, Step::Element(0)) => self.position_from(at, rest),
+            (_, Step::Element(_) | Step::Key(_)) => at,
         }
     }
 
