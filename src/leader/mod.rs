@@ -14,6 +14,8 @@
 //! # Invariants
 //! - An order is sent only for a `Start` that this node has applied, or has been told was applied.
 //! - Every proposal is fenced by the term in which it was planned.
+//! - What is due waits outside of the log when the log is slow ([`window`]): a start or a report never queues
+//!   behind more fires than are applied in a moment.
 //! - Queues are bounded: [`ENTRIES_IN_FLIGHT`] entries, [`EVENTS`] events of sessions,
 //!   [`REPORTS_WAITING`] reports, and for each session the orders that fit its slots. A session that does not take its messages is dropped.
 
@@ -21,6 +23,7 @@ mod dispatch;
 mod flight;
 mod sessions;
 mod turn;
+mod window;
 
 use std::sync::Arc;
 use std::time::Duration;

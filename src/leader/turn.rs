@@ -15,6 +15,7 @@ use tracing::{error, info, warn};
 
 use super::flight::Flight;
 use super::sessions::{Listening, Message, Session, SessionEvent, SessionId, Sessions, WorkerInfo};
+use super::window::Window;
 use super::{
     ENTRIES_IN_FLIGHT, LOOK, LeaderOptions, REFUSED, REPORT_BYTES_PER_ENTRY, REPORTS_PER_ENTRY,
     REPORTS_WAITING,
@@ -39,6 +40,7 @@ pub(super) struct PendingReport {
 
 /// A proposal that has been answered.
 pub(super) struct Landed {
+    proposed_at: Instant,
     pub(super) commands: Arc<Vec<Command>>,
     pub(super) at: Timestamp,
     pub(super) reports: Vec<PendingReport>,
@@ -63,6 +65,7 @@ pub(super) struct Loop {
     announced: bool,
     pub(super) sessions: Sessions,
     pub(super) flight: Flight,
+    window: Window,
     answers: FuturesUnordered<Answer>,
     reports: Vec<PendingReport>,
     /// Reports pending or in flight.
@@ -98,6 +101,7 @@ impl Loop {
             announced: false,
             sessions: Sessions::default(),
             flight: Flight::default(),
+            window: Window::default(),
             answers: FuturesUnordered::new(),
             reports: Vec::new(),
             reported: HashSet::new(),
@@ -153,6 +157,8 @@ impl Loop {
         }
         self.dismiss();
         self.flight = Flight::default();
+        self.window = Window::default();
+        self.flight.in_flight.jobs_max = self.window.jobs();
         // Answers of another term say nothing about what is in flight in this one.
         self.answers = FuturesUnordered::new();
         self.reports.clear();
@@ -256,12 +262,19 @@ impl Loop {
         let commands = Arc::new(commands);
         let entry = Entry { at, commands: commands.as_ref().clone() };
         let answer = self.raft.submit(Some(term), entry);
-        self.answers.push(Box::pin(async move { Landed { commands, at, reports, result: answer.await } }));
+        let proposed_at = Instant::now();
+        self.answers.push(Box::pin(async move {
+            Landed { proposed_at, commands, at, reports, result: answer.await }
+        }));
     }
 
     fn land(&mut self, landed: Landed) {
         match landed.result {
             Ok(ref proposed) if self.leading.is_some() => {
+                let is_fire = |command: &&Command| matches!(command, Command::Fire { .. });
+                let fires = landed.commands.iter().filter(is_fire).count();
+                self.window.landed(fires, landed.proposed_at, Instant::now());
+                self.flight.in_flight.jobs_max = self.window.jobs();
                 self.flight.land(proposed.index, landed.commands.clone());
                 self.dispatch(&landed, proposed);
                 for report in &landed.reports {

@@ -81,16 +81,31 @@ pub struct Sessions {
 }
 
 /// What is proposed and not applied yet: it is not proposed a second time.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct InFlight {
     /// Jobs with a `Fire`.
     pub jobs: HashSet<JobId>,
+    /// How many such jobs there may be; what else is due waits until one of them has landed. Starts and reports
+    /// do not wait for it.
+    pub jobs_max: usize,
     /// Runs with any command.
     pub runs: HashSet<RunId>,
     /// Breakers with a `HalfOpen`.
     pub breakers: HashSet<BreakerKey>,
     /// Workers with a `Renew` or `Lose`.
     pub workers: HashSet<Arc<str>>,
+}
+
+impl Default for InFlight {
+    fn default() -> Self {
+        Self {
+            jobs: HashSet::new(),
+            jobs_max: usize::MAX,
+            runs: HashSet::new(),
+            breakers: HashSet::new(),
+            workers: HashSet::new(),
+        }
+    }
 }
 
 /// What to propose, and when to look again.
@@ -348,16 +363,19 @@ impl Planning<'_> {
     }
 
     fn due(&mut self, rules: &mut Rules) {
+        let mut room = self.flight.jobs_max.saturating_sub(self.flight.jobs.len());
         for (due_at, id) in self.state.due() {
             if due_at > self.now {
                 return self.wake(due_at);
             }
-            if self.full() {
+            // The landing of what is in flight wakes the caller.
+            if room == 0 || self.full() {
                 return;
             }
             if self.flight.jobs.contains(&id) {
                 continue;
             }
+            room -= 1;
             let Some(job) = self.state.job(id).cloned() else { continue };
             self.fire(&job, rules);
         }
