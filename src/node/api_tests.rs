@@ -262,8 +262,9 @@ async fn trigger_repeated_under_one_id_makes_one_run() {
     assert_eq!(shown.attempts.len(), 1);
     for run_id in ["1-1", "", "x", "99999999999999999999-1"] {
         let get = pb::GetRunRequest { run_id: run_id.to_owned(), stale: false };
-        let code = node.api.get_run(Request::new(get)).await.unwrap_err().code();
-        assert_eq!(code, if run_id == "1-1" { Code::NotFound } else { Code::InvalidArgument });
+        let refused = node.api.get_run(Request::new(get)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::NotFound, "{run_id}");
+        assert!(refused.metadata().contains_key(status::HINT), "{run_id}");
     }
 }
 
