@@ -95,7 +95,11 @@ impl JobService for Node {
         Ok(Response::new(job()))
     }
 
-    async fn trigger_job(&self, _: Request<TriggerJobRequest>) -> Answer<Run> {
+    async fn trigger_job(&self, request: Request<TriggerJobRequest>) -> Answer<Run> {
+        if request.into_inner().name == "busy" {
+            let (reason, detail) = ("overlap".into(), "run r0 is live".into());
+            return Ok(Response::new(Run { reason, detail, ..run(RunState::Skipped) }));
+        }
         Ok(Response::new(run(RunState::Pending)))
     }
 
@@ -232,6 +236,10 @@ async fn a_watch_survives_a_broken_stream_and_tells_how_the_run_ended() {
 async fn a_trigger_prints_the_run_and_waits_when_asked() {
     let address = serve(Node::default()).await;
     assert_eq!(text(&ask(address, "job trigger feed").await.stdout), "r1\n");
+    let skipped = ask(address, "job trigger busy").await;
+    assert_eq!((skipped.status.code(), text(&skipped.stdout)), (Some(1), "r1\n"));
+    let why = "error: run r1 ended as skipped: overlap (run r0 is live)\nhint: ";
+    assert!(text(&skipped.stderr).starts_with(why), "{skipped:?}");
     let waited = ask(address, "job trigger feed --wait -o json").await;
     assert_eq!(document(&waited)["state"], "succeeded");
     assert_eq!(waited.status.code(), Some(0));

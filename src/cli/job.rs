@@ -9,7 +9,7 @@ use crate::client::paging;
 use crate::pb::instant::write;
 use crate::pb::v1::{
     DeleteJobRequest, ExplainJobRequest, GetJobRequest, Job, JobSpec, ListJobsRequest,
-    NextOccurrencesRequest, PauseJobRequest, ResumeJobRequest, TriggerJobRequest,
+    NextOccurrencesRequest, PauseJobRequest, ResumeJobRequest, RunState, TriggerJobRequest,
 };
 use crate::state::time::Timestamp;
 
@@ -55,7 +55,7 @@ pub(super) enum JobCommand {
         #[command(flatten)]
         write: WriteFlags,
     },
-    /// Makes a run now and prints its id
+    /// Makes a run now and prints its id; exit code 1 when it is skipped at once (overlap, breaker)
     Trigger {
         /// The job
         name: String,
@@ -207,7 +207,8 @@ async fn trigger(
     if !for_people {
         printer.object(&run, |_| tables::run(&run))?;
     }
-    if wait { run::verdict(&run) } else { Ok(()) }
+    // A run that was skipped at once is none, whether anybody waits for it or not.
+    if wait || run.state() == RunState::Skipped { run::verdict(&run) } else { Ok(()) }
 }
 
 fn namespace(context: &Context) -> String {
