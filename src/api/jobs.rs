@@ -2,7 +2,7 @@
 
 mod apply;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic::{Request, Response, Status};
 
@@ -46,12 +46,17 @@ impl Api {
 
     async fn delete_here(self, mut message: pb::DeleteJobRequest) -> Result<pb::DeleteJobResponse, Status> {
         let request = message.request();
+        // Its name is gone when its runs are counted.
+        let deleted = Mutex::new(None);
         let make = |state: &State, _| {
             let job = job(state, &message.namespace, &message.name)?.id;
+            *deleted.lock().unwrap_or_else(PoisonError::into_inner) = Some(job);
             Ok(Command::DeleteJob { job, cancel_runs: message.cancel_runs, request: request.clone() })
         };
         self.decide(&request.operation_id, make).await?;
-        Ok(pb::DeleteJobResponse {})
+        let deleted = deleted.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let live_runs = deleted.map_or(0, |job| self.shared.raft.state().runs_of(job).count());
+        Ok(pb::DeleteJobResponse { live_runs: u32::try_from(live_runs).unwrap_or(u32::MAX) })
     }
 
     async fn pause_here(self, mut message: pb::PauseJobRequest) -> Result<pb::Job, Status> {

@@ -12,7 +12,7 @@ use super::{Context, Failure, tables};
 use crate::client::Error;
 use crate::client::job_file::{self, BYTES_MAX, Document, Format};
 use crate::pb::path::{self, Step};
-use crate::pb::v1::{ApplyJobsRequest, ApplyJobsResponse};
+use crate::pb::v1::{AppliedJob, ApplyJobsRequest, ApplyJobsResponse};
 
 /// Files of one command at most, those in folders included.
 const FILES_MAX: usize = 10_000;
@@ -74,6 +74,7 @@ pub(super) async fn carry_out(
     };
     let answer = ask(&args.files, request, context).await?;
     printer.list(&answer, &answer.results, |_| tables::applied(&answer.results))?;
+    warn(&answer, printer);
     if args.dry_run {
         printer.note("dry run: nothing was written");
     }
@@ -90,6 +91,17 @@ pub(super) async fn diff(args: DiffArgs, context: &Context, printer: &mut Printe
         }
         Output::Json | Output::Jsonl | Output::Yaml => {
             printer.list(&answer, &answer.results, |_| tables::applied(&answer.results))
+        }
+    }?;
+    warn(&answer, printer);
+    Ok(())
+}
+
+/// Says what is probably not meant.
+fn warn(answer: &ApplyJobsResponse, printer: &mut Printer) {
+    for AppliedJob { namespace, name, warnings, .. } in &answer.results {
+        for warning in warnings {
+            printer.note(&format!("job {namespace}/{name}: {warning}"));
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The services of `api` on a real single node: real log, real run log, in a temporary folder.
 
+mod jobs;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -82,11 +84,16 @@ impl Node {
         self.api.trigger_job(Request::new(request)).await.unwrap().into_inner()
     }
 
-    /// Starts and ends the run.
-    async fn carry_out(&self, run: &pb::Run) {
+    async fn begin(&self, run: &pb::Run) {
         let id = run.run_id.parse().unwrap();
         let lease_until = Clock::system().now().plus(Duration::from_secs(60));
         self.propose(vec![Command::Start { run: id, attempt: 1, worker: "w".into(), lease_until }]).await;
+    }
+
+    /// Starts and ends the run.
+    async fn carry_out(&self, run: &pb::Run) {
+        let id = run.run_id.parse().unwrap();
+        self.begin(run).await;
         let fence = self.raft.state().run(id).unwrap().running().unwrap().fence;
         let report = Arc::new(Report::default());
         let retry_after = Duration::ZERO;
