@@ -283,7 +283,7 @@ async fn what_apply_sends_is_what_the_file_says() {
     std::fs::write(&file, "name: a\n---\nname: bad\nschedule: {cron: x}\n").expect("written");
     let refused = ask(address, &line).await;
     let (file, cron) = (file.display(), "schedule.cron: no such day\nhint: use 0 to 7");
-    let expected = format!("error: {file}:4:18: {cron}\nerror: {file}:3:1: target: is missing\n");
+    let expected = format!("error: {file}:3:1: target: is missing\nerror: {file}:4:18: {cron}\n");
     assert_eq!(text(&refused.stderr), expected);
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(node.applied.lock().expect("no panic").len(), 1);

@@ -358,6 +358,9 @@ fn all_that_is_wrong_with_a_schedule_is_told_with_its_hints() {
         "{text}"
     );
     assert!(text.contains("\nhint: did you mean `Europe/Berlin`?\nschedule[0].cron"), "{text}");
+    let bounds =
+        "schedule[0].end_at: 1970-01-01T00:00:05.000Z is not later than start_at, 1970-01-01T00:00:10.000Z";
+    assert!(text.lines().any(|line| line == bounds), "{text}");
 }
 
 #[test]
