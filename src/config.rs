@@ -4,14 +4,17 @@
 //! smallest file that works; `cluster/example.toml` names every key with its default and is tested
 //! against the defaults here.
 
+mod reader;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+
+use self::reader::{Reader, Table, is_address, line_of};
 
 /// A node's configuration, complete.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -148,7 +151,7 @@ impl Config {
             let line = line_of(text, error.span().map_or(0, |span| span.start));
             ConfigError { problems: vec![format!("{name}:{line}: {}", error.message())] }
         })?;
-        let mut reader = Reader { name, text, problems: Vec::new() };
+        let mut reader = Reader { name, text, places: BTreeMap::new(), problems: Vec::new() };
         let config = reader.config(table.into_inner(), overrides);
         reader.finish(config)
     }
@@ -166,31 +169,9 @@ impl Config {
     }
 }
 
-fn line_of(text: &str, offset: usize) -> usize {
-    text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
-}
-
-struct Reader<'a> {
-    name: &'a str,
-    text: &'a str,
-    problems: Vec<String>,
-}
-
-type Table<'a> = DeTable<'a>;
-type Value<'a> = Spanned<DeValue<'a>>;
-
 impl Reader<'_> {
-    fn problem(&mut self, at: Option<usize>, key: &str, reason: &str) {
-        let place =
-            at.map_or_else(|| self.name.to_owned(), |at| format!("{}:{}", self.name, line_of(self.text, at)));
-        self.problems.push(format!("{place}: {key}: {reason}"));
-    }
-
-    fn finish(self, config: Config) -> Result<Config, ConfigError> {
-        if self.problems.is_empty() { Ok(config) } else { Err(ConfigError { problems: self.problems }) }
-    }
-
     fn config(&mut self, mut table: Table<'_>, overrides: Overrides) -> Config {
+        self.note_places(&table, "", &overrides);
         // Each key is read even where a flag goes before it: what is left in the table at the end is unknown.
         let named_id = self.integer(&mut table, "", "node_id", 1..=u64::MAX);
         let node_id = overrides.node_id.or(named_id);
@@ -225,7 +206,7 @@ impl Reader<'_> {
     }
 
     fn required<T>(&mut self, value: Option<T>, key: &str, expected: &str) -> Option<T> {
-        let is_reported = self.problems.iter().any(|problem| problem.contains(&format!(": {key}: ")));
+        let is_reported = self.problems.iter().any(|(_, problem)| problem.contains(&format!(": {key}: ")));
         if value.is_none() && !is_reported {
             self.problem(None, key, &format!("is missing; expected {expected}"));
         }
@@ -239,6 +220,17 @@ impl Reader<'_> {
                 config.node_id
             );
             self.problem(None, "peers", &reason);
+        }
+        for (id, address) in &config.peers {
+            let first = config.peers.range(..id).find(|(_, other)| *other == address);
+            if let Some((first, _)) = first {
+                self.problem(None, &format!("peers.{id}"), &format!("is the address of node {first}"));
+            }
+        }
+        // Port 0 is another one each time.
+        if config.listen == config.peer_listen && !config.listen.is_empty() && !config.listen.ends_with(":0")
+        {
+            self.problem(None, "peer_listen", "is the same as listen; clients and nodes need one each");
         }
         let raft = &config.raft;
         if raft.election_min <= raft.heartbeat * 2 {
@@ -327,140 +319,6 @@ impl Reader<'_> {
         }
         peers
     }
-
-    fn take<'t>(&mut self, table: &mut Table<'t>, key: &str) -> Option<Value<'t>> {
-        let name = table.keys().find(|name| name.get_ref() == key)?.clone();
-        table.remove(&name)
-    }
-
-    fn section<'t>(&mut self, table: &mut Table<'t>, key: &str) -> Option<Table<'t>> {
-        let value = self.take(table, key)?;
-        let at = value.span().start;
-        match value.into_inner() {
-            DeValue::Table(section) => Some(section),
-            _ => {
-                self.problem(Some(at), key, "expected a table");
-                None
-            }
-        }
-    }
-
-    fn string(&mut self, table: &mut Table<'_>, section: &str, key: &str) -> Option<String> {
-        let value = self.take(table, key)?;
-        match value.get_ref() {
-            DeValue::String(text) if !text.is_empty() => Some(text.to_string()),
-            _ => {
-                self.problem(
-                    Some(value.span().start),
-                    &path(section, key),
-                    "expected a string that is not empty",
-                );
-                None
-            }
-        }
-    }
-
-    fn strings(&mut self, table: &mut Table<'_>, section: &str, key: &str) -> Option<Vec<String>> {
-        let value = self.take(table, key)?;
-        let texts: Option<Vec<String>> = match value.get_ref() {
-            DeValue::Array(items) => items
-                .iter()
-                .map(|item| match item.get_ref() {
-                    DeValue::String(text) if !text.is_empty() => Some(text.to_string()),
-                    _ => None,
-                })
-                .collect(),
-            _ => None,
-        };
-        if texts.as_ref().is_none_or(Vec::is_empty) {
-            self.problem(Some(value.span().start), &path(section, key), "expected a list of strings");
-            return None;
-        }
-        texts
-    }
-
-    fn address(&mut self, table: &mut Table<'_>, key: &str) -> Option<String> {
-        let at = self.place(table, key);
-        let text = self.string(table, "", key)?;
-        if is_address(&text) {
-            return Some(text);
-        }
-        self.problem(at, key, "expected host:port");
-        None
-    }
-
-    fn place(&self, table: &Table<'_>, key: &str) -> Option<usize> {
-        table.iter().find(|(name, _)| name.get_ref() == key).map(|(_, value)| value.span().start)
-    }
-
-    fn boolean(&mut self, table: &mut Table<'_>, section: &str, key: &str) -> Option<bool> {
-        let value = self.take(table, key)?;
-        match value.get_ref() {
-            DeValue::Boolean(flag) => Some(*flag),
-            _ => {
-                self.problem(Some(value.span().start), &path(section, key), "expected true or false");
-                None
-            }
-        }
-    }
-
-    fn integer(
-        &mut self,
-        table: &mut Table<'_>,
-        section: &str,
-        key: &str,
-        range: std::ops::RangeInclusive<u64>,
-    ) -> Option<u64> {
-        let value = self.take(table, key)?;
-        let number = match value.get_ref() {
-            DeValue::Integer(number) => u64::from_str_radix(number.as_str(), number.radix()).ok(),
-            _ => None,
-        };
-        let found = number.filter(|number| range.contains(number));
-        if found.is_none() {
-            let expected = if *range.end() == u64::MAX {
-                format!("expected an integer from {}", range.start())
-            } else {
-                format!("expected an integer from {} to {}", range.start(), range.end())
-            };
-            self.problem(Some(value.span().start), &path(section, key), &expected);
-        }
-        found
-    }
-
-    fn duration(
-        &mut self,
-        table: &mut Table<'_>,
-        section: &str,
-        key: &str,
-        range: std::ops::RangeInclusive<Duration>,
-        field: &mut Duration,
-    ) {
-        let at = self.place(table, key);
-        let Some(text) = self.string(table, section, key) else { return };
-        match humantime::parse_duration(&text) {
-            Ok(span) if range.contains(&span) => *field = span,
-            Ok(_) | Err(_) => {
-                let expected = format!("expected a duration from {:?} to {:?}", range.start(), range.end());
-                self.problem(at, &path(section, key), &expected);
-            }
-        }
-    }
-
-    fn nothing_left(&mut self, table: &Table<'_>, section: &str) {
-        for (key, value) in table {
-            let path = format!("{section}{}", key.get_ref());
-            self.problem(Some(value.span().start), &path, "unknown key");
-        }
-    }
-}
-
-fn path(section: &str, key: &str) -> String {
-    if section.is_empty() { key.to_owned() } else { format!("{section}.{key}") }
-}
-
-fn is_address(text: &str) -> bool {
-    text.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
 }
 
 fn is_loopback(address: &str) -> bool {

@@ -55,6 +55,7 @@ fn foreseen(job: &JobSpec, dry_run: bool) -> AppliedJob {
         version: 1,
         next_at: None,
         changes: if dry_run && is_known { changes } else { Vec::new() },
+        warnings: if job.name == "past" { vec!["its time is over".into()] } else { Vec::new() },
     }
 }
 
@@ -74,6 +75,16 @@ impl JobService for Node {
     async fn get_job(&self, request: Request<GetJobRequest>) -> Answer<Job> {
         match request.into_inner().name.as_str() {
             "feed" => Ok(Response::new(job())),
+            "resting" => {
+                let at = prost_types::Timestamp { seconds: 1_774_746_000, nanos: 0 };
+                let (actor, reason) = ("ada".into(), "disk".into());
+                let pause = Some(Pause { actor, reason, paused_at: Some(at) });
+                Ok(Response::new(Job { pause, ..job() }))
+            }
+            "over" => {
+                let spec = JobSpec { schedule: vec![Schedule::default()], ..JobSpec::default() };
+                Ok(Response::new(Job { spec: Some(spec), ..job() }))
+            }
             "secret" => Err(Status::permission_denied("not yours")),
             name => Err(Status::not_found(format!("no job default/{name}"))),
         }
@@ -83,8 +94,12 @@ impl JobService for Node {
         Ok(Response::new(ListJobsResponse { jobs: vec![job(); 500], next_page_token: String::new() }))
     }
 
-    async fn delete_job(&self, _: Request<DeleteJobRequest>) -> Answer<DeleteJobResponse> {
-        Err(Status::failed_precondition("it is protected"))
+    async fn delete_job(&self, request: Request<DeleteJobRequest>) -> Answer<DeleteJobResponse> {
+        match request.into_inner().name.as_str() {
+            "feed" => Err(Status::failed_precondition("it is protected")),
+            "idle" => Ok(Response::new(DeleteJobResponse { live_runs: 0 })),
+            _ => Ok(Response::new(DeleteJobResponse { live_runs: 2 })),
+        }
     }
 
     async fn pause_job(&self, _: Request<PauseJobRequest>) -> Answer<Job> {
@@ -95,12 +110,22 @@ impl JobService for Node {
         Ok(Response::new(job()))
     }
 
-    async fn trigger_job(&self, _: Request<TriggerJobRequest>) -> Answer<Run> {
+    async fn trigger_job(&self, request: Request<TriggerJobRequest>) -> Answer<Run> {
+        if request.into_inner().name == "busy" {
+            let (reason, detail) = ("overlap".into(), "run r0 is live".into());
+            return Ok(Response::new(Run { reason, detail, ..run(RunState::Skipped) }));
+        }
         Ok(Response::new(run(RunState::Pending)))
     }
 
-    async fn next_occurrences(&self, _: Request<NextOccurrencesRequest>) -> Answer<NextOccurrencesResponse> {
-        Ok(Response::new(NextOccurrencesResponse::default()))
+    async fn next_occurrences(
+        &self,
+        request: Request<NextOccurrencesRequest>,
+    ) -> Answer<NextOccurrencesResponse> {
+        let at = prost_types::Timestamp { seconds: 1_774_746_060, nanos: 0 };
+        let occurrence = Occurrence { at: Some(at), local: "local".into(), note: String::new() };
+        let occurrences = if request.into_inner().name == "resting" { vec![occurrence] } else { Vec::new() };
+        Ok(Response::new(NextOccurrencesResponse { occurrences }))
     }
 
     async fn explain_job(&self, _: Request<ExplainJobRequest>) -> Answer<Explanation> {
@@ -232,6 +257,10 @@ async fn a_watch_survives_a_broken_stream_and_tells_how_the_run_ended() {
 async fn a_trigger_prints_the_run_and_waits_when_asked() {
     let address = serve(Node::default()).await;
     assert_eq!(text(&ask(address, "job trigger feed").await.stdout), "r1\n");
+    let skipped = ask(address, "job trigger busy").await;
+    assert_eq!((skipped.status.code(), text(&skipped.stdout)), (Some(1), "r1\n"));
+    let why = "error: run r1 ended as skipped: overlap (run r0 is live)\nhint: ";
+    assert!(text(&skipped.stderr).starts_with(why), "{skipped:?}");
     let waited = ask(address, "job trigger feed --wait -o json").await;
     assert_eq!(document(&waited)["state"], "succeeded");
     assert_eq!(waited.status.code(), Some(0));
@@ -254,10 +283,45 @@ async fn what_apply_sends_is_what_the_file_says() {
     std::fs::write(&file, "name: a\n---\nname: bad\nschedule: {cron: x}\n").expect("written");
     let refused = ask(address, &line).await;
     let (file, cron) = (file.display(), "schedule.cron: no such day\nhint: use 0 to 7");
-    let expected = format!("error: {file}:4:18: {cron}\nerror: {file}:3:1: target: is missing\n");
+    let expected = format!("error: {file}:3:1: target: is missing\nerror: {file}:4:18: {cron}\n");
     assert_eq!(text(&refused.stderr), expected);
     assert_eq!(refused.status.code(), Some(1));
     assert_eq!(node.applied.lock().expect("no panic").len(), 1);
+}
+
+#[tokio::test]
+async fn what_a_person_should_know_is_noted_beside_the_data() {
+    let address = serve(Node::default()).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("past.yaml");
+    std::fs::write(&file, "name: past\n").expect("written");
+    let (apply, diff) =
+        (format!("job apply -f {}", file.display()), format!("job diff -f {} -o json", file.display()));
+    let past = "note: job default/past: its time is over\n";
+    for (line, note) in [
+        (
+            "job next resting -o json",
+            "note: the job is paused by ada since 2026-03-29T01:00:00Z (disk); nothing fires until it is resumed\n",
+        ),
+        ("job next over", "note: the schedule has no further occurrence\n"),
+        ("job next feed", "note: the job has no schedule; it runs when it is triggered\n"),
+        ("schedule next 2001-01-01T00:00:00Z --kind at", "note: the schedule has no further occurrence\n"),
+        ("job delete idle", "note: job default/idle is deleted\n"),
+        (
+            "job delete busy",
+            "note: job default/busy is deleted; each of 2 live runs of it goes on to its end\n",
+        ),
+        (
+            "job delete busy --cancel-runs",
+            "note: job default/busy is deleted; each of 2 live runs of it is ended\n",
+        ),
+        (&apply, past),
+        (&diff, past),
+    ] {
+        let said = ask(address, line).await;
+        assert_eq!((said.status.code(), text(&said.stderr)), (Some(0), note), "{line}");
+    }
+    assert_eq!(document(&ask(address, "job delete busy -o json").await)["live_runs"], 2);
 }
 
 #[tokio::test]

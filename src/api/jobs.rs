@@ -2,7 +2,7 @@
 
 mod apply;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic::{Request, Response, Status};
 
@@ -70,11 +70,16 @@ impl Api {
         let request = message.request();
         let named = (message.namespace.as_str(), message.name.as_str());
         let cancel_runs = message.cancel_runs;
+        // Its name is gone when its runs are counted.
+        let deleted = Mutex::new(None);
         self.decide_job(JobChange::Delete, named, &request, |job, _| {
+            *deleted.lock().unwrap_or_else(PoisonError::into_inner) = Some(job.id);
             Ok(Command::DeleteJob { job: job.reference(), cancel_runs, request: request.clone() })
         })
         .await?;
-        Ok(pb::DeleteJobResponse {})
+        let deleted = deleted.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let live_runs = deleted.map_or(0, |job| self.shared.raft.state().runs_of(job).count());
+        Ok(pb::DeleteJobResponse { live_runs: u32::try_from(live_runs).unwrap_or(u32::MAX) })
     }
 
     async fn pause_here(self, mut message: pb::PauseJobRequest) -> Result<pb::Job, Status> {

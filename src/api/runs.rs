@@ -25,11 +25,9 @@ const WATCHED: usize = 1;
 /// States that a filter may name.
 const STATES: usize = 16;
 
+/// An id of a form that no run has names no run.
 fn run_id(text: &str) -> Result<RunId, Status> {
-    text.parse().map_err(|error| {
-        let shown: String = text.chars().take(64).collect();
-        status::invalid_field("run_id", &format!("{shown:?}: {error}"))
-    })
+    text.parse().map_err(|_| status::no_such_id(text))
 }
 
 fn filter(message: &pb::ListRunsRequest) -> Result<view::runs::Filter, Status> {

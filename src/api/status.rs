@@ -59,6 +59,13 @@ pub(super) fn no_run(id: &str) -> Status {
     hinted(status, "records are removed after the job's `retention`")
 }
 
+/// The text has not the form of a run's id.
+pub(super) fn no_such_id(text: &str) -> Status {
+    let shown: String = text.chars().take(64).collect();
+    let status = Status::not_found(format!("there is no run {shown:?}: run ids look different"));
+    hinted(status, "`chronarch run list` shows the ids of runs; of a job, `chronarch job get NAME`")
+}
+
 pub(super) fn no_breaker(namespace: &str, name: &str, error: &NoBreaker) -> Status {
     let shown: String = name.chars().take(128).collect();
     let of: String = namespace.chars().take(128).collect();

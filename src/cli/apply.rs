@@ -12,7 +12,7 @@ use super::{Context, Failure, tables};
 use crate::client::Error;
 use crate::client::job_file::{self, BYTES_MAX, Document, Format};
 use crate::pb::path::{self, Step};
-use crate::pb::v1::{ApplyJobsRequest, ApplyJobsResponse};
+use crate::pb::v1::{AppliedJob, ApplyJobsRequest, ApplyJobsResponse};
 
 /// Files of one command at most, those in folders included.
 const FILES_MAX: usize = 10_000;
@@ -74,6 +74,7 @@ pub(super) async fn carry_out(
     };
     let answer = ask(&args.files, request, context).await?;
     printer.list(&answer, &answer.results, |_| tables::applied(&answer.results))?;
+    warn(&answer, printer);
     if args.dry_run {
         printer.note("dry run: nothing was written");
     }
@@ -90,6 +91,17 @@ pub(super) async fn diff(args: DiffArgs, context: &Context, printer: &mut Printe
         }
         Output::Json | Output::Jsonl | Output::Yaml => {
             printer.list(&answer, &answer.results, |_| tables::applied(&answer.results))
+        }
+    }?;
+    warn(&answer, printer);
+    Ok(())
+}
+
+/// Says what is probably not meant.
+fn warn(answer: &ApplyJobsResponse, printer: &mut Printer) {
+    for AppliedJob { namespace, name, warnings, .. } in &answer.results {
+        for warning in warnings {
+            printer.note(&format!("job {namespace}/{name}: {warning}"));
         }
     }
 }
@@ -174,17 +186,29 @@ fn read_text(path: &Path) -> Result<(String, String), Failure> {
 }
 
 /// Says where in the files is what the cluster says about a field: `jobs[2].schedule.cron: …` is about
-/// the third job of the request.
+/// the third job of the request. Problems come in the order of the files, each with its hint below it.
 fn in_terms_of_files(error: Error, documents: &[Document]) -> Failure {
     let place = |line: &str| {
         let (steps, said) = path::read(line);
         let [Step::Key(jobs), Step::Element(number), field @ ..] = steps.as_slice() else { return None };
-        let document = documents.get(*number).filter(|_| jobs == "jobs")?;
-        Some(format!("{}: {said}", document.place(field)))
+        let place = documents.get(*number).filter(|_| jobs == "jobs")?.place(field);
+        let line = format!("{place}: {said}");
+        Some(((*number, place.position), line))
     };
     let told = |message: String| {
-        let lines = message.lines().map(|line| place(line).unwrap_or_else(|| line.to_owned()));
-        lines.collect::<Vec<_>>().join("\n")
+        let mut problems: Vec<(Option<_>, String)> = Vec::new();
+        for line in message.lines() {
+            match (place(line), problems.last_mut()) {
+                (Some((at, line)), _) => problems.push((Some(at), line)),
+                (None, Some((_, problem))) if line.starts_with("hint: ") => {
+                    problem.push('\n');
+                    problem.push_str(line);
+                }
+                (None, _) => problems.push((None, line.to_owned())),
+            }
+        }
+        problems.sort_by_key(|(at, _)| (at.is_none(), *at));
+        problems.into_iter().map(|(_, problem)| problem).collect::<Vec<_>>().join("\n")
     };
     let error = match error {
         Error::InvalidArgument { message, hint } => Error::InvalidArgument { message: told(message), hint },
@@ -227,11 +251,16 @@ mod tests {
         let text = "name: a\n---\nname: b\nschedule:\n  timezone: UTC\n  cron: x\n";
         let documents = job_file::read("a.yaml", Format::Yaml, text).expect("two jobs");
         let message =
-            "jobs[1].schedule.cron: no such day\nhint: none\njobs[0]: too large\njobs[7]: ?".to_owned();
+            "jobs[1].schedule.cron: no such day\nhint: none\njobs[1].schedule.timezone: Mars\njobs[7]: ?\njobs[0]: too large\nand 3 more".to_owned();
         let failure = in_terms_of_files(Error::InvalidArgument { message, hint: None }, &documents);
         assert_eq!(
             failure.to_string(),
-            "a.yaml:6:9: schedule.cron: no such day\nhint: none\na.yaml:1:1: too large\njobs[7]: ?"
+            "a.yaml:1:1: too large\n\
+             a.yaml:5:13: schedule.timezone: Mars\n\
+             a.yaml:6:9: schedule.cron: no such day\n\
+             hint: none\n\
+             jobs[7]: ?\n\
+             and 3 more"
         );
     }
 }

@@ -30,8 +30,11 @@ pub(super) enum ClusterCommand {
     /// Hands leadership over to a voter that has caught up
     TransferLeader {
         /// The node to hand it to. Default: the voter that is furthest
-        #[arg(long, value_name = "NODE", default_value_t = 0, hide_default_value = true)]
-        to: u64,
+        #[arg(value_name = "NODE", value_parser = clap::value_parser!(u64).range(1..))]
+        node_id: Option<u64>,
+        /// The same, as a flag
+        #[arg(long, value_name = "NODE", conflicts_with = "node_id", value_parser = clap::value_parser!(u64).range(1..))]
+        to: Option<u64>,
     },
     /// Adds a node that was started with `server --rejoin`, or without `peers`, and belongs to no cluster
     #[command(after_help = REPLACING)]
@@ -124,7 +127,9 @@ pub(super) async fn carry_out(
             let said = client.statuses().await;
             print_status(&said, printer)
         }
-        ClusterCommand::TransferLeader { to } => {
+        ClusterCommand::TransferLeader { node_id, to } => {
+            // 0 leaves the choice to the leader
+            let to = node_id.or(to).unwrap_or(0);
             let answer = client.transfer_leader(TransferLeaderRequest { to }).await?;
             print_answer(&answer, &format!("leader: {}", answer.leader_id), printer)
         }

@@ -116,7 +116,13 @@ impl Failure {
     /// The failure of a run that has ended otherwise than well.
     pub(super) fn of_run(run: &Run) -> Self {
         let state = word::of::<crate::pb::v1::RunState>(run.state).unwrap_or("unknown");
-        Self::Run { run_id: run.run_id.clone(), state, reason: run.reason.clone() }
+        let is_skipped = run.state() == crate::pb::v1::RunState::Skipped;
+        let reason = match run.detail.as_str() {
+            "" => run.reason.clone(),
+            detail if is_skipped => format!("{} ({detail})", run.reason),
+            _ => run.reason.clone(),
+        };
+        Self::Run { run_id: run.run_id.clone(), state, reason }
     }
 
     /// The exit code.

@@ -9,7 +9,7 @@ use crate::client::paging;
 use crate::pb::instant::write;
 use crate::pb::v1::{
     DeleteJobRequest, ExplainJobRequest, GetJobRequest, Job, JobSpec, ListJobsRequest,
-    NextOccurrencesRequest, PauseJobRequest, ResumeJobRequest, TriggerJobRequest,
+    NextOccurrencesRequest, PauseJobRequest, ResumeJobRequest, RunState, TriggerJobRequest,
 };
 use crate::state::time::Timestamp;
 
@@ -55,7 +55,7 @@ pub(super) enum JobCommand {
         #[command(flatten)]
         write: WriteFlags,
     },
-    /// Makes a run now and prints its id
+    /// Makes a run now and prints its id; exit code 1 when it is skipped at once (overlap, breaker)
     Trigger {
         /// The job
         name: String,
@@ -124,17 +124,9 @@ pub(super) async fn carry_out(
             let job = context.client()?.get_job(request).await?;
             printer.object(&job, |_| tables::job(&job))
         }
-        JobCommand::Next { name, count, after, read } => {
-            let after = after.map(write);
-            let request = NextOccurrencesRequest {
-                namespace: namespace(context),
-                name,
-                after,
-                count,
-                stale: read.stale,
-            };
-            let next = context.client()?.next_occurrences(request).await?;
-            printer.list(&next, &next.occurrences, |_| tables::occurrences(&next.occurrences))
+        JobCommand::Next { name, count, after, read: ReadFlags { stale } } => {
+            let (namespace, after) = (namespace(context), after.map(write));
+            next(NextOccurrencesRequest { namespace, name, after, count, stale }, context, printer).await
         }
         JobCommand::Explain { name, at, read } => {
             let at = at.map(write);
@@ -161,6 +153,31 @@ pub(super) async fn carry_out(
     }
 }
 
+/// The occurrences of the schedule, and on stderr why they would not come, or why there are none.
+async fn next(
+    request: NextOccurrencesRequest,
+    context: &Context,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    let client = context.client()?;
+    let next = client.next_occurrences(request.clone()).await?;
+    let NextOccurrencesRequest { namespace, name, stale, .. } = request;
+    let job = client.get_job(GetJobRequest { namespace, name, stale }).await?;
+    printer.list(&next, &next.occurrences, |_| tables::occurrences(&next.occurrences))?;
+    if let Some(pause) = &job.pause {
+        printer.note(&format!("the job is {}; nothing fires until it is resumed", tables::paused(pause)));
+    }
+    if next.occurrences.is_empty() {
+        let has_schedule = job.spec.is_some_and(|spec| !spec.schedule.is_empty());
+        printer.note(if has_schedule {
+            tables::NO_OCCURRENCE
+        } else {
+            "the job has no schedule; it runs when it is triggered"
+        });
+    }
+    Ok(())
+}
+
 fn print_changed(job: &Job, printer: &mut Printer) -> Result<(), Failure> {
     printer.object(job, |wide| tables::jobs(std::slice::from_ref(job), wide))
 }
@@ -174,10 +191,15 @@ async fn delete(
 ) -> Result<(), Failure> {
     let (namespace, actor, operation_id) = (namespace(context), identity.actor(), identity.operation_id);
     let told = format!("job {namespace}/{name} is deleted");
+    let fate = if cancel_runs { "is ended" } else { "goes on to its end" };
     let request = DeleteJobRequest { namespace, name, cancel_runs, operation_id, actor, reason };
     let answer = context.client()?.delete_job(request).await?;
     match printer.output() {
-        Output::Table | Output::Wide => printer.note(&told),
+        Output::Table | Output::Wide => printer.note(&match answer.live_runs {
+            0 => told,
+            1 => format!("{told}; 1 live run of it {fate}"),
+            more => format!("{told}; each of {more} live runs of it {fate}"),
+        }),
         Output::Json | Output::Jsonl => printer.json_line(&answer)?,
         Output::Yaml => printer.yaml(&answer)?,
     }
@@ -207,7 +229,8 @@ async fn trigger(
     if !for_people {
         printer.object(&run, |_| tables::run(&run))?;
     }
-    if wait { run::verdict(&run) } else { Ok(()) }
+    // A run that was skipped at once is none, whether anybody waits for it or not.
+    if wait || run.state() == RunState::Skipped { run::verdict(&run) } else { Ok(()) }
 }
 
 fn namespace(context: &Context) -> String {

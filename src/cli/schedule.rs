@@ -120,7 +120,11 @@ pub(super) fn carry_out(
         return answer_lines(&mut input, args, &context.clock, printer);
     }
     let found = next(args, &context.clock)?;
-    printer.list(&found, &found.occurrences, |_| tables::occurrences(&found.occurrences))
+    printer.list(&found, &found.occurrences, |_| tables::occurrences(&found.occurrences))?;
+    if found.occurrences.is_empty() {
+        printer.note(tables::NO_OCCURRENCE);
+    }
+    Ok(())
 }
 
 fn next(args: &NextArgs, clock: &Clock) -> Result<v1::NextOccurrencesResponse, Failure> {

@@ -7,7 +7,7 @@ use comfy_table::Table;
 
 use crate::pb::v1::{
     AppliedJob, Breaker, BreakerState, Cause, Change, ClusterStatus, Explanation, FieldChange, Job, JobState,
-    NodeRole, Occurrence, Outcome, Run, RunState, Schedule, Target,
+    NodeRole, Occurrence, Outcome, Pause, Run, RunState, Schedule, Target,
 };
 use crate::pb::word::{self, Words};
 use crate::pb::{instant, span};
@@ -326,6 +326,16 @@ pub(super) fn transitions(breaker: &Breaker) -> Table {
         ]);
     }
     table
+}
+
+/// What is said of a schedule that has no occurrence to show.
+pub(super) const NO_OCCURRENCE: &str = "the schedule has no further occurrence";
+
+/// Since when a job is paused, by whom and why.
+pub(super) fn paused(pause: &Pause) -> String {
+    let by = if pause.actor.is_empty() { String::new() } else { format!(" by {}", pause.actor) };
+    let why = if pause.reason.is_empty() { String::new() } else { format!(" ({})", pause.reason) };
+    format!("paused{by} since {}{why}", at(pause.paused_at.as_ref()))
 }
 
 /// Occurrences, one a line.

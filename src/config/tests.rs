@@ -30,11 +30,11 @@ fn all_problems_are_told_at_once_with_their_lines() {
         [
             "n.toml:1: node_id: expected an integer from 1",
             "n.toml:2: listen: expected host:port",
-            "n.toml: data_dir: is missing; expected a folder",
+            "n.toml:4: speed: unknown key",
             "n.toml:6: raft.heartbeat: expected a string that is not empty",
             "n.toml:8: worker.slots: expected an integer from 1 to 10000",
             "n.toml:9: worker.queus: unknown key",
-            "n.toml:4: speed: unknown key",
+            "n.toml: data_dir: is missing; expected a folder",
         ]
     );
 }
@@ -50,7 +50,28 @@ fn beyond_loopback_needs_a_word() {
 fn a_node_that_its_peers_do_not_name_is_refused() {
     let text = SMALL.replace("node_id     = 1", "node_id = 9");
     let [problem] = &problems(&text)[..] else { panic!("one problem") };
-    assert!(problem.starts_with("n.toml: peers: does not name this node, 9; "), "{problem}");
+    assert!(problem.starts_with("n.toml:6: peers: does not name this node, 9; "), "{problem}");
+}
+
+#[test]
+fn two_listeners_or_two_nodes_at_one_address_are_refused() {
+    let text = SMALL.replace("7501\", 2", "7502\", 2").replace(":7401", ":7501");
+    assert_eq!(
+        problems(&text),
+        [
+            "n.toml:4: peer_listen: is the same as listen; clients and nodes need one each",
+            "n.toml:6: peers.2: is the address of node 1",
+        ]
+    );
+    let free =
+        SMALL.replace(":7401", ":0").replace("peer_listen = \"127.0.0.1:7501", "peer_listen = \"127.0.0.1:0");
+    assert!(Config::read("n.toml", &free, Overrides::default()).is_ok());
+    // what a flag says has no line in the file
+    let overrides = Overrides { listen: Some("127.0.0.1:7501".to_owned()), ..Overrides::default() };
+    let peers = Some(BTreeMap::from([(1, "a:1".to_owned()), (2, "a:1".to_owned())]));
+    let error = Config::read("n.toml", SMALL, Overrides { peers, ..overrides }).expect_err("it is wrong");
+    assert_eq!(error.problems.len(), 2, "{error}");
+    assert_eq!(error.problems[1], "n.toml: peers.2: is the address of node 1");
 }
 
 #[test]

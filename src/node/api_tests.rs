@@ -1,5 +1,7 @@
 //! The services of `api` on a real single node: real log, real run log, in a temporary folder.
 
+mod jobs;
+
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -92,11 +94,16 @@ impl Node {
         self.api.trigger_job(Request::new(request)).await.unwrap().into_inner()
     }
 
-    /// Starts and ends the run.
-    async fn carry_out(&self, run: &pb::Run) {
+    async fn begin(&self, run: &pb::Run) {
         let id = run.run_id.parse().unwrap();
         let lease_until = Clock::system().now().plus(Duration::from_secs(60));
         self.propose(vec![Command::Start { run: id, attempt: 1, worker: "w".into(), lease_until }]).await;
+    }
+
+    /// Starts and ends the run.
+    async fn carry_out(&self, run: &pb::Run) {
+        let id = run.run_id.parse().unwrap();
+        self.begin(run).await;
         let fence = self.raft.state().run(id).unwrap().running().unwrap().fence;
         let report = Arc::new(Report::default());
         let retry_after = Duration::ZERO;
@@ -298,8 +305,9 @@ async fn trigger_repeated_under_one_id_makes_one_run() {
     assert_eq!(shown.attempts.len(), 1);
     for run_id in ["1-1", "", "x", "99999999999999999999-1"] {
         let get = pb::GetRunRequest { run_id: run_id.to_owned(), stale: false };
-        let code = node.api.get_run(Request::new(get)).await.unwrap_err().code();
-        assert_eq!(code, if run_id == "1-1" { Code::NotFound } else { Code::InvalidArgument });
+        let refused = node.api.get_run(Request::new(get)).await.unwrap_err();
+        assert_eq!(refused.code(), Code::NotFound, "{run_id}");
+        assert!(refused.metadata().contains_key(status::HINT), "{run_id}");
     }
 }
 

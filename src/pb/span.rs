@@ -12,6 +12,8 @@ use serde::Deserializer;
 use serde::de::{self, Visitor};
 use serde::ser::Serializer;
 
+use crate::state::time::span_text;
+
 /// Why a message or a text is no span of time.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum SpanError {
@@ -22,10 +24,12 @@ pub enum SpanError {
     #[error("a duration needs a unit, such as {0}s or {0}m")]
     NoUnit(String),
     /// Any other text.
-    #[error("{0}; expected a duration such as 90s or 1h30m")]
-    Text(#[from] humantime::DurationError),
+    #[error("expected a duration such as 90s or 1h30m, found `{0}`")]
+    Text(String),
 }
 
+/// Characters of a text that is no span which its refusal shows.
+const SHOWN_CHARS: usize = 60;
 /// The longest span that a message can hold: 10,000 years, as the proto's documentation says.
 const SECONDS_MAX: u64 = 315_576_000_000;
 
@@ -50,7 +54,8 @@ pub fn write(span: Duration) -> prost_types::Duration {
 /// Reads the textual form.
 ///
 /// # Errors
-/// [`SpanError::NoUnit`] for a bare number, [`SpanError::Text`] for anything else that is no span.
+/// [`SpanError::NoUnit`] for a bare number, [`SpanError::Text`] for anything else that is no span; what
+/// it shows is cut to 60 characters.
 pub fn parse(text: &str) -> Result<Duration, SpanError> {
     let text = text.trim();
     if text == "0" {
@@ -59,26 +64,13 @@ pub fn parse(text: &str) -> Result<Duration, SpanError> {
     if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
         return Err(SpanError::NoUnit(text.to_owned()));
     }
-    Ok(humantime::parse_duration(text)?)
+    humantime::parse_duration(text).map_err(|_| SpanError::Text(text.chars().take(SHOWN_CHARS).collect()))
 }
 
 /// The textual form: `1d2h3m4s5ms`, parts that are zero left out; `0s` for no time.
 #[must_use]
 pub fn format(span: Duration) -> String {
-    let seconds = span.as_secs();
-    let nanos = u64::from(span.subsec_nanos());
-    let parts = [
-        (seconds / 86_400, "d"),
-        (seconds / 3_600 % 24, "h"),
-        (seconds / 60 % 60, "m"),
-        (seconds % 60, "s"),
-        (nanos / 1_000_000, "ms"),
-        (nanos / 1_000 % 1_000, "us"),
-        (nanos % 1_000, "ns"),
-    ];
-    let text: String =
-        parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect();
-    if text.is_empty() { "0s".to_owned() } else { text }
+    span_text(span)
 }
 
 struct SpanText;
@@ -167,6 +159,8 @@ mod tests {
     fn a_number_without_a_unit_is_refused() {
         let error = parse("90").expect_err("no unit");
         assert_eq!(error.to_string(), "a duration needs a unit, such as 90s or 90m");
+        let error = parse("soon").expect_err("no number");
+        assert_eq!(error.to_string(), "expected a duration such as 90s or 1h30m, found `soon`");
         for text in ["", "-5s", "soon", "5 parsecs"] {
             assert!(parse(text).is_err(), "{text}");
         }

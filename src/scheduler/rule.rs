@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::cron::{CronError, CronRule, Dst, Oddity};
 use super::zone::{Zone, ZoneError, zone};
 use crate::state::schedule::{Dialect, Rule, Schedule};
-use crate::state::time::Timestamp;
+use crate::state::time::{Timestamp, span_text};
 
 /// Shortest period of `every`. Each occurrence is an entry in the replicated log.
 pub const EVERY_PERIOD_MIN: Duration = Duration::from_millis(100);
@@ -39,19 +39,19 @@ pub enum ScheduleError {
     #[error("timezone: {0}")]
     Zone(#[from] ZoneError),
     /// Outside of [`EVERY_PERIOD_MIN`] to [`EVERY_PERIOD_MAX`].
-    #[error("every: {found:?} is out of range, expected {EVERY_PERIOD_MIN:?} to 36525 days")]
+    #[error("every: {} is out of range, expected {} to {}", span_text(*found), span_text(EVERY_PERIOD_MIN), span_text(EVERY_PERIOD_MAX))]
     Period {
         /// The period.
         found: Duration,
     },
     /// Not smaller than the period.
-    #[error("offset: {found:?} is not smaller than the period")]
+    #[error("offset: {} is not smaller than the period", span_text(*found))]
     Offset {
         /// The offset.
         found: Duration,
     },
     /// A period or offset with a fraction of a millisecond.
-    #[error("every: {found:?} is not a whole number of milliseconds")]
+    #[error("every: {} is not a whole number of milliseconds", span_text(*found))]
     Fraction {
         /// The period or offset.
         found: Duration,
@@ -79,7 +79,7 @@ pub enum ScheduleError {
         end_at: Timestamp,
     },
     /// More than [`JITTER_MAX`].
-    #[error("jitter: {found:?} is longer than 31 days")]
+    #[error("jitter: {} is longer than {}", span_text(*found), span_text(JITTER_MAX))]
     Jitter {
         /// The jitter.
         found: Duration,

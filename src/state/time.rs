@@ -87,6 +87,26 @@ pub(crate) const fn civil_from_days(days: i64) -> (i64, i64, i64) {
 
 const DAY_MS: i64 = 86_400_000;
 
+/// A span as text: `1d2h3m4s5ms`, parts that are zero left out; `0s` for no time. Months and years are
+/// no parts, for nobody agrees on their length.
+#[must_use]
+pub fn span_text(span: Duration) -> String {
+    let seconds = span.as_secs();
+    let nanos = u64::from(span.subsec_nanos());
+    let parts = [
+        (seconds / 86_400, "d"),
+        (seconds / 3_600 % 24, "h"),
+        (seconds / 60 % 60, "m"),
+        (seconds % 60, "s"),
+        (nanos / 1_000_000, "ms"),
+        (nanos / 1_000 % 1_000, "us"),
+        (nanos % 1_000, "ns"),
+    ];
+    let text: String =
+        parts.iter().filter(|(count, _)| *count > 0).map(|(count, unit)| format!("{count}{unit}")).collect();
+    if text.is_empty() { "0s".to_owned() } else { text }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (year, month, day) = civil_from_days(self.0.div_euclid(DAY_MS));

@@ -152,6 +152,14 @@ impl Scene {
         self.decide(job, vec![run]).await[0]
     }
 
+    pub(crate) async fn trigger(&mut self, job: JobId, request: Request) -> RunId {
+        let job = self.state.job(job).expect("a job").reference();
+        match self.apply(Command::TriggerJob { job, request }).await {
+            Outcome::Triggered { run } => run,
+            other => panic!("{other:?}"),
+        }
+    }
+
     pub(crate) async fn start(&mut self, run: RunId) {
         let attempt = self.state.run(run).map_or(1, |run| run.attempts.len() as u32 + 1);
         let lease_until = self.now.plus(Duration::from_secs(10));

@@ -20,6 +20,9 @@ use crate::state::time::Timestamp;
 use crate::state::{self, Change, Command, Due, Outcome, Rejection, State};
 use crate::view;
 
+/// A warning: the job is kept, for a file that was applied before stays appliable when its time is over.
+const IS_OVER: &str = "its schedule has no occurrence from now on; it runs only when it is triggered";
+
 /// A job of the request, checked.
 struct Wanted {
     /// Its place in the request.
@@ -70,7 +73,7 @@ fn foreseen(state: &State, wanted: &Wanted, now: Timestamp) -> pb::AppliedJob {
         }
     };
     let changes = existing.map_or_else(Vec::new, |job| view::diff::changes(&job.spec, spec));
-    pb::AppliedJob { changes, ..applied(spec, change, version, next) }
+    pb::AppliedJob { changes, ..applied(wanted, (change, version, next), now) }
 }
 
 /// What the state would answer to all of them.
@@ -90,7 +93,12 @@ fn dry_run(state: &State, wanted: &[Wanted], now: Timestamp) -> Result<pb::Apply
     Ok(pb::ApplyJobsResponse { results })
 }
 
-fn applied(spec: &JobSpec, change: Change, version: u64, next: Option<Due>) -> pb::AppliedJob {
+fn applied(
+    Wanted { spec, set, .. }: &Wanted,
+    (change, version, next): (Change, u64, Option<Due>),
+    now: Timestamp,
+) -> pb::AppliedJob {
+    let is_over = !spec.schedules.is_empty() && next.is_none() && set.next_after(now).is_none();
     let change = match change {
         Change::Created => pb::Change::Created,
         Change::Updated => pb::Change::Updated,
@@ -103,6 +111,7 @@ fn applied(spec: &JobSpec, change: Change, version: u64, next: Option<Due>) -> p
         version,
         next_at: next.map(|next| view::instant(next.scheduled_at)),
         changes: Vec::new(),
+        warnings: if is_over { vec![IS_OVER.to_owned()] } else { Vec::new() },
     }
 }
 
@@ -202,7 +211,7 @@ impl Api {
             match outcome {
                 Outcome::Put { job, version, change } => {
                     let next = state.job(*job).and_then(|job| job.next);
-                    answers.push((wanted.place, applied(&wanted.spec, *change, *version, next)));
+                    answers.push((wanted.place, applied(&wanted, (*change, *version, next), at)));
                 }
                 Outcome::Rejected(rejection @ (Rejection::Stale | Rejection::OccurrenceDue)) => {
                     due |= *rejection == Rejection::OccurrenceDue;

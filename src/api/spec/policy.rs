@@ -11,6 +11,7 @@ use crate::state::limits as state_limits;
 use crate::state::spec::{
     BreakerPolicy, CatchUp, CatchUpRuns, Keep, OnOpen, Overlap, OverlapPolicy, Retention, Retry, RetryOn,
 };
+use crate::state::time::span_text;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MINUTE: Duration = Duration::from_secs(60);
@@ -27,7 +28,7 @@ pub(super) fn retry(retry: Option<&pb::Retry>, problems: &mut Problems) -> Retry
         value::span("retry.initial", retry.initial.as_ref(), waits.clone(), problems).unwrap_or(SECOND);
     let max = value::span("retry.max", retry.max.as_ref(), waits, problems);
     if max.is_some_and(|max| max < initial) {
-        problems.add("retry.max", format!("is shorter than retry.initial ({})", value::span_text(initial)));
+        problems.add("retry.max", format!("is shorter than retry.initial ({})", span_text(initial)));
     }
     let multiplier = retry.multiplier.unwrap_or(2.0);
     Retry {
@@ -158,7 +159,7 @@ pub(super) fn breaker(breaker: Option<&pb::BreakerPolicy>, problems: &mut Proble
     let max_open_for =
         value::span("breaker.max_open_for", breaker.max_open_for.as_ref(), cool_downs, problems);
     if max_open_for.is_some_and(|max| max < open_for) {
-        let reason = format!("is shorter than breaker.open_for ({})", value::span_text(open_for));
+        let reason = format!("is shorter than breaker.open_for ({})", span_text(open_for));
         problems.add("breaker.max_open_for", reason);
     }
     let on_open = value::word("breaker.on_open", breaker.on_open, problems);

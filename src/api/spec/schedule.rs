@@ -156,7 +156,9 @@ fn place(error: &ScheduleError) -> (&'static str, String) {
         ScheduleError::Period { .. } | ScheduleError::Fraction { .. } => ("every", text),
         ScheduleError::Offset { .. } => ("offset", text),
         ScheduleError::InstantCount { .. } | ScheduleError::InstantOrder { .. } => ("at", text),
-        ScheduleError::Bounds { .. } => ("end_at", text),
+        ScheduleError::Bounds { start_at, end_at } => {
+            ("end_at", format!("{end_at} is not later than start_at, {start_at}"))
+        }
         ScheduleError::Jitter { .. } => ("jitter", text),
     };
     let bare = reason.strip_prefix(path).and_then(|rest| rest.strip_prefix(": "));

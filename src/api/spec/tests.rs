@@ -181,7 +181,7 @@ fn a_definition_survives_the_way_out_and_in_again() {
 
 #[test]
 fn each_field_is_refused_under_its_own_path() {
-    let table: [(Change, &str); 34] = [
+    let table: [(Change, &str); 36] = [
         (|s| s.name.clear(), "name: is missing"),
         (|s| s.name = "A".to_owned(), "name: 'A' is not allowed, only a-z, 0-9, `.`, `_` and `-` are"),
         (|s| s.name = "a".repeat(129), "name: 129 bytes are too long, at most 128 are allowed"),
@@ -225,15 +225,20 @@ fn each_field_is_refused_under_its_own_path() {
             |s| http_of(s).success = "299-200".to_owned(),
             "target.http.success: \"299-200\" is no range of status codes, expected for example 200-299 or 304",
         ),
-        (|s| s.timeout = span(0, 0), "timeout: 0s is out of range, expected 1ms to 30days"),
+        (|s| s.timeout = span(0, 0), "timeout: 0s is out of range, expected 1ms to 30d"),
         (
             |s| s.timeout = span(-1, 0),
             "timeout: is no span of time: negative, or its parts contradict each other",
         ),
-        (|s| s.timeout = span(1, 1), "timeout: 1s 1ns is not a whole number of milliseconds"),
+        (|s| s.timeout = span(1, 1), "timeout: 1s1ns is not a whole number of milliseconds"),
         (
             |s| s.timeout = span(i64::MAX, 999_999_999),
             "timeout: is no span of time: negative, or its parts contradict each other",
+        ),
+        (|s| s.timeout = span(0, 0), "timeout: 0s is out of range, expected 1ms to 30d"),
+        (
+            |s| s.start_within = span(400 * 86_400, 0),
+            "start_within: 400d is out of range, expected 1ms to 366d",
         ),
         (|s| s.on_lost = 9, "on_lost: unknown value 9; the client is newer than this node"),
         (
@@ -353,6 +358,9 @@ fn all_that_is_wrong_with_a_schedule_is_told_with_its_hints() {
         "{text}"
     );
     assert!(text.contains("\nhint: did you mean `Europe/Berlin`?\nschedule[0].cron"), "{text}");
+    let bounds =
+        "schedule[0].end_at: 1970-01-01T00:00:05.000Z is not later than start_at, 1970-01-01T00:00:10.000Z";
+    assert!(text.lines().any(|line| line == bounds), "{text}");
 }
 
 #[test]

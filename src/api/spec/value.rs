@@ -8,12 +8,7 @@ use std::time::Duration;
 use super::super::limits;
 use super::super::problem::{Problem, Problems};
 use crate::pb::path::keyed;
-use crate::state::time::Timestamp;
-
-/// A span as people write it: `1h 30m`, `1000d` with its unit.
-pub(in crate::api) fn span_text(span: Duration) -> String {
-    humantime::format_duration(span).to_string()
-}
+use crate::state::time::{Timestamp, span_text};
 
 /// A span of whole milliseconds; `None` when it is absent or wrong.
 pub(in crate::api) fn span(

@@ -131,7 +131,7 @@ fn each_kind_of_bad_input_is_named_with_its_place() {
         ("name: a\ntimeout: 30\n", "a.yaml:2:10: timeout: a duration needs a unit, such as 30s or 30m".to_owned()),
         (
             "name: a\ntimeout: soon\n",
-            "a.yaml:2:10: timeout: expected number at 0; expected a duration such as 90s or 1h30m".to_owned(),
+            "a.yaml:2:10: timeout: expected a duration such as 90s or 1h30m, found `soon`".to_owned(),
         ),
         (
             "name: a\nschedule: {at: [2026-12-01]}\n",

@@ -117,8 +117,8 @@ pub enum CronError {
     },
     /// Neither five nor six fields.
     #[error(
-        "column {}: found {found} fields, expected 5 (minute hour day-of-month month day-of-week) \
-         or 6 (with seconds first)", at + 1)]
+        "column {}: found {found} field{}, expected 5 (minute hour day-of-month month day-of-week) \
+         or 6 (with seconds first)", at + 1, if *found == 1 { "" } else { "s" })]
     FieldCount {
         /// Where the first field too many begins, or where the line ends.
         at: usize,

@@ -96,6 +96,10 @@ fn a_refusal_names_the_column_the_field_and_what_would_be_right() {
         ("", "the cron line is empty"),
         (" \t ", "the cron line is empty"),
         (
+            "daily",
+            "column 6: found 1 field, expected 5 (minute hour day-of-month month day-of-week) or 6 (with seconds first)",
+        ),
+        (
             "0 0 * *",
             "column 8: found 4 fields, expected 5 (minute hour day-of-month month day-of-week) or 6 (with seconds first)",
         ),

@@ -109,6 +109,16 @@ fn a_wrong_schedule_is_refused() {
     assert_eq!(error.hint().as_deref(), Some("did you mean `America/New_York`?"));
     let error = refuse(&cron("0 24 * * *"));
     assert_eq!(error.to_string(), "cron: column 3: hour: 24 is out of range, expected 0 to 23");
+    for (schedule, message) in [
+        (every(0, 0), "every: 0s is out of range, expected 100ms to 36525d"),
+        (every(90_000, 90_000), "offset: 1m30s is not smaller than the period"),
+        (
+            Schedule { jitter: 32 * Duration::from_secs(86_400), ..cron("@daily") },
+            "jitter: 32d is longer than 31d",
+        ),
+    ] {
+        assert_eq!(refuse(&schedule).to_string(), message);
+    }
 }
 
 #[test]

@@ -24,6 +24,25 @@ pub(super) fn attempt_end(attempt: &Attempt) -> String {
     format!("attempt {} {how}{error}", attempt.number)
 }
 
+/// Who made a manual run, and why. The record says why until the run's end has a detail of its own.
+fn triggered(run: &Run) -> String {
+    match (told_trigger(run), run.actor.as_str()) {
+        (Some("triggered") | None, "") => "it was triggered by hand".to_owned(),
+        (Some(told), _) => format!("it was {told}"),
+        (None, actor) => format!("it was triggered by {actor}"),
+    }
+}
+
+/// The detail of a manual run that is about its trigger.
+fn told_trigger(run: &Run) -> Option<&str> {
+    Some(run.detail.as_str()).filter(|told| run.cause == Cause::Manual && told.starts_with("triggered"))
+}
+
+/// The detail of a run that is about its end.
+fn told_end(run: &Run) -> &str {
+    if told_trigger(run).is_some() { "" } else { &run.detail }
+}
+
 impl Explaining<'_> {
     /// Explains a run, live or ended.
     #[must_use]
@@ -42,10 +61,7 @@ impl Explaining<'_> {
         };
         facts.maybe(self.lateness(run));
         if run.cause == Cause::Manual {
-            facts.add(format!(
-                "it was {}",
-                if run.detail.starts_with("triggered") { &run.detail } else { "triggered by hand" }
-            ));
+            facts.add(triggered(run));
         } else if run.cause == Cause::CatchUp && run.state != RunState::Skipped {
             let others = run.stands_for.saturating_sub(1);
             let standing = match others {
@@ -119,7 +135,10 @@ impl Explaining<'_> {
             (RunState::Skipped, Some(Reason::CatchUp)) => self.missed(run, facts),
             (RunState::Skipped, reason) => {
                 let why = reason.map_or("unknown", Reason::as_str);
-                facts.add(&run.detail);
+                facts.add(told_end(run));
+                if reason == Some(Reason::Expired) {
+                    self.waited_in_vain(run, facts);
+                }
                 let plain = match reason {
                     Some(Reason::Overlap) => "an earlier run of the job was live (overlap)",
                     Some(Reason::BreakerOpen) => "its breaker was open",
@@ -133,7 +152,7 @@ impl Explaining<'_> {
             }
             (RunState::Cancelled, _) => {
                 facts.maybe(run.cancel.as_ref().map(|cancel| cancel.detail.clone()));
-                facts.add(&run.detail);
+                facts.add(told_end(run));
                 format!("run {} was cancelled at {at}", run.id)
             }
             (RunState::Failed | RunState::Pending | RunState::Running, _) => self.failed(run, facts),
@@ -143,7 +162,7 @@ impl Explaining<'_> {
     fn failed(&self, run: &Run, facts: &mut Facts) -> String {
         let at = run.finished_at.unwrap_or(run.fired_at);
         let last = run.attempts.last();
-        facts.add(&run.detail);
+        facts.add(told_end(run));
         let spec = self.state.job(run.id.job).map(|job| &job.spec);
         if last.is_some_and(|last| last.outcome == AttemptOutcome::Lost)
             && let Some(spec) = spec

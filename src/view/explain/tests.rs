@@ -191,6 +191,103 @@ async fn open_breaker_says_since_when_why_and_until_when() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trigger_is_told_once_however_the_run_ended() {
+    let mut scene = Scene::new();
+    let job = scene.put(minutely("a")).await;
+    let by_ada = "It was triggered by ada: a test.";
+    let failed = scene.now("10:00:00").trigger(job, request("ada", "a test")).await;
+    scene.start(failed).await;
+    let report = Report { exit_code: Some(1), ..Report::default() };
+    scene.end(failed, AttemptOutcome::Failed, report).await;
+    assert_eq!(
+        explain_run(&scene, failed, &[]),
+        format!(
+            "Run {failed} failed at 2026-03-02T10:00:00.000Z: attempt 1 failed with exit code 1.\n- {by_ada}"
+        )
+    );
+    let cancelled = scene.now("10:00:10").trigger(job, request("ada", "a test")).await;
+    assert!(explain_run(&scene, cancelled, &[]).ends_with(by_ada));
+    let cancel = Command::CancelRun { run: cancelled, request: request("bob", "wrong day") };
+    scene.apply(cancel).await;
+    // why it was triggered gave way to how it ended
+    assert_eq!(
+        explain_run(&scene, cancelled, &[]),
+        format!(
+            "Run {cancelled} was cancelled at 2026-03-02T10:00:10.000Z.\n\
+             - Cancelled by bob: wrong day.\n\
+             - It was triggered by ada."
+        )
+    );
+    let nobody = scene.now("10:00:20").trigger(job, Request::default()).await;
+    assert!(explain_run(&scene, nobody, &[]).ends_with("\n- It was triggered by hand."));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_run_says_what_it_waited_for_in_vain() {
+    let mut scene = Scene::new();
+    let mut spec = minutely("a");
+    spec.start_within = Some(std::time::Duration::from_secs(20));
+    spec.queue = "batch".to_owned();
+    spec.requires.insert("zone".to_owned(), "eu".to_owned());
+    let job = scene.put(spec.clone()).await;
+    let run = scene.now("10:00:00").fire(job).await;
+    scene.now("10:00:20").apply(Command::Expire { run }).await;
+    let expired = format!(
+        "Run {run} was skipped at 2026-03-02T10:00:20.000Z: it had not started in time (start_within).\n\
+         - Not started by 2026-03-02T10:00:20.000Z; it waited for a worker with room.\n\
+         - It needed a worker of queue `batch`"
+    );
+    let needed =
+        " with the labels zone=eu for exec targets; which workers were connected then is not recorded.";
+    assert_eq!(
+        explain_run(&scene, run, &[worker("w1", "default", 0)]),
+        format!("{expired}{needed}\n- At present, no worker serves queue `batch` (1 worker connected).")
+    );
+    let mut able = worker("w1", "batch", 0);
+    able.labels.insert("zone".to_owned(), "eu".to_owned());
+    assert_eq!(
+        explain_run(&scene, run, &[able]),
+        format!("{expired}{needed}\n- A worker with room for it is connected at present.")
+    );
+    spec.queue = "other".to_owned();
+    scene.now("10:00:30").put(spec).await;
+    assert_eq!(
+        explain_run(&scene, run, &[]),
+        format!("{expired}; which workers were connected then is not recorded.")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_run_names_the_earlier_run_or_the_breaker() {
+    let mut scene = Scene::new();
+    let mut spec = minutely("a");
+    spec.start_within = Some(std::time::Duration::from_secs(20));
+    spec.overlap.policy = OverlapPolicy::Queue;
+    let job = scene.put(spec.clone()).await;
+    let first = scene.now("10:00:00").fire(job).await;
+    scene.start(first).await;
+    let second = scene.now("10:01:00").fire(job).await;
+    scene.now("10:01:20").apply(Command::Expire { run: second }).await;
+    let why = explain_run(&scene, second, &[]);
+    assert!(why.contains("; it waited for an earlier run of the job.\n"), "{why}");
+    assert!(why.ends_with(&format!("- Run {first} is live since 2026-03-02T10:00:00.000Z.")), "{why}");
+
+    spec.name = "b".to_owned();
+    spec.breaker.on_open = crate::state::spec::OnOpen::Hold;
+    let job = scene.now("10:01:30").put(spec).await;
+    let trip = Command::TripBreaker {
+        breaker: crate::state::BreakerKey::Job(job),
+        open_for: None,
+        request: request("ada", "the feed is wrong"),
+    };
+    scene.apply(trip).await;
+    let held = scene.now("10:02:00").fire(job).await;
+    scene.now("10:02:20").apply(Command::Expire { run: held }).await;
+    let why = explain_run(&scene, held, &[]);
+    assert!(why.contains("; it waited behind its breaker.\n- The breaker `job:b` is open since"), "{why}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn lost_worker_and_waiting_retry_are_told() {
     let mut scene = Scene::new();
     let job = scene.put(minutely("a")).await;

@@ -1,6 +1,6 @@
 //! What a run waits for: breakers and workers.
 
-use super::{Explaining, words};
+use super::{Explaining, Facts, words};
 use crate::state::breaker::{Status, StatusKind, Why};
 use crate::state::run::Run;
 use crate::state::spec::{JobSpec, OnOpen};
@@ -70,13 +70,12 @@ impl Explaining<'_> {
             return Some("no worker is connected".to_owned());
         }
         let kind = spec.target.kind();
-        let labels: Vec<String> = spec.requires.iter().map(|(key, value)| format!("{key}={value}")).collect();
         let steps: [(String, Fits<'_>); 4] = [
             (format!("no worker serves queue `{queue}`"), &|worker| worker.queues.contains(queue)),
             (format!("no worker of queue `{queue}` carries out {kind} targets"), &|worker| {
                 worker.kinds.contains(kind)
             }),
-            (format!("no worker of queue `{queue}` has the labels {}", labels.join(", ")), &|worker| {
+            (format!("no worker of queue `{queue}` has the labels {}", labels(spec)), &|worker| {
                 spec.requires.iter().all(|(key, value)| worker.labels.get(key) == Some(value))
             }),
             (format!("every worker for queue `{queue}` drains and takes nothing new"), &|worker| {
@@ -103,6 +102,33 @@ impl Explaining<'_> {
         ))
     }
 
+    /// What a run waited for until it expired, as far as the record and the present tell.
+    pub(super) fn waited_in_vain(&self, run: &Run, facts: &mut Facts) {
+        // What it waited for is known from what its end says, and from nothing else.
+        if run.detail.ends_with("behind its breaker") {
+            facts.maybe(self.breaker(&run.breaker));
+        } else if run.detail.ends_with("for an earlier run of the job") {
+            let earlier = self.state.runs_of(run.id.job).find(|other| other.id.at < run.id.at);
+            facts.maybe(earlier.map(|other| format!("run {} is live since {}", other.id, other.fired_at)));
+        } else if run.detail.ends_with("for a worker with room") {
+            let unknown = "which workers were connected then is not recorded";
+            // A changed job may need another worker than the run did.
+            let job = self.state.job(run.id.job).filter(|job| job.version == run.version);
+            let Some(spec) = job.map(|job| &job.spec) else {
+                facts.add(format!("it needed a worker of queue `{}`; {unknown}", run.queue));
+                return;
+            };
+            let (queue, kind, labels) = (&spec.queue, spec.target.kind(), labels(spec));
+            let with = if labels.is_empty() { String::new() } else { format!(" with the labels {labels}") };
+            facts.add(format!("it needed a worker of queue `{queue}`{with} for {kind} targets; {unknown}"));
+            facts.add(match self.workers_for(spec) {
+                None => "a worker with room for it is connected at present".to_owned(),
+                Some(why) if self.workers.is_some() => format!("at present, {why}"),
+                Some(why) => why,
+            });
+        }
+    }
+
     /// What a run that waits for a worker waits for.
     pub(super) fn waits_for_worker(&self, run: &Run) -> String {
         let spec = self.state.job(run.id.job).map(|job| &job.spec);
@@ -111,6 +137,12 @@ impl Explaining<'_> {
             None => format!("it waits for a worker of queue `{}`, and one with room is connected", run.queue),
         }
     }
+}
+
+/// The labels that a worker must have.
+fn labels(spec: &JobSpec) -> String {
+    let labels = spec.requires.iter().map(|(key, value)| format!("{key}={value}"));
+    labels.collect::<Vec<_>>().join(", ")
 }
 
 fn count(number: usize) -> u64 {
