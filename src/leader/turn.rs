@@ -307,7 +307,7 @@ impl Loop {
         let (run, fence) = (pending.run, pending.fence);
         let is_awaited =
             self.state.run(run).and_then(|run| run.running()).is_some_and(|attempt| attempt.fence == fence);
-        if !is_awaited && fence <= self.state.applied_index() {
+        if !is_awaited && self.state.knows_fence(fence) {
             return self.send(&pending.worker, Message::Acknowledged { run, fence, refused: true });
         }
         if self.reports.len() < REPORTS_WAITING && self.reported.insert((run, fence)) {

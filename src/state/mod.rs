@@ -7,8 +7,8 @@
 //!
 //! # Words
 //! A *job* yields *occurrences*; `Fire` decides them, each into one *run* (or a range of missed ones
-//! into one record). A run has *attempts*, each started by its own entry, whose log index is its
-//! *fence*. A *breaker* guards the target of a job, or of several that share it.
+//! into one record). A run has *attempts*; each has its number among all that were ever started in the
+//! cluster as its *fence*. A *breaker* guards the target of a job, or of several that share it.
 //!
 //! # Invariants
 //! - A run of the schedule is keyed by (job incarnation, nominal instant): it can exist once.
@@ -92,6 +92,8 @@ pub struct State {
     /// `now` before the last applied entry.
     before: Timestamp,
     applied: u64,
+    /// The newest fence: how many attempts were ever started.
+    fences: u64,
     leaderships: Arc<Vec<Leadership>>,
     jobs: OrdMap<JobId, Arc<Job>>,
     runs: OrdMap<RunId, Arc<Run>>,
@@ -125,6 +127,13 @@ impl State {
     #[must_use]
     pub const fn applied_index(&self) -> u64 {
         self.applied
+    }
+
+    /// Whether the attempt of this fence was started by an entry that is applied: then this state knows
+    /// whether it still runs.
+    #[must_use]
+    pub const fn knows_fence(&self, fence: u64) -> bool {
+        fence <= self.fences
     }
 
     /// The last terms of leadership, oldest first.

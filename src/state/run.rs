@@ -199,7 +199,7 @@ pub enum AttemptOutcome {
 pub struct Attempt {
     /// From 1.
     pub number: u32,
-    /// Log index of the entry that started it.
+    /// Its number among all attempts of the cluster, in the order in which they were started; from 1.
     pub fence: u64,
     /// Who carries it out.
     pub worker: Arc<str>,
