@@ -195,18 +195,17 @@ impl Replicas {
             .or(self.later(b))
             .unwrap_or(Due { due_at: Timestamp::EPOCH, scheduled_at: Timestamp::EPOCH });
         let at = |more: i64| Timestamp::from_millis(armed.scheduled_at.millis() + more);
-        let run = |at, stands_for| Verdict::Run {
-            scheduled_at: at,
-            due_at: at,
-            cause: Cause::Schedule,
-            stands_for,
+        let stands = |from, at, stands_for| {
+            let cause = Cause::Schedule;
+            Verdict::Run { from, scheduled_at: at, due_at: at, cause, stands_for }
         };
+        let run = |at| stands(at, at, 1);
         let verdicts = match c % 8 {
-            0..=3 => vec![run(at(0), 1)],
-            4 => vec![run(at(0), 1), run(at(1), 1), run(at(2), 1)],
-            5 => vec![Verdict::Missed { from: at(0), until: at(5), count: 2 }, run(at(6), 1)],
-            6 => vec![run(at(9), 4)],
-            _ => vec![run(at(3), 1), run(at(1), 1)],
+            0..=3 => vec![run(at(0))],
+            4 => vec![run(at(0)), run(at(1)), run(at(2))],
+            5 => vec![Verdict::Missed { from: at(0), until: at(5), count: 2 }, run(at(6))],
+            6 => vec![stands(at(0), at(9), 4)],
+            _ => vec![run(at(3)), run(at(1))],
         };
         let next = at(1_000 * (1 + i64::from(b % 3)));
         let next = (b < 240).then_some(Due { due_at: next, scheduled_at: next });

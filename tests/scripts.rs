@@ -268,6 +268,7 @@ impl Script {
                 let expect = instant(args.get("expect").ok_or("expect=INSTANT")?)?;
                 let at = args.get("run").map(instant).transpose()?.unwrap_or(expect);
                 let verdicts = vec![Verdict::Run {
+                    from: at,
                     scheduled_at: at,
                     due_at: at,
                     cause: Cause::Schedule,
@@ -301,7 +302,8 @@ impl Script {
                 let deleted = if job.deleted { ", deleted" } else { "" };
                 let armed = names::due(job.armed());
                 let fault = job.fault.as_ref().map_or_else(String::new, |it| format!(", faulty: {}", it.why));
-                writeln!(out, "version {}, armed {armed}{paused}{deleted}{fault}", job.version)?;
+                let changed = format!("version {} of {}", job.version, clock(job.updated_at));
+                writeln!(out, "{changed}, armed {armed}{paused}{deleted}{fault}")?;
             }
             "breaker" => match state.breaker(&names.breaker(args.word(1)?)?) {
                 None => writeln!(out, "closed, nothing counted")?,

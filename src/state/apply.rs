@@ -240,6 +240,7 @@ impl Applying<'_> {
         let mut paused = job.as_ref().clone();
         paused.pause = Some(Pause { request: request.clone(), paused_at: self.moment.at, armed: job.next });
         paused.next = None;
+        paused.updated_at = self.moment.at;
         paused.version += 1;
         self.state.put_job(paused);
         Ok(Outcome::Done)
@@ -256,6 +257,7 @@ impl Applying<'_> {
         not_decided(&job, next)?;
         let mut resumed = job.as_ref().clone();
         resumed.pause = None;
+        resumed.updated_at = self.moment.at;
         resumed.fault = None;
         resumed.next = next;
         resumed.version += 1;

@@ -306,6 +306,8 @@ impl Command {
 pub enum Verdict {
     /// It becomes a run, if overlap and breaker let it.
     Run {
+        /// The first instant that it stands for; its own, where it stands for no other.
+        from: Timestamp,
         /// The nominal instant.
         scheduled_at: Timestamp,
         /// Plus jitter.

@@ -286,6 +286,8 @@ pub struct Run {
     pub fired_at: Timestamp,
     /// The last instant that a range record covers.
     pub scheduled_until: Option<Timestamp>,
+    /// The first instant that it stands for, where catch-up made one run for several: those up to its own.
+    pub scheduled_from: Option<Timestamp>,
     /// How many instants this record covers.
     pub stands_for: u64,
     /// What users see.

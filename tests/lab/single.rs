@@ -183,6 +183,9 @@ impl Single {
         if run.stands_for != 1 {
             let _ = write!(text, ", stands for {}", run.stands_for);
         }
+        if let Some(from) = run.scheduled_from {
+            let _ = write!(text, " from {}", clock(from));
+        }
         if !run.attempts.is_empty() {
             let _ = write!(text, ", {} attempts", run.attempts.len());
         }
@@ -280,8 +283,8 @@ fn verdict(verdict: &Verdict) -> String {
             let cause = format!("{cause:?}").to_lowercase().replace("catchup", "catch up");
             format!("{} {cause}", clock(scheduled_at))
         }
-        Verdict::Run { scheduled_at, stands_for, .. } => {
-            format!("{} catch up for {stands_for}", clock(scheduled_at))
+        Verdict::Run { from, scheduled_at, stands_for, .. } => {
+            format!("{} catch up for {stands_for} from {}", clock(scheduled_at), clock(from))
         }
         Verdict::Missed { from, until, count } => {
             format!("missed {count}: {} to {}", clock(from), clock(until))

@@ -229,6 +229,7 @@ async fn missed_instants_are_found_in_the_record_that_covers_them() {
     let job = scene.put(minutely("a")).await;
     let missed = Verdict::Missed { from: at("10:00:00"), until: at("10:04:00"), count: 5 };
     let caught = Verdict::Run {
+        from: at("10:05:00"),
         scheduled_at: at("10:07:00"),
         due_at: at("10:07:00"),
         cause: Cause::CatchUp,
