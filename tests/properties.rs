@@ -130,7 +130,10 @@ impl Replicas {
                     retry_after: Duration::from_millis(u64::from(b) * 10),
                 }
             }
-            15 => Command::Lead { node: u64::from(a), term: u64::from(b) },
+            15 => {
+                let silent_for = (c > 9).then(|| Duration::from_millis(u64::from(c) * 10));
+                Command::Lead { node: u64::from(a), term: u64::from(b), silent_for }
+            }
             16..=18 => self.start(a, b),
             19..=21 => self.complete(a, b, c),
             22 => {

@@ -85,6 +85,7 @@ impl goldenscript::Runner for Script {
             "advance" => self.lab.advance(span(args.word(0)?)?, &mut out),
             "gap" => {
                 self.lab.leader = None;
+                self.lab.led_until.get_or_insert(self.lab.wall);
                 self.lab.wall = self.lab.wall.plus(span(args.word(0)?)?);
             }
             "leader" => {

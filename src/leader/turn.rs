@@ -192,7 +192,8 @@ impl Loop {
         }
         if !self.announced {
             self.announced = true;
-            let lead = Command::Lead { node: self.options.node_id, term };
+            let silent_for = self.raft.leader_silent_for();
+            let lead = Command::Lead { node: self.options.node_id, term, silent_for };
             self.propose(term, vec![lead], Vec::new());
         }
         while !self.reports.is_empty() && self.answers.len() < ENTRIES_IN_FLIGHT {

@@ -123,6 +123,9 @@ pub enum Command {
         node: u64,
         /// Its term.
         term: u64,
+        /// How long ago, by its own monotonic clock, it last heard another leader or led itself; absent when it
+        /// has done neither since it started.
+        silent_for: Option<Duration>,
     },
     /// Creates or replaces a job.
     PutJob {

@@ -81,8 +81,11 @@ pub struct Leadership {
     pub term: u64,
     /// When it began.
     pub at: Timestamp,
-    /// The state's time before it began: between the two nothing could fire.
+    /// When its node last heard the leader before it: between the two nothing could fire. Where the node does
+    /// not know, the newest stamp before it, which on an idle cluster is older.
     pub silent_since: Timestamp,
+    /// The node knows.
+    pub is_exact: bool,
 }
 
 /// The replicated state. Fields are read through methods; see the module's invariants.

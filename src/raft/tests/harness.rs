@@ -258,7 +258,7 @@ pub(super) async fn in_step(nodes: &[&Raft]) {
 
 /// An entry that can be told from others by its stamp.
 pub(super) fn entry(millis: i64) -> Entry {
-    let command = Command::Lead { node: 1, term: u64::try_from(millis).unwrap() };
+    let command = Command::Lead { node: 1, term: u64::try_from(millis).unwrap(), silent_for: None };
     Entry { at: Timestamp::from_millis(millis), commands: vec![command] }
 }
 
