@@ -386,3 +386,6 @@ fn batch(reports: &[PendingReport]) -> usize {
     });
     fitting.count().max(1).min(reports.len())
 }
+
+#[cfg(test)]
+mod tests;
