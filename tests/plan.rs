@@ -6,11 +6,12 @@ mod lab;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chronarch::scheduler::occurrences::WALK;
 use chronarch::scheduler::plan::{CLASSES, COMMANDS, InFlight, Plan, Rules, Session, Sessions, plan};
 use chronarch::state::run::JobId;
 use chronarch::state::spec::JobSpec;
 use chronarch::state::time::Timestamp;
-use chronarch::state::{Command, Entry, Outcome, Request, State};
+use chronarch::state::{Command, Due, Entry, Outcome, Request, State};
 use lab::single::{LEASE, session};
 use lab::spec::MIDNIGHT;
 
@@ -80,6 +81,29 @@ fn starts(plan: &Plan) -> Vec<JobId> {
         _ => None,
     };
     plan.commands.iter().filter_map(start).collect()
+}
+
+/// Two backlogs are more than one plan walks over; the third job is decided by the next, at once.
+#[test]
+fn a_plan_walks_over_so_many_instants_and_leaves_the_rest_to_the_next() {
+    let (backlog, mut log) = (WALK / 2 + 1, Log::default());
+    let put = |name: &str| {
+        let mut spec = lab::spec::job(name);
+        spec.schedules = vec![lab::spec::every(Duration::from_secs(1))];
+        let next = Some(Due { due_at: at(1), scheduled_at: at(1) });
+        Command::PutJob { spec: Arc::new(spec), next, request: Request::default() }
+    };
+    log.apply(at(0), ["a", "b", "c"].map(put).to_vec());
+    let (now, mut rules) = (at(backlog + 2), Rules::default());
+    let mut fired = Vec::new();
+    for more in [true, false] {
+        let plan = log.plan(&[], now, &mut rules);
+        assert_eq!(plan.more, more);
+        fired.push(plan.commands.len());
+        log.apply(now, plan.commands);
+    }
+    assert_eq!(fired, [2, 1]);
+    assert!(log.state.due().all(|(due_at, _)| due_at > now));
 }
 
 fn demanding(place: usize, value: &str) -> JobSpec {

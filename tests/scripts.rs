@@ -85,6 +85,7 @@ impl goldenscript::Runner for Script {
             "advance" => self.lab.advance(span(args.word(0)?)?, &mut out),
             "gap" => {
                 self.lab.leader = None;
+                self.lab.led_until.get_or_insert(self.lab.wall);
                 self.lab.wall = self.lab.wall.plus(span(args.word(0)?)?);
             }
             "leader" => {
@@ -268,6 +269,7 @@ impl Script {
                 let expect = instant(args.get("expect").ok_or("expect=INSTANT")?)?;
                 let at = args.get("run").map(instant).transpose()?.unwrap_or(expect);
                 let verdicts = vec![Verdict::Run {
+                    from: at,
                     scheduled_at: at,
                     due_at: at,
                     cause: Cause::Schedule,
@@ -301,7 +303,8 @@ impl Script {
                 let deleted = if job.deleted { ", deleted" } else { "" };
                 let armed = names::due(job.armed());
                 let fault = job.fault.as_ref().map_or_else(String::new, |it| format!(", faulty: {}", it.why));
-                writeln!(out, "version {}, armed {armed}{paused}{deleted}{fault}", job.version)?;
+                let changed = format!("version {} of {}", job.version, clock(job.updated_at));
+                writeln!(out, "{changed}, armed {armed}{paused}{deleted}{fault}")?;
             }
             "breaker" => match state.breaker(&names.breaker(args.word(1)?)?) {
                 None => writeln!(out, "closed, nothing counted")?,

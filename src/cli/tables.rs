@@ -230,6 +230,7 @@ pub(super) fn runs(runs: &[Run], wide: bool) -> Table {
 /// One run in full, without its attempts.
 pub(super) fn run(run: &Run) -> Table {
     let until = run.scheduled_until.as_ref().map(|until| ("scheduled_until", at(Some(until))));
+    let from = run.scheduled_from.as_ref().map(|from| ("scheduled_from", at(Some(from))));
     let retry = run.retry_at.as_ref().map(|retry| ("retry_at", at(Some(retry))));
     let mut rows = vec![
         ("run_id", run.run_id.clone()),
@@ -240,6 +241,7 @@ pub(super) fn run(run: &Run) -> Table {
         ("actor", or_dash(&run.actor).to_owned()),
         ("scheduled_at", at(run.scheduled_at.as_ref())),
     ];
+    rows.extend(from);
     rows.extend(until);
     rows.extend([
         ("due_at", at(run.due_at.as_ref())),

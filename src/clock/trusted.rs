@@ -146,6 +146,14 @@ impl TrustedClock {
         Self { clock, course, standing: watch::Sender::new(Standing::Unknown), left }
     }
 
+    /// The machine's clock, with nobody to contradict it.
+    #[cfg(test)]
+    pub(crate) fn alone() -> Self {
+        let clock = Self::new(Clock::system(), Duration::from_millis(500));
+        clock.compare(1, &[]);
+        clock
+    }
+
     /// The clock itself, trusted or not; and chance.
     #[must_use]
     pub fn clock(&self) -> &Clock {

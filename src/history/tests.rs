@@ -22,6 +22,7 @@ fn run(job: u64, at: i64, fired_at: i64) -> Arc<Run> {
         due_at: Timestamp::from_millis(at),
         fired_at: Timestamp::from_millis(fired_at),
         scheduled_until: None,
+        scheduled_from: None,
         stands_for: 1,
         state: RunState::Succeeded,
         reason: None,

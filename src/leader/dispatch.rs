@@ -83,7 +83,7 @@ impl Loop {
                 .and_then(|run| run.running())
                 .is_some_and(|attempt| attempt.fence == fence);
             // What lies beyond this state is unknown here, which does not make it unwanted.
-            if !is_wanted && fence <= self.state.applied_index() {
+            if !is_wanted && self.state.knows_fence(fence) {
                 self.send(&worker, Message::Cancel { run, fence });
             }
         }
@@ -108,7 +108,7 @@ impl Loop {
             .filter_map(|id| self.state.run(id))
             .filter_map(|run| run.running().map(|attempt| ((run.id, attempt.fence), attempt.number)))
             .collect();
-        session.known.retain(|key| carried.contains_key(key) || key.1 > self.state.applied_index());
+        session.known.retain(|key| carried.contains_key(key) || !self.state.knows_fence(key.1));
         session.cancelled.retain(|key| carried.contains_key(key));
         let missing: BTreeMap<(RunId, u64), u32> = carried
             .into_iter()

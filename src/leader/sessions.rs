@@ -293,3 +293,6 @@ pub(super) struct Listening {
     pub(super) now: Instant,
     pub(super) lease: Duration,
 }
+
+#[cfg(test)]
+mod tests;

@@ -205,7 +205,8 @@ impl Loop {
         }
         if !self.announced {
             self.announced = true;
-            let lead = Command::Lead { node: self.options.node_id, term };
+            let silent_for = self.raft.leader_silent_for();
+            let lead = Command::Lead { node: self.options.node_id, term, silent_for };
             self.propose(term, now, vec![lead], Vec::new());
         }
         while !self.reports.is_empty() && self.answers.len() < ENTRIES_IN_FLIGHT {
@@ -326,7 +327,7 @@ impl Loop {
         let (run, fence) = (pending.run, pending.fence);
         let is_awaited =
             self.state.run(run).and_then(|run| run.running()).is_some_and(|attempt| attempt.fence == fence);
-        if !is_awaited && fence <= self.state.applied_index() {
+        if !is_awaited && self.state.knows_fence(fence) {
             return self.send(&pending.worker, Message::Acknowledged { run, fence, refused: true });
         }
         if self.reports.len() < REPORTS_WAITING && self.reported.insert((run, fence)) {
@@ -404,3 +405,6 @@ fn batch(reports: &[PendingReport]) -> usize {
     });
     fitting.count().max(1).min(reports.len())
 }
+
+#[cfg(test)]
+mod tests;

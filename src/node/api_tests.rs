@@ -33,13 +33,6 @@ struct Node {
     _dir: TempDir,
 }
 
-/// The system's clock, found right.
-fn trusted() -> TrustedClock {
-    let clock = TrustedClock::new(Clock::system(), Duration::from_millis(500));
-    clock.compare(1, &[]);
-    clock
-}
-
 impl Node {
     async fn start() -> Self {
         let dir = TempDir::new().unwrap();
@@ -70,7 +63,7 @@ impl Node {
         let mut leadership = raft.leadership();
         let leads = leadership.wait_for(|now| now.is_leader);
         tokio::time::timeout(Duration::from_secs(30), leads).await.expect("a leader").unwrap();
-        let api = Api::new(raft.clone(), log, trusted(), Arc::new(Vec::new));
+        let api = Api::new(raft.clone(), log, TrustedClock::alone(), Arc::new(Vec::new));
         Self { api, raft, _dir: dir }
     }
 
@@ -166,7 +159,7 @@ async fn writes_get_through_while_occurrences_of_the_job_are_decided() {
     let options = LeaderOptions {
         node_id: 1,
         lease: Duration::from_secs(5),
-        clock: trusted(),
+        clock: TrustedClock::alone(),
         metrics: Arc::new(Metrics::new()),
     };
     let (_leader, turning) = Leader::spawn(node.raft.clone(), options, stop.clone());

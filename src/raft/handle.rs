@@ -11,7 +11,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use super::dial::{Connections, Dialer};
 use super::fatal::{FatalError, Verdict};
 use super::formation::{self, FormationError};
-use super::leadership::Leadership;
+use super::leadership::{Heard, Leadership};
 use super::library;
 use super::log_store::LogStore;
 use super::run_log::{Gap, OpenRunSink, RunLogGap, RunSink};
@@ -93,6 +93,7 @@ struct Shared {
     fresh_cluster_id: ClusterId,
     connections: Arc<Connections>,
     room: Room,
+    heard: Arc<Heard>,
     verdict: Verdict,
     published: Published,
     leadership: watch::Sender<Leadership>,
@@ -262,6 +263,10 @@ impl Raft {
         &self.shared.room
     }
 
+    pub(super) fn heard(&self) -> &Arc<Heard> {
+        &self.shared.heard
+    }
+
     pub(super) fn verdict(&self) -> &Verdict {
         &self.shared.verdict
     }
@@ -292,6 +297,7 @@ impl Shared {
             fresh_cluster_id: options.fresh_cluster_id,
             connections: Arc::new(Connections::new(options.dialer)),
             room: Room::default(),
+            heard: Arc::default(),
             verdict: Verdict::new(),
             published: Published::default(),
             leadership: watch::Sender::default(),

@@ -3,12 +3,13 @@
 //! Knowing that one leads is advice: only a committed entry is authority. A leader that is cut off hears nothing
 //! and goes on believing; [`Raft::quorum_acked_within`] tells sooner, and a proposal with a term tells for sure.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use openraft::ServerState;
 use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::fatal::{FatalError, Verdict};
 use super::handle::Raft;
@@ -29,7 +30,28 @@ pub struct Leadership {
     pub is_leader: bool,
 }
 
+/// When this node last took something from another leader, or led itself. By monotonic time, so that what comes of
+/// it does not depend on how well clocks agree.
+#[derive(Debug, Default)]
+pub(super) struct Heard(Mutex<Option<Instant>>);
+
+impl Heard {
+    pub(super) fn now(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
+    fn elapsed(&self) -> Option<Duration> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).map(|at| at.elapsed())
+    }
+}
+
 impl Raft {
+    /// How long ago this node last heard another leader, or led itself; `None` if it has done neither since it
+    /// started. On a leader it grows from its election on.
+    pub fn leader_silent_for(&self) -> Option<Duration> {
+        self.heard().elapsed()
+    }
+
     /// The leadership, and its changes.
     pub fn leadership(&self) -> watch::Receiver<Leadership> {
         self.leadership_sender().subscribe()
@@ -55,6 +77,7 @@ pub(super) async fn follow(
     raft: OpenRaft,
     mut applied: watch::Receiver<Option<LogPosition>>,
     leadership: watch::Sender<Leadership>,
+    heard: Arc<Heard>,
 ) {
     let mut metrics = raft.server_metrics();
     loop {
@@ -69,6 +92,9 @@ pub(super) async fn follow(
         };
         let leads = now.is_leader;
         leadership.send_if_modified(|before| {
+            if before.is_leader && !leads {
+                heard.now();
+            }
             let changed = *before != now;
             *before = now;
             changed

@@ -74,4 +74,4 @@ pub use self::submit::{IN_FLIGHT_BYTES, LEADER_IN_FLIGHT_BYTES, ProposeError, Pr
 pub use self::types::{ClusterId, ENTRY_BYTES_MAX, LogPosition, NodeAddress};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

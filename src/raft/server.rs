@@ -8,6 +8,7 @@
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
@@ -220,8 +221,15 @@ impl RaftService for PeerService {
         // An idle stream would outlive this node's part in it, and the leader would not look for another.
         let mut closing = self.raft.closing();
         let closed = Box::pin(async move { closing.wait_for(|closing| *closing).await.is_ok() });
-        let answers = raft.stream_append(requests.take_until(closed)).map(|answer| match answer {
-            Ok(result) => Ok(network::append_response(&result)),
+        let heard = Arc::clone(self.raft.heard());
+        let answers = raft.stream_append(requests.take_until(closed)).map(move |answer| match answer {
+            Ok(result) => {
+                // One that is refused comes from a leader of the past.
+                if result.is_ok() {
+                    heard.now();
+                }
+                Ok(network::append_response(&result))
+            }
             Err(error) => Err(ending(error)),
         });
         Ok(Response::new(answers.boxed()))

@@ -84,7 +84,8 @@ fn watch(raft: &Raft, core: &Core, clock: Arc<SnapshotClock>) {
     raft.spawn(leadership::watch_life(core.raft.clone(), closing, verdict.clone()));
     raft.spawn(leadership::take_snapshots(core.raft.clone(), clock));
     let leadership = raft.leadership_sender().clone();
-    raft.spawn(leadership::follow(core.raft.clone(), raft.watch_applied(), leadership));
+    let heard = Arc::clone(raft.heard());
+    raft.spawn(leadership::follow(core.raft.clone(), raft.watch_applied(), leadership, heard));
     let fetcher = GapFetcher {
         node_id: raft.node_id(),
         cluster: core.cluster,

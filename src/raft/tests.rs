@@ -3,6 +3,6 @@
 mod cluster;
 mod conformance;
 mod formation;
-mod harness;
+pub(crate) mod harness;
 mod membership;
 mod snapshots;

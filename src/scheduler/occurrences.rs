@@ -119,7 +119,10 @@ impl Walk<'_> {
         }
         if self.spec.catch_up.runs == CatchUpRuns::Latest {
             if let Some(due) = kept.pop_front() {
-                verdicts.push(run(due, Cause::CatchUp, dropped.count + 1));
+                let from = dropped.ends.map_or(due.scheduled_at, |(from, _)| from);
+                let (cause, stands_for) = (Cause::CatchUp, dropped.count + 1);
+                let Due { scheduled_at, due_at } = due;
+                verdicts.push(Verdict::Run { from, scheduled_at, due_at, cause, stands_for });
             } else {
                 dropped.close(verdicts);
             }
@@ -131,7 +134,7 @@ impl Walk<'_> {
                 self.cursor = Some(due);
                 return;
             }
-            verdicts.push(run(due, Cause::CatchUp, 1));
+            verdicts.push(run(due, Cause::CatchUp));
         }
     }
 
@@ -141,14 +144,15 @@ impl Walk<'_> {
             if verdicts.len() >= RUNS || self.steps == WALK {
                 return;
             }
-            verdicts.push(run(due, Cause::Schedule, 1));
+            verdicts.push(run(due, Cause::Schedule));
             self.advance();
         }
     }
 }
 
-const fn run(due: Due, cause: Cause, stands_for: u64) -> Verdict {
-    Verdict::Run { scheduled_at: due.scheduled_at, due_at: due.due_at, cause, stands_for }
+const fn run(due: Due, cause: Cause) -> Verdict {
+    let Due { scheduled_at, due_at } = due;
+    Verdict::Run { from: scheduled_at, scheduled_at, due_at, cause, stands_for: 1 }
 }
 
 /// Instants that one record covers.

@@ -60,7 +60,7 @@ fn command_number(index: u64, place: usize) -> Option<u64> {
 impl Applying<'_> {
     pub(super) fn command(&mut self, command: &Command) -> Outcome {
         let done = match command {
-            Command::Lead { node, term } => self.lead(*node, *term),
+            Command::Lead { node, term, silent_for } => self.lead(*node, *term, *silent_for),
             Command::PutJob { spec, next, .. } => self.put(spec, *next),
             Command::DeleteJob { job, cancel_runs, request } => self.delete(job.id, *cancel_runs, request),
             Command::PauseJob { job, request } => self.pause(job.id, request),
@@ -88,17 +88,21 @@ impl Applying<'_> {
         done.unwrap_or_else(Outcome::Rejected)
     }
 
-    fn lead(&mut self, node: u64, term: u64) -> Result<Outcome, Rejection> {
+    fn lead(&mut self, node: u64, term: u64, silent_for: Option<Duration>) -> Result<Outcome, Rejection> {
         let mut leaderships = self.state.leaderships.as_ref().clone();
         if leaderships.last().is_some_and(|last| last.term >= term) {
             return Err(Rejection::Stale);
         }
         // The stamp of this very entry has already moved `now`.
-        let silent_since = self.state.before;
+        let before = self.state.before;
+        let at = self.moment.at;
+        // Its predecessor stamped an entry then, so it was not silent before that.
+        let silent_since = silent_for.map_or(before, |span| at.minus(span).max(before));
         if leaderships.len() == limits::LEADERSHIPS {
             leaderships.remove(0);
         }
-        leaderships.push(Leadership { node, term, at: self.moment.at, silent_since });
+        let is_exact = silent_for.is_some();
+        leaderships.push(Leadership { node, term, at, silent_since, is_exact });
         self.state.leaderships = Arc::new(leaderships);
         Ok(Outcome::Done)
     }
@@ -240,6 +244,7 @@ impl Applying<'_> {
         let mut paused = job.as_ref().clone();
         paused.pause = Some(Pause { request: request.clone(), paused_at: self.moment.at, armed: job.next });
         paused.next = None;
+        paused.updated_at = self.moment.at;
         paused.version += 1;
         self.state.put_job(paused);
         Ok(Outcome::Done)
@@ -256,6 +261,7 @@ impl Applying<'_> {
         not_decided(&job, next)?;
         let mut resumed = job.as_ref().clone();
         resumed.pause = None;
+        resumed.updated_at = self.moment.at;
         resumed.fault = None;
         resumed.next = next;
         resumed.version += 1;

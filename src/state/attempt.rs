@@ -22,9 +22,8 @@ impl Applying<'_> {
     ) -> Result<Outcome, Rejection> {
         let old = self.state.runs.get(&id).cloned().ok_or(Rejection::NoRun)?;
         let expected = old.attempts.last().map_or(1, |last| last.number.saturating_add(1));
-        let fences_grow = old.attempts.last().is_none_or(|last| last.fence < self.moment.index);
         let expired = old.is_untouched() && old.start_by.is_some_and(|start_by| start_by < self.moment.at);
-        if number != expected || !fences_grow || expired {
+        if number != expected || expired {
             return Err(Rejection::Stale);
         }
         let probe = match old.phase {
@@ -35,10 +34,12 @@ impl Applying<'_> {
             }
         };
         let timeout = self.state.jobs.get(&id.job).ok_or(Rejection::NoJob)?.spec.timeout;
+        self.state.fences += 1;
+        let fence = self.state.fences;
         let mut run = old.as_ref().clone();
         run.attempts.push(Attempt {
             number,
-            fence: self.moment.index,
+            fence,
             worker: worker.clone(),
             started_at: self.moment.at,
             finished_at: None,
@@ -52,7 +53,7 @@ impl Applying<'_> {
         self.state.put_run(run);
         let lease = self.state.leases.get(worker).copied().unwrap_or(lease_until).max(lease_until);
         self.state.leases.insert(worker.clone(), lease);
-        Ok(Outcome::Started { run: id, fence: self.moment.index })
+        Ok(Outcome::Started { run: id, fence })
     }
 
     fn admit_probe(&mut self, run: &Run) -> Result<u64, Rejection> {

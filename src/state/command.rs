@@ -123,6 +123,9 @@ pub enum Command {
         node: u64,
         /// Its term.
         term: u64,
+        /// How long ago, by its own monotonic clock, it last heard another leader or led itself; absent when it
+        /// has done neither since it started.
+        silent_for: Option<Duration>,
     },
     /// Creates or replaces a job.
     PutJob {
@@ -306,6 +309,8 @@ impl Command {
 pub enum Verdict {
     /// It becomes a run, if overlap and breaker let it.
     Run {
+        /// The first instant that it stands for; its own, where it stands for no other.
+        from: Timestamp,
         /// The nominal instant.
         scheduled_at: Timestamp,
         /// Plus jitter.

@@ -12,6 +12,8 @@ use super::time::Timestamp;
 /// What makes one run different from the next of its job.
 struct Birth {
     id: RunId,
+    /// The first instant that it stands for, if it stands for others.
+    from: Timestamp,
     cause: Cause,
     due_at: Timestamp,
     stands_for: u64,
@@ -42,17 +44,15 @@ impl Applying<'_> {
         let mut started = 0;
         for verdict in verdicts {
             let run = match *verdict {
-                Verdict::Run { scheduled_at, due_at, cause, stands_for } => {
+                Verdict::Run { from, scheduled_at, due_at, cause, stands_for } => {
                     let id = RunId { job: id, at: scheduled_at, seq: 0 };
                     let detail = if stands_for > 1 {
-                        format!("stands for {stands_for} instants")
+                        format!("stands for {stands_for} instants from {from} on")
                     } else {
                         String::new()
                     };
-                    self.enter_new(
-                        &job,
-                        Birth { id, cause, due_at, stands_for, actor: String::new(), detail },
-                    );
+                    let actor = String::new();
+                    self.enter_new(&job, Birth { id, from, cause, due_at, stands_for, actor, detail });
                     id
                 }
                 Verdict::Missed { from, until, count } => self.miss(&job, from, until, count),
@@ -88,6 +88,7 @@ impl Applying<'_> {
         let run = RunId { job: id, at: expect, seq: 0 };
         let birth = Birth {
             id: run,
+            from: expect,
             cause: Cause::Schedule,
             due_at: armed.due_at,
             stands_for: 1,
@@ -103,18 +104,18 @@ impl Applying<'_> {
     fn check(&self, expect: Timestamp, verdicts: &[Verdict], next: Option<Due>) -> Result<(), Rejection> {
         let mut last: Option<Timestamp> = None;
         for verdict in verdicts {
-            let (first, until, due_at, stands_for) = match *verdict {
-                Verdict::Run { scheduled_at, due_at, stands_for, .. } => {
-                    (scheduled_at, scheduled_at, due_at, stands_for)
+            let (first, until, due_at, count) = match *verdict {
+                Verdict::Run { from, scheduled_at, due_at, stands_for, .. } => {
+                    (from, scheduled_at, due_at, stands_for)
                 }
-                Verdict::Missed { from, until, .. } => (from, until, until, 1),
+                Verdict::Missed { from, until, count } => (from, until, until, count),
             };
             let in_order = match last {
-                // With `stands_for`, the record of the newest instant comes for the older ones too.
-                None => first == expect || (first > expect && stands_for > 1),
+                None => first == expect,
                 Some(last) => first > last,
             };
-            if !in_order || until < first {
+            let adds_up = if count == 1 { first == until } else { first < until && count > 1 };
+            if !in_order || !adds_up {
                 return Err(Rejection::Malformed);
             }
             if due_at > self.moment.at {
@@ -140,6 +141,7 @@ impl Applying<'_> {
             due_at: birth.due_at,
             fired_at: self.moment.at,
             scheduled_until: None,
+            scheduled_from: Some(birth.from).filter(|from| *from < birth.id.at),
             stands_for: birth.stands_for,
             state: RunState::Pending,
             reason: None,
@@ -173,6 +175,7 @@ impl Applying<'_> {
         let detail = format!("missed {count} from {from} to {until}");
         let birth = Birth {
             id,
+            from,
             cause: Cause::CatchUp,
             due_at: from,
             stands_for: count,
@@ -193,8 +196,10 @@ impl Applying<'_> {
         let id = RunId { job: id, at, seq: self.number.max(1) };
         let actor = request.actor.clone();
         let detail = format!("triggered{}", who(request));
-        let run =
-            self.born(&job, Birth { id, cause: Cause::Manual, due_at: at, stands_for: 1, actor, detail });
+        let run = self.born(
+            &job,
+            Birth { id, from: at, cause: Cause::Manual, due_at: at, stands_for: 1, actor, detail },
+        );
         self.enter(&job, run);
         Ok(Outcome::Triggered { run: id })
     }

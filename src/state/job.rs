@@ -20,7 +20,7 @@ pub struct Job {
     pub version: u64,
     /// When it was created.
     pub created_at: Timestamp,
-    /// When it last changed.
+    /// When it last changed: was defined, paused, resumed or deleted.
     pub updated_at: Timestamp,
     /// The armed occurrence.
     pub next: Option<Due>,

@@ -7,8 +7,8 @@
 //!
 //! # Words
 //! A *job* yields *occurrences*; `Fire` decides them, each into one *run* (or a range of missed ones
-//! into one record). A run has *attempts*, each started by its own entry, whose log index is its
-//! *fence*. A *breaker* guards the target of a job, or of several that share it.
+//! into one record). A run has *attempts*; each has its number among all that were ever started in the
+//! cluster as its *fence*. A *breaker* guards the target of a job, or of several that share it.
 //!
 //! # Invariants
 //! - A run of the schedule is keyed by (job incarnation, nominal instant): it can exist once.
@@ -81,8 +81,11 @@ pub struct Leadership {
     pub term: u64,
     /// When it began.
     pub at: Timestamp,
-    /// The state's time before it began: between the two nothing could fire.
+    /// When its node last heard the leader before it: between the two nothing could fire. Where the node does
+    /// not know, the newest stamp before it, which on an idle cluster is older.
     pub silent_since: Timestamp,
+    /// The node knows.
+    pub is_exact: bool,
 }
 
 /// The replicated state. Fields are read through methods; see the module's invariants.
@@ -92,6 +95,8 @@ pub struct State {
     /// `now` before the last applied entry.
     before: Timestamp,
     applied: u64,
+    /// The newest fence: how many attempts were ever started.
+    fences: u64,
     leaderships: Arc<Vec<Leadership>>,
     jobs: OrdMap<JobId, Arc<Job>>,
     runs: OrdMap<RunId, Arc<Run>>,
@@ -125,6 +130,13 @@ impl State {
     #[must_use]
     pub const fn applied_index(&self) -> u64 {
         self.applied
+    }
+
+    /// Whether the attempt of this fence was started by an entry that is applied: then this state knows
+    /// whether it still runs.
+    #[must_use]
+    pub const fn knows_fence(&self, fence: u64) -> bool {
+        fence <= self.fences
     }
 
     /// The last terms of leadership, oldest first.

@@ -199,7 +199,7 @@ pub enum AttemptOutcome {
 pub struct Attempt {
     /// From 1.
     pub number: u32,
-    /// Log index of the entry that started it.
+    /// Its number among all attempts of the cluster, in the order in which they were started; from 1.
     pub fence: u64,
     /// Who carries it out.
     pub worker: Arc<str>,
@@ -286,6 +286,8 @@ pub struct Run {
     pub fired_at: Timestamp,
     /// The last instant that a range record covers.
     pub scheduled_until: Option<Timestamp>,
+    /// The first instant that it stands for, where catch-up made one run for several: those up to its own.
+    pub scheduled_from: Option<Timestamp>,
     /// How many instants this record covers.
     pub stands_for: u64,
     /// What users see.

@@ -39,7 +39,11 @@ impl State {
     /// # Errors
     /// Those of `out`.
     pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
-        item(out, HEADER, &encode(&(self.now, self.before, self.applied, self.leaderships.as_ref())))?;
+        item(
+            out,
+            HEADER,
+            &encode(&(self.now, self.before, self.applied, self.fences, self.leaderships.as_ref())),
+        )?;
         for job in self.jobs.values() {
             item(out, JOB, &encode(job.as_ref()))?;
         }
@@ -91,9 +95,8 @@ impl State {
     fn read_item(&mut self, section: u8, bytes: &[u8]) -> Result<(), CodecError> {
         match section {
             HEADER => {
-                let (now, before, applied, leaderships): (Timestamp, Timestamp, u64, Vec<Leadership>) =
-                    decode(bytes)?;
-                (self.now, self.before, self.applied) = (now, before, applied);
+                let leaderships: Vec<Leadership>;
+                (self.now, self.before, self.applied, self.fences, leaderships) = decode(bytes)?;
                 self.leaderships = Arc::new(leaderships);
             }
             JOB => self.put_job(decode::<Job>(bytes)?),

@@ -144,6 +144,7 @@ impl Scene {
     pub(crate) async fn fire(&mut self, job: JobId) -> RunId {
         let next = self.state.job(job).and_then(|job| job.next).expect("an armed occurrence");
         let run = Verdict::Run {
+            from: next.scheduled_at,
             scheduled_at: next.scheduled_at,
             due_at: next.due_at,
             cause: Cause::Schedule,

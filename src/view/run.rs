@@ -63,6 +63,7 @@ pub fn to_pb(run: &Run) -> pb::Run {
         due_at: Some(instant(run.due_at)),
         retry_at: retry_at.map(instant),
         actor: run.actor.clone(),
+        scheduled_from: run.scheduled_from.map(instant),
     }
 }
 

@@ -44,6 +44,8 @@ pub(crate) struct Single {
     pub(crate) skew_ms: i64,
     pub(crate) leader: Option<u64>,
     pub(crate) term: u64,
+    /// Since when there is no leader.
+    pub(crate) led_until: Option<Timestamp>,
     index: u64,
     rules: Rules,
 }
@@ -61,6 +63,7 @@ impl Default for Single {
             skew_ms: 0,
             leader: Some(1),
             term: 1,
+            led_until: None,
             index: 0,
             rules: Rules::default(),
         }
@@ -77,7 +80,8 @@ impl Single {
         self.leader = Some(node);
         self.term += 1;
         self.rules = Rules::default();
-        self.propose(vec![Command::Lead { node, term: self.term }], out);
+        let silent_for = self.led_until.take().map(|until| self.wall.since(until));
+        self.propose(vec![Command::Lead { node, term: self.term, silent_for }], out);
     }
 
     /// The first occurrence of a definition after the leader's time.
@@ -183,6 +187,9 @@ impl Single {
         if run.stands_for != 1 {
             let _ = write!(text, ", stands for {}", run.stands_for);
         }
+        if let Some(from) = run.scheduled_from {
+            let _ = write!(text, " from {}", clock(from));
+        }
         if !run.attempts.is_empty() {
             let _ = write!(text, ", {} attempts", run.attempts.len());
         }
@@ -241,7 +248,7 @@ impl Single {
     fn command(&self, command: &Command) -> String {
         let run = |id| self.names.of_run(id);
         match command {
-            Command::Lead { node, term } => format!("lead n{node} term {term}"),
+            Command::Lead { node, term, .. } => format!("lead n{node} term {term}"),
             Command::PutJob { spec, .. } => format!("put {}", spec.name),
             Command::DeleteJob { job, .. } => format!("delete {}", self.names.label(job.id)),
             Command::PauseJob { job, .. } => format!("pause {}", self.names.label(job.id)),
@@ -280,8 +287,8 @@ fn verdict(verdict: &Verdict) -> String {
             let cause = format!("{cause:?}").to_lowercase().replace("catchup", "catch up");
             format!("{} {cause}", clock(scheduled_at))
         }
-        Verdict::Run { scheduled_at, stands_for, .. } => {
-            format!("{} catch up for {stands_for}", clock(scheduled_at))
+        Verdict::Run { from, scheduled_at, stands_for, .. } => {
+            format!("{} catch up for {stands_for} from {}", clock(scheduled_at), clock(from))
         }
         Verdict::Missed { from, until, count } => {
             format!("missed {count}: {} to {}", clock(from), clock(until))

@@ -131,7 +131,7 @@ impl Leader {
         let mut entries = Vec::new();
         if !self.announced {
             self.announced = true;
-            entries.push(vec![Command::Lead { node, term: self.term }]);
+            entries.push(vec![Command::Lead { node, term: self.term, silent_for: None }]);
         }
         let reports = std::mem::take(&mut self.reports);
         if !reports.is_empty() {

@@ -11,7 +11,7 @@ use super::harness::{self, PATIENCE, entry, eventually, in_step, leader_of, plac
 use crate::pb::peer;
 use crate::raft::dial::Connections;
 use crate::raft::{
-    ClusterId, FatalError, OpenError, ProposeError, ReadError, Role, TransferError, guard, network,
+    ClusterId, FatalError, OpenError, ProposeError, Raft, ReadError, Role, TransferError, guard, network,
     tcp_dialer,
 };
 use crate::storage::StorageError;
@@ -95,12 +95,23 @@ async fn killed_leader_is_replaced_and_comes_back_from_its_disk() {
     }
     let applied = nodes[at].raft.state();
 
+    // Nothing is proposed, and still the leader is heard.
+    let idle = Instant::now();
+    let is_heard = |raft: &Raft| raft.leader_silent_for().is_some_and(|silent| silent < idle.elapsed());
+    let leader = nodes[at].raft.node_id();
+    eventually("followers hear an idle leader", || {
+        nodes.iter().filter(|node| node.raft.node_id() != leader).all(|node| is_heard(&node.raft))
+    })
+    .await;
+
     let killed_at = Instant::now();
     nodes.remove(at).kill().await;
     let rest: Vec<_> = nodes.iter().map(|node| &node.raft).collect();
     let new = leader_of(&rest).await;
     let proposed = rest[new].propose(None, entry(51)).await.unwrap();
     println!("first commit of the next leader after {:?}", killed_at.elapsed());
+    let silent_for = rest[new].leader_silent_for().unwrap();
+    assert!(silent_for < killed_at.elapsed() + harness::timing().election_max, "{silent_for:?}");
     assert!(proposed.term > term);
     assert!(rest[new].state().applied_index() > applied.applied_index());
 

@@ -116,7 +116,7 @@ impl RunSink for MemoryRunLog {
 }
 
 /// Short times, so that tests are quick, but not so short that a busy machine holds elections all the time.
-pub(super) fn timing() -> RaftTiming {
+pub(crate) fn timing() -> RaftTiming {
     RaftTiming {
         heartbeat: Duration::from_millis(50),
         election_min: Duration::from_millis(200),
@@ -126,7 +126,7 @@ pub(super) fn timing() -> RaftTiming {
 }
 
 /// A place where a node can run, again and again: its folder, its port and its run log.
-pub(super) struct Place {
+pub(crate) struct Place {
     pub(super) id: u64,
     pub(super) dir: PathBuf,
     pub(super) listen: SocketAddr,
@@ -137,14 +137,14 @@ pub(super) struct Place {
 }
 
 /// A node that runs.
-pub(super) struct Node {
-    pub(super) raft: Raft,
+pub(crate) struct Node {
+    pub(crate) raft: Raft,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
 
 /// Places for nodes 1 to `count` under `root`, each with the same first members.
-pub(super) async fn places(root: &Path, count: u64, timing: &RaftTiming) -> Vec<Place> {
+pub(crate) async fn places(root: &Path, count: u64, timing: &RaftTiming) -> Vec<Place> {
     let mut places = Vec::new();
     for id in 1..=count {
         let reserved = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -196,7 +196,7 @@ impl Place {
         Ok(Node { raft, stop, server })
     }
 
-    pub(super) async fn start(&mut self) -> Node {
+    pub(crate) async fn start(&mut self) -> Node {
         self.try_start().await.unwrap()
     }
 }
@@ -232,7 +232,7 @@ pub(super) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) 
 }
 
 /// Waits for a leader that all of `nodes` follow; returns its place among them.
-pub(super) async fn leader_of(nodes: &[&Raft]) -> usize {
+pub(crate) async fn leader_of(nodes: &[&Raft]) -> usize {
     let mut found = None;
     eventually("a leader that all follow", || {
         found = nodes.iter().position(|raft| raft.leadership().borrow().is_leader);
@@ -260,7 +260,7 @@ pub(super) async fn in_step(nodes: &[&Raft]) {
 
 /// An entry that can be told from others by its stamp.
 pub(super) fn entry(millis: i64) -> Entry {
-    let command = Command::Lead { node: 1, term: u64::try_from(millis).unwrap() };
+    let command = Command::Lead { node: 1, term: u64::try_from(millis).unwrap(), silent_for: None };
     Entry { at: Timestamp::from_millis(millis), commands: vec![command] }
 }
 

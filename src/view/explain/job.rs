@@ -163,13 +163,7 @@ impl Explaining<'_> {
         let live = self.state.runs_of(job.id).find(|run| run.id.at > at && run.id.seq == 0).cloned();
         let ended = self.log.first_after(job.id, at)?;
         let newer = [live, ended].into_iter().flatten().min_by_key(|run| run.id);
-        let Some(newer) = newer.filter(|run| run.stands_for > 1 && run.scheduled_until.is_none()) else {
-            return Ok(None);
-        };
-        let covered = ScheduleSet::compile(&job.spec.schedules)
-            .map(|set| set.count_between(at, newer.id.at, newer.stands_for.saturating_add(1)))
-            .is_ok_and(|count| count > 1 && count <= newer.stands_for);
-        Ok(Some(newer).filter(|_| covered))
+        Ok(newer.filter(|run| run.scheduled_from.is_some_and(|from| from <= at)))
     }
 
     fn no_occurrence(&self, job: &Job, set: &ScheduleSet, at: Timestamp, facts: &mut Facts) -> String {

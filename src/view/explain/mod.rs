@@ -20,8 +20,8 @@ use crate::state::{Leadership, State, limits};
 
 /// A lateness below this is no wonder and needs no reason.
 const WORTH_A_WORD: std::time::Duration = std::time::Duration::from_millis(100);
-/// How long before a due instant a silence must have begun to be blamed whole: an idle cluster is
-/// silent too, while its leader lives.
+/// How long before a due instant a silence must have begun to be blamed whole, where the new leader does not know
+/// when it heard the last one: an idle cluster is silent too, while its leader lives.
 const SILENCE: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What an explanation is made from.
@@ -68,7 +68,8 @@ impl Explaining<'_> {
 
     fn leader_gap_words(&self, due_at: Timestamp) -> Option<String> {
         let reign = self.leader_gap(due_at)?;
-        let since = if due_at.since(reign.silent_since) > SILENCE { due_at } else { reign.silent_since };
+        let is_vague = !reign.is_exact && due_at.since(reign.silent_since) > SILENCE;
+        let since = if is_vague { due_at } else { reign.silent_since };
         let span = words::span(reign.at.since(since));
         let at_least = if since == due_at { " at least" } else { "" };
         Some(format!(

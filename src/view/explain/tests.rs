@@ -45,7 +45,7 @@ async fn paused_job_says_by_whom_and_why() {
     let job = scene.state.job(job).unwrap().reference();
     let pause = Command::PauseJob { job, request: request("ada", "moving the disk") };
     scene.now("09:59:40").apply(pause).await;
-    scene.now("10:01:30").apply(Command::Lead { node: 1, term: 1 }).await;
+    scene.now("10:01:30").apply(Command::Lead { node: 1, term: 1, silent_for: None }).await;
     assert_eq!(
         explain_job(&scene, "a", None),
         "The job is paused by ada since 2026-03-02T09:59:40.000Z: moving the disk.\n\
@@ -82,8 +82,8 @@ async fn instant_that_is_no_occurrence_is_named_with_its_neighbours() {
 async fn late_run_names_the_leader_gap() {
     let mut scene = Scene::new();
     let job = scene.put(minutely("a")).await;
-    scene.now("09:59:59.500").apply(Command::Lead { node: 1, term: 1 }).await;
-    scene.now("10:00:01.300").apply(Command::Lead { node: 2, term: 2 }).await;
+    scene.now("09:59:59.500").apply(Command::Lead { node: 1, term: 1, silent_for: None }).await;
+    scene.now("10:00:01.300").apply(Command::Lead { node: 2, term: 2, silent_for: None }).await;
     let run = scene.fire(job).await;
     assert_eq!(
         explain_run(&scene, run, &[worker("w1", "other", 0)]),
@@ -99,6 +99,23 @@ async fn late_run_names_the_leader_gap() {
         explain_run(&scene, run, &[worker("w1", "default", 2)]).contains("all of their 2 slots are taken")
     );
     assert!(explain_run(&scene, run, &[worker("w1", "default", 1)]).contains("one with room is connected"));
+}
+
+/// The newest entry before the change of leaders is half a minute old, and the gap is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_cluster_was_without_a_leader_only_since_it_was_not_heard() {
+    let mut scene = Scene::new();
+    let job = scene.put(minutely("a")).await;
+    let silent_for = Some(std::time::Duration::from_millis(700));
+    scene.now("10:00:00.500").apply(Command::Lead { node: 2, term: 2, silent_for }).await;
+    let run = scene.fire(job).await;
+    let told = explain_run(&scene, run, &[]);
+    assert!(
+        told.contains(
+            "no leader could fire between 2026-03-02T09:59:59.800Z and 2026-03-02T10:00:00.500Z (700 ms)"
+        ),
+        "{told}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -326,6 +343,7 @@ async fn missed_instants_are_found_in_the_record_that_covers_them() {
     let job = scene.put(minutely("a")).await;
     let missed = Verdict::Missed { from: at("10:00:00"), until: at("10:04:00"), count: 5 };
     let caught = Verdict::Run {
+        from: at("10:05:00"),
         scheduled_at: at("10:07:00"),
         due_at: at("10:07:00"),
         cause: Cause::CatchUp,

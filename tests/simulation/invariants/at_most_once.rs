@@ -1,9 +1,9 @@
 //! G3: an attempt is started by at most one worker; under `on_lost: fail` a run is never begun again
 //! after an attempt whose end nobody knows.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use chronarch::state::run::{AttemptOutcome, RunId};
+use chronarch::state::run::AttemptOutcome;
 use chronarch::state::spec::OnLost;
 use chronarch::state::{Command, Outcome};
 
@@ -13,7 +13,7 @@ use crate::worker::Held;
 #[derive(Default)]
 pub(crate) struct AtMostOnce {
     began: BTreeSet<Held>,
-    fences: BTreeMap<RunId, u64>,
+    last_fence: u64,
 }
 
 impl AtMostOnce {
@@ -45,8 +45,8 @@ impl AtMostOnce {
         }
         for outcome in &it.applied.outcomes {
             let Outcome::Started { run, fence } = outcome else { continue };
-            let last = self.fences.insert(*run, *fence);
-            assert!(last.is_none_or(|last| last < *fence), "fence of {run} does not grow");
+            let last = std::mem::replace(&mut self.last_fence, *fence);
+            assert!(last < *fence, "fence {fence} of {run} does not grow, after {last}");
             let Some(record) = it.after.run(*run) else { continue };
             // The policy that counts is that at the time of the loss, which an edit may have changed.
             let always = |spec: OnLost| {

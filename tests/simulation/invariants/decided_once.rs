@@ -48,10 +48,11 @@ impl DecidedOnce {
                     Verdict::Run { stands_for, .. } => stands_for,
                     Verdict::Missed { count, .. } => count,
                 };
-                let newest = (0..covered).filter_map(|_| walked.next()).last();
+                let ends: Vec<_> = (0..covered).filter_map(|_| walked.next().copied()).collect();
+                let (Verdict::Run { from, .. } | Verdict::Missed { from, .. }) = *verdict;
                 assert_eq!(
-                    newest,
-                    Some(&verdict.until()),
+                    (ends.first(), ends.last()),
+                    (Some(&from), Some(&verdict.until())),
                     "a verdict does not cover what it says: {verdict:?}"
                 );
             }

@@ -1,0 +1,61 @@
+use super::*;
+
+const LEASE: Duration = Duration::from_secs(8);
+
+fn hello(worker: &str, slots: u32) -> Hello {
+    Hello {
+        worker: worker.into(),
+        queues: BTreeSet::from(["default".into()]),
+        labels: BTreeMap::new(),
+        kinds: BTreeSet::from(["exec".to_owned()]),
+        slots,
+        held: BTreeSet::new(),
+    }
+}
+
+/// Sessions with one worker each, heard at these instants.
+fn sessions(heard: &[(&str, Instant)]) -> Sessions {
+    let mut sessions = Sessions::default();
+    for (number, (worker, last_heard)) in heard.iter().enumerate() {
+        let session = Session {
+            hello: hello(worker, 3),
+            outbox: mpsc::channel(1).0,
+            last_heard: *last_heard,
+            draining: false,
+            known: HashSet::new(),
+            cancelled: HashSet::new(),
+        };
+        sessions.open(SessionId(number as u64), session);
+    }
+    sessions
+}
+
+fn open(view: &plan::Sessions) -> Vec<(&str, u32)> {
+    view.open.iter().map(|session| (session.worker.as_ref(), session.free)).collect()
+}
+
+#[test]
+fn a_silent_worker_gets_no_starts() {
+    let since = Instant::now();
+    let now = since + LEASE;
+    let mut sessions = sessions(&[("silent", now - LEASE / 2), ("alive", now - LEASE / 4)]);
+    let listening = Listening { since, now, lease: LEASE };
+    let starts = HashMap::from([("alive".into(), 1)]);
+    let view = sessions.view(&State::default(), &starts, listening);
+    assert_eq!(open(&view), [("alive", 2)]);
+    assert_eq!(view.alive, HashSet::from(["alive".into()]));
+
+    // It is heard again.
+    sessions.heard(SessionId(0), now);
+    let view = sessions.view(&State::default(), &starts, listening);
+    assert_eq!(open(&view), [("silent", 3), ("alive", 2)]);
+}
+
+#[test]
+fn a_worker_that_drains_gets_no_starts_and_keeps_what_it_has() {
+    let now = Instant::now();
+    let mut sessions = sessions(&[("w1", now)]);
+    sessions.get_mut(SessionId(0)).unwrap().draining = true;
+    let view = sessions.view(&State::default(), &HashMap::new(), Listening { since: now, now, lease: LEASE });
+    assert_eq!((open(&view), view.alive.len()), (vec![], 1));
+}
