@@ -3,12 +3,14 @@
 #[path = "lab/mod.rs"]
 mod lab;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chronarch::scheduler::occurrences::WALK;
 use chronarch::scheduler::plan::{CLASSES, COMMANDS, InFlight, Plan, Rules, Session, Sessions, plan};
-use chronarch::state::run::JobId;
+use chronarch::state::limits::TIMEOUT_GRACE;
+use chronarch::state::run::{AttemptOutcome, JobId};
 use chronarch::state::spec::JobSpec;
 use chronarch::state::time::Timestamp;
 use chronarch::state::{Command, Due, Entry, Outcome, Request, State};
@@ -104,6 +106,32 @@ fn a_plan_walks_over_so_many_instants_and_leaves_the_rest_to_the_next() {
     }
     assert_eq!(fired, [2, 1]);
     assert!(log.state.due().all(|(due_at, _)| due_at > now));
+}
+
+/// Leaders that are replaced before they have listened for a lease give no worker up. What its attempts
+/// come to is decided by `on_lost` all the same once they should long have ended.
+#[test]
+fn an_overdue_attempt_of_a_vanished_worker_is_lost_and_that_of_a_live_one_timed_out() {
+    let mut log = Log::default();
+    let jobs = log.put(vec![lab::spec::job("a")]);
+    log.trigger(at(1), &jobs);
+    let run = log.state.runs().next().expect("a run").id;
+    let lease_until = at(1).plus(LEASE);
+    log.apply(at(1), vec![Command::Start { run, attempt: 1, worker: "w1".into(), lease_until }]);
+    let overdue = at(1).plus(log.state.job(jobs[0]).expect("a job").spec.timeout).plus(TIMEOUT_GRACE);
+    let ends = |sessions: Sessions| {
+        let (mut sessions, flight) = (sessions, InFlight::default());
+        let plan = plan(&log.state, &mut sessions, &flight, overdue, &mut Rules::default());
+        let end = |command: &Command| match command {
+            Command::Complete { outcome, .. } => Some(*outcome),
+            _ => None,
+        };
+        plan.commands.iter().filter_map(end).collect::<Vec<_>>()
+    };
+    let who = || HashSet::from(["w1".into()]);
+    assert_eq!(ends(Sessions { spared: who(), lease: LEASE, ..Sessions::default() }), [AttemptOutcome::Lost]);
+    let alive = Sessions { alive: who(), lease: LEASE, ..Sessions::default() };
+    assert_eq!(ends(alive), [AttemptOutcome::TimedOut]);
 }
 
 fn demanding(place: usize, value: &str) -> JobSpec {

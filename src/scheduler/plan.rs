@@ -258,7 +258,8 @@ impl Planning<'_> {
         }
     }
 
-    /// The worker says nothing of an attempt that should long have ended.
+    /// The worker says nothing of an attempt that should long have ended: it hangs, or it has vanished and no leader
+    /// since has listened for long enough to say so.
     fn overdue(&mut self, run: &Run) {
         let Some(attempt) = run.running() else { return };
         let retry_after = self.state.job(run.id.job).map_or(RETRY_AFTER_LOSS, |job| {
@@ -266,11 +267,19 @@ impl Planning<'_> {
             // The fence is as good as chance here: it spreads, and nothing here may draw a number.
             backoff(&job.spec.retry, ended.max(1), attempt.fence.wrapping_mul(SPREAD))
         });
-        let report = Report { error: "its worker did not end it in time".to_owned(), ..Report::default() };
+        let lease = self.state.lease(&attempt.worker);
+        let is_gone =
+            !self.sessions.alive.contains(&attempt.worker) && lease.is_none_or(|until| until <= self.now);
+        let (outcome, error) = if is_gone {
+            (AttemptOutcome::Lost, "its worker vanished")
+        } else {
+            (AttemptOutcome::TimedOut, "its worker did not end it in time")
+        };
+        let report = Report { error: error.to_owned(), ..Report::default() };
         self.plan.commands.push(Command::Complete {
             run: run.id,
             fence: attempt.fence,
-            outcome: AttemptOutcome::TimedOut,
+            outcome,
             report: Arc::new(report),
             retry_after,
         });

@@ -24,7 +24,7 @@ use super::{ACKNOWLEDGED_MAX, REPORT_REPEAT, WAITING_MAX};
 use crate::pb::v1 as pb;
 use crate::target;
 
-/// Names an attempt. Attempts of different runs may have been started by one log entry and so share a fence.
+/// Names an attempt. The fence alone would do; the order of keys is that of the attempts of a run.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     pub(super) run_id: Arc<str>,
