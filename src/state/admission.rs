@@ -8,8 +8,8 @@ use super::breaker::{StatusKind, Transition};
 use super::command::BreakerKey;
 use super::job::{Job, LastRun};
 use super::limits;
-use super::run::{CancelRequest, JobId, Phase, Reason, Run, RunId, RunState};
-use super::spec::{Keep, OnOpen, OverlapPolicy};
+use super::run::{CancelRequest, Cause, JobId, Phase, Reason, Run, RunId, RunState};
+use super::spec::{CatchUpRuns, Keep, OnOpen, OverlapPolicy};
 
 impl Applying<'_> {
     /// What a breaker is; one that is absent is closed.
@@ -86,6 +86,15 @@ impl Applying<'_> {
             return self.admit(run);
         }
         match overlap.policy {
+            // `all` promises each, and at once there is no room for more than one: they take turns. As many as
+            // `catch_up.max` come at a time.
+            OverlapPolicy::Skip | OverlapPolicy::Allow
+                if run.cause == Cause::CatchUp
+                    && job.spec.catch_up.runs == CatchUpRuns::All
+                    && queued.len() < limits::LIVE_RUNS_PER_JOB =>
+            {
+                self.enqueue(run);
+            }
             OverlapPolicy::Skip | OverlapPolicy::Allow => {
                 let detail =
                     active.last().map_or_else(String::new, |other| format!("run {} is live", other.id));
