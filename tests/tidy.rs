@@ -206,6 +206,16 @@ fn files_are_short_and_finished() {
 }
 
 #[test]
+fn no_page_is_left_half_merged() {
+    for page in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"] {
+        let text = fs::read_to_string(root().join(page)).expect(page);
+        let marker =
+            text.lines().position(|line| line.starts_with("<<<<<<< ") || line.starts_with(">>>>>>> "));
+        assert_eq!(marker, None, "{page} has the mark of a merge");
+    }
+}
+
+#[test]
 fn the_table_is_told_as_it_is_kept() {
     let text = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
     for (module, imports) in IMPORTS {

@@ -148,7 +148,13 @@ async fn what_was_acknowledged_survives_the_end_of_all_nodes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn leadership_moves_on_request_and_only_to_who_can_take_it() {
     let root = TempDir::new().unwrap();
-    let mut places = places(root.path(), 3, &harness::timing()).await;
+    // No election that nobody asked for, however busy the machine is.
+    let timing = crate::config::RaftTiming {
+        election_min: Duration::from_secs(1),
+        election_max: Duration::from_millis(1_500),
+        ..harness::timing()
+    };
+    let mut places = places(root.path(), 3, &timing).await;
     let mut nodes = start_all(&mut places).await;
     let at = leader_of(&nodes.iter().map(|node| &node.raft).collect::<Vec<_>>()).await;
     let next = (at + 1) % 3;
@@ -164,11 +170,15 @@ async fn leadership_moves_on_request_and_only_to_who_can_take_it() {
     let gone = nodes.remove(at);
     let gone_id = gone.raft.node_id();
     gone.kill().await;
-    eventually("the dead node is known to be silent", || {
-        let silent = |peer: &crate::raft::PeerStatus| {
-            peer.id == gone_id && peer.silent_for.is_some_and(|silence| silence > Duration::from_millis(200))
+    eventually("the dead node is known to be silent, the other to answer", || {
+        let long = Duration::from_millis(200);
+        let peers = new.status().peers;
+        // One that died before it had answered this leader at all is as silent.
+        let is_as_it_should = |peer: &crate::raft::PeerStatus| match peer.id == gone_id {
+            true => peer.silent_for.is_none_or(|silence| silence > long),
+            false => peer.silent_for.is_some_and(|silence| silence < long),
         };
-        new.status().peers.iter().any(silent)
+        peers.len() == 2 && peers.iter().all(is_as_it_should)
     })
     .await;
     assert_eq!(new.transfer_leader(Some(gone_id)).await, Err(TransferError::NoCandidate));
