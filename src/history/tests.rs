@@ -145,6 +145,8 @@ async fn retention_keeps_the_newest_by_count_and_none_by_age() {
         let at = i64::try_from(index).unwrap() * 1_000;
         log.append(index, (1..=3).map(|job| run(job, at, at)).collect()).await.unwrap();
     }
+    // Pruning sees what is written; the rest would be pruned by a later call.
+    log.barrier().await.unwrap();
     let long = Duration::from_secs(1_000_000);
     let kept = |job: JobId| match job.0 {
         1 => Some(Retention { runs: 10, age: long }),
