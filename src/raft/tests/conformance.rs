@@ -30,6 +30,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
             snapshots: SnapshotDir::open(&dir.path().join("snapshots")).unwrap(),
             clock: Arc::new(SnapshotClock::new(u64::MAX, u64::MAX)),
             verdict: verdict.clone(),
+            observer: None,
         });
         let machine = machine.await.unwrap();
         Ok((dir, LogStore::new(wal, verdict), machine))

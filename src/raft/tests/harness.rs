@@ -115,13 +115,22 @@ impl RunSink for MemoryRunLog {
     }
 }
 
-/// Short times, so that tests are quick, but not so short that a busy machine holds elections all the time.
+/// So long that no leader is deposed whom the test leaves alone, however busy the machine is.
 pub(crate) fn timing() -> RaftTiming {
     RaftTiming {
         heartbeat: Duration::from_millis(50),
+        election_min: Duration::from_millis(1_000),
+        election_max: Duration::from_millis(1_500),
+        ..RaftTiming::default()
+    }
+}
+
+/// Short times, for a node that is alone: nobody can depose it.
+pub(crate) fn alone() -> RaftTiming {
+    RaftTiming {
         election_min: Duration::from_millis(200),
         election_max: Duration::from_millis(300),
-        ..RaftTiming::default()
+        ..timing()
     }
 }
 
@@ -177,6 +186,7 @@ impl Place {
             fresh_cluster_id: ClusterId([self.id as u8; 16]),
             read_clock: Arc::new(|| Timestamp::from_millis(0)),
             elects: true,
+            observer: None,
         })
     }
 
