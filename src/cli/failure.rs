@@ -88,6 +88,14 @@ pub enum Failure {
         /// Why, empty when unknown.
         reason: String,
     },
+    /// Nodes that have not applied in time what was waited for.
+    #[error("the jobs are applied, but {} has not got to log index {index} in time", endpoints.join(", "))]
+    Behind {
+        /// Where they are.
+        endpoints: Vec<String>,
+        /// How far they should be.
+        index: u64,
+    },
     /// A bench.
     #[error(transparent)]
     Bench(#[from] BenchError),
@@ -145,6 +153,7 @@ impl Failure {
             | Self::Schedule { .. }
             | Self::Requests { .. }
             | Self::Run { .. }
+            | Self::Behind { .. }
             | Self::Bench(_)
             | Self::Stdout(_)
             | Self::Json(_)
@@ -160,6 +169,9 @@ impl Failure {
             Self::Bench(error) => error.hint(),
             Self::Schedule { hint, .. } => hint.clone(),
             Self::Run { run_id, .. } => Some(format!("`chronarch run explain {run_id}` tells why")),
+            Self::Behind { .. } => {
+                Some("`chronarch cluster status -o wide` shows how far each is".to_owned())
+            }
             Self::NoEndpoint => Some("is the cluster up? `--endpoints` names its nodes".to_owned()),
             Self::Endpoints(_)
             | Self::JobFiles { .. }
