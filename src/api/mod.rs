@@ -40,6 +40,7 @@ use tokio::sync::Semaphore;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Server};
 
+use crate::client::Dialer;
 use crate::clock::trusted::TrustedClock;
 use crate::history::RunLog;
 use crate::pb::v1::breaker_service_server::BreakerServiceServer;
@@ -64,6 +65,7 @@ struct Shared {
     clock: TrustedClock,
     workers: Workers,
     watches: Arc<Semaphore>,
+    dialer: Dialer,
     /// The connection to the last leader that something was forwarded to.
     channel: Mutex<Option<(String, Channel)>>,
 }
@@ -79,9 +81,16 @@ pub enum RoutesError {
 impl Api {
     /// The services of a node. The run log is there once the node belongs to a cluster.
     #[must_use]
-    pub fn new(raft: Raft, log: Arc<OnceLock<Arc<RunLog>>>, clock: TrustedClock, workers: Workers) -> Self {
+    pub fn new(
+        raft: Raft,
+        log: Arc<OnceLock<Arc<RunLog>>>,
+        clock: TrustedClock,
+        workers: Workers,
+        dialer: Dialer,
+    ) -> Self {
         let watches = Arc::new(Semaphore::new(limits::WATCHES));
-        Self { shared: Arc::new(Shared { raft, log, clock, workers, watches, channel: Mutex::default() }) }
+        let channel = Mutex::default();
+        Self { shared: Arc::new(Shared { raft, log, clock, workers, watches, dialer, channel }) }
     }
 }
 

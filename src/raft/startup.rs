@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::fatal::FatalError;
-use super::handle::{Core, OpenError, Raft};
+use super::handle::{Core, Observer, OpenError, Raft};
 use super::log_store::{LogStore, WAL_TAIL_BYTES};
 use super::network::Network;
 use super::run_log::{Gap, GapFetcher, OpenRunSink};
@@ -24,12 +24,13 @@ use crate::storage::{DataDir, Identity, StorageError, files};
 pub(super) struct Starter {
     pub(super) data_dir: Arc<DataDir>,
     pub(super) run_log: OpenRunSink,
+    pub(super) observer: Option<Observer>,
 }
 
 impl Starter {
     /// Starts `raft` as a member of `cluster`.
     pub(super) async fn start(self, raft: &Raft, cluster: ClusterId) -> Result<Core, OpenError> {
-        let Self { data_dir, run_log } = self;
+        let Self { data_dir, run_log, observer } = self;
         let identity = Identity { cluster_id: cluster.0, node_id: raft.node_id() };
         let opened = blocking(move || -> Result<_, StorageError> {
             let claim = data_dir.check(&identity)?;
@@ -55,6 +56,7 @@ impl Starter {
             snapshots: snapshots.clone(),
             clock: Arc::clone(&clock),
             verdict: raft.verdict().clone(),
+            observer,
         });
         let machine = machine.await.map_err(FatalError::from)?;
         let network =

@@ -20,6 +20,7 @@ use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::{Notify, watch};
 
 use super::fatal::{FatalError, Verdict};
+use super::handle::{Observed, Observer};
 use super::run_log::RunSink;
 use super::snapshot::{self, Builder, Current, LoadError, SnapshotFile};
 use super::types::{Answer, LogId, LogPosition, LoggedEntry, SnapshotMeta, StoredMembership, TypeConfig};
@@ -78,6 +79,7 @@ pub(super) struct Surroundings {
     pub(super) snapshots: SnapshotDir,
     pub(super) clock: Arc<SnapshotClock>,
     pub(super) verdict: Verdict,
+    pub(super) observer: Option<Observer>,
 }
 
 /// The state with its place in the log.
@@ -133,6 +135,10 @@ impl StateMachine {
         let state = &mut self.state;
         let applied = catch_unwind(AssertUnwindSafe(|| state.apply(index, logged.entry())))
             .map_err(|panic| FatalError::Apply { index, message: panic_message(&*panic) })?;
+        if let Some(observer) = &self.with.observer {
+            let entry = logged.entry();
+            observer(&Observed { index, entry, applied: &applied, after: &self.state });
+        }
         if !applied.finished.is_empty() {
             self.with.sink.append(index, applied.finished.clone()).await?;
         }
