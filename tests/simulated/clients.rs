@@ -13,6 +13,8 @@ use crate::net;
 use crate::truth::Truth;
 
 const NAMES: [&str; 6] = ["ant", "bee", "cat", "dog", "elk", "fox"];
+/// Which of the things that a person does is to cancel a run.
+const CANCEL: u64 = 9;
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -154,7 +156,7 @@ impl Person {
                 let request = v1::TriggerJobRequest { name, operation_id, ..Default::default() };
                 client.trigger_job(request).await.map(drop)
             }
-            9 => self.cancel(operation_id).await,
+            CANCEL => self.cancel(operation_id).await,
             10 => {
                 let name = "feed".to_owned();
                 let request = v1::ResetBreakerRequest { name, operation_id, reason, ..Default::default() };
@@ -167,6 +169,8 @@ impl Person {
             }
         };
         match done {
+            // A run that has ended already is answered with its record, and nothing is done.
+            Ok(()) if what == CANCEL => {}
             Ok(()) => self.truth.acknowledged(&operation),
             Err(Error::UnknownResult { .. } | Error::Unreachable { .. }) => self.truth.unknown(),
             Err(Error::NotFound { .. } | Error::Refused { .. }) => {}

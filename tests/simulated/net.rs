@@ -1,8 +1,9 @@
 //! The simulated network, as the shipped program is handed it: listeners and dialers over turmoil's TCP.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use chronarch::client::Dialer;
@@ -66,12 +67,39 @@ fn accepted(listener: TcpListener) -> impl Stream<Item = io::Result<Accepted>> {
     })
 }
 
+/// Dials of one machine to one address within a second of the world. Somebody who is not there is not called without
+/// a pause in between.
+#[derive(Default)]
+struct Dials(Mutex<BTreeMap<String, (u64, u32)>>);
+
+/// Three connections to each peer, and each is tried again after 20 ms at the soonest.
+const DIALS_PER_SECOND: u32 = 150;
+
+impl Dials {
+    fn count(&self, address: &str) {
+        let second = turmoil::sim_elapsed().unwrap_or_default().as_secs();
+        let mut dials = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, count) = dials.entry(address.to_owned()).or_insert((second, 0));
+        if *of != second {
+            (*of, *count) = (second, 0);
+        }
+        *count += 1;
+        assert!(*count <= DIALS_PER_SECOND, "{address} is dialled without a pause in second {second}");
+    }
+}
+
 pub(crate) fn dialer() -> Dialer {
-    Dialer::new(|address: Arc<str>| async move { TcpStream::connect(address.to_string()).await })
+    let dials = Arc::<Dials>::default();
+    Dialer::new(move |address: Arc<str>| {
+        dials.count(&address);
+        async move { TcpStream::connect(address.to_string()).await }
+    })
 }
 
 pub(crate) fn peer_dialer() -> raft::Dialer {
-    Arc::new(|address: String| {
+    let dials = Arc::<Dials>::default();
+    Arc::new(move |address: String| {
+        dials.count(&address);
         Box::pin(async move {
             let stream = TcpStream::connect(address).await?;
             Ok(Box::new(stream) as Box<dyn raft::PeerStream>)
