@@ -59,6 +59,7 @@ impl Nemesis {
     /// Everything is well again.
     pub(crate) fn heal(&mut self, world: &mut World<'_>) {
         self.undo(world, u64::MAX);
+        world.sim.set_fail_rate(0.0);
         for machine in world.nodes.iter().chain(&world.workers) {
             machine.skew_ms.store(0, Ordering::Relaxed);
         }

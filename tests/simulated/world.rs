@@ -77,7 +77,7 @@ fn config(node: u64, nodes: u64, dir: &Path) -> Config {
     let text = format!(
         "node_id = {node}\nlisten = \"n{node}:{}\"\npeer_listen = \"n{node}:{}\"\ndata_dir = \"{}\"\n\
          insecure = true\npeers = {{ {} }}\n\
-         [raft]\nsnapshot_entries = 60\nkeep_entries = 20\n[worker]\nlease = \"2s\"\nslots = 8\n",
+         [raft]\nsnapshot_entries = 30\nkeep_entries = 8\n[worker]\nlease = \"2s\"\nslots = 8\n",
         net::CLIENT_PORT,
         net::PEER_PORT,
         dir.display(),
@@ -148,6 +148,8 @@ impl World<'_> {
             .min_message_latency(Duration::from_millis(0))
             .max_message_latency(Duration::from_millis(chance.pick(&[2, 5, 20])))
             .tcp_capacity(1 << 16)
+            .fail_rate(chance.pick(&[0.0, 0.0, 0.000_5, 0.002]))
+            .repair_rate(0.1)
             .build();
         let mut machine = |name: String| Machine {
             dir: root.join(&name),
