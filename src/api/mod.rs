@@ -7,7 +7,7 @@
 //!
 //! [`spec`] turns what a client sent into what the state holds, or says all that is wrong with it;
 //! [`status`] is the one map from errors to gRPC codes; [`write`] is how a command gets decided;
-//! the services are in `jobs`, `runs`, `breakers` and `cluster`; what they show comes from
+//! the services are in `jobs`, `runs`, `breakers`, `cluster` and `export`; what they show comes from
 //! [`crate::view`].
 //!
 //! # Invariants
@@ -22,6 +22,7 @@
 
 mod breakers;
 mod cluster;
+mod export;
 mod forward;
 mod jobs;
 pub mod limits;
@@ -65,6 +66,7 @@ struct Shared {
     clock: TrustedClock,
     workers: Workers,
     watches: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
     dialer: Dialer,
     /// The connection to the last leader that something was forwarded to.
     channel: Mutex<Option<(String, Channel)>>,
@@ -89,8 +91,9 @@ impl Api {
         dialer: Dialer,
     ) -> Self {
         let watches = Arc::new(Semaphore::new(limits::WATCHES));
+        let exports = Arc::new(Semaphore::new(limits::EXPORTS));
         let channel = Mutex::default();
-        Self { shared: Arc::new(Shared { raft, log, clock, workers, watches, dialer, channel }) }
+        Self { shared: Arc::new(Shared { raft, log, clock, workers, watches, exports, dialer, channel }) }
     }
 }
 

@@ -102,6 +102,12 @@ pub enum Failure {
     /// Some endpoint has no node that answers.
     #[error("no endpoint answered")]
     NoEndpoint,
+    /// Replicas that are not the same.
+    #[error("THE STATES OF NODES DIFFER {places}")]
+    Diverged {
+        /// At which log indexes, and how.
+        places: String,
+    },
     /// Standard output cannot be written.
     #[error("standard output: {0}")]
     Stdout(#[source] io::Error),
@@ -155,6 +161,7 @@ impl Failure {
             | Self::Run { .. }
             | Self::Behind { .. }
             | Self::Bench(_)
+            | Self::Diverged { .. }
             | Self::Stdout(_)
             | Self::Json(_)
             | Self::Yaml(_) => Exit::Refused,
@@ -173,6 +180,10 @@ impl Failure {
                 Some("`chronarch cluster status -o wide` shows how far each is".to_owned())
             }
             Self::NoEndpoint => Some("is the cluster up? `--endpoints` names its nodes".to_owned()),
+            Self::Diverged { .. } => Some(
+                "this is a bug: keep the data folders; `cluster export-log` of each node shows the first line that differs"
+                    .to_owned(),
+            ),
             Self::Endpoints(_)
             | Self::JobFiles { .. }
             | Self::File { .. }

@@ -16,6 +16,7 @@
 mod dial;
 mod endpoint;
 mod error;
+mod export;
 pub mod job_file;
 pub mod paging;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use tonic::{Response, Status};
 pub use self::dial::{Connection, Dialer};
 pub use self::endpoint::{ENDPOINTS_MAX, Endpoint, EndpointError};
 pub use self::error::{Error, HINT, Tried};
+pub use self::export::Export;
 pub use self::watch::{Watch, is_ended};
 use crate::pb::v1::{self, ClusterStatus};
 

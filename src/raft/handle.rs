@@ -11,6 +11,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use super::dial::{Connections, Dialer};
 use super::fatal::{FatalError, Verdict};
 use super::formation::{self, FormationError};
+use super::hashes::Hashes;
 use super::leadership::{Heard, Leadership};
 use super::library;
 use super::log_store::LogStore;
@@ -134,6 +135,7 @@ pub(super) struct Core {
     pub(super) sink: Arc<dyn RunSink>,
     pub(super) snapshots: SnapshotDir,
     pub(super) gap: Arc<Gap>,
+    pub(super) hashes: Hashes,
 }
 
 impl Raft {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::fatal::FatalError;
 use super::handle::{Core, Observer, OpenError, Raft};
+use super::hashes::Hashes;
 use super::log_store::{LogStore, WAL_TAIL_BYTES};
 use super::network::Network;
 use super::run_log::{Gap, GapFetcher, OpenRunSink};
@@ -50,11 +51,13 @@ impl Starter {
         let spread = |limit: u64| (limit / 16).saturating_mul(stagger).max(limit);
         let clock = SnapshotClock::new(spread(timing.snapshot_entries), spread(timing.snapshot_bytes));
         let clock = Arc::new(clock);
+        let hashes = Hashes::default();
         let machine = StateMachine::open(Surroundings {
             published: raft.published().clone(),
             sink: Arc::clone(&sink),
             snapshots: snapshots.clone(),
             clock: Arc::clone(&clock),
+            hashes: hashes.clone(),
             verdict: raft.verdict().clone(),
             observer,
         });
@@ -75,7 +78,7 @@ impl Starter {
         library.run();
         tracing::info!(cluster = %cluster, node = raft.node_id(), "this node takes part");
         let gap = Arc::new(Gap::of(Arc::clone(&sink)));
-        let core = Core { cluster, raft: library, log, sink, snapshots, gap };
+        let core = Core { cluster, raft: library, log, sink, snapshots, gap, hashes };
         watch(raft, &core, clock);
         Ok(core)
     }

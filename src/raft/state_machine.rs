@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 
 use super::fatal::{FatalError, Verdict};
 use super::handle::{Observed, Observer};
+use super::hashes::Hashes;
 use super::run_log::RunSink;
 use super::snapshot::{self, Builder, Current, LoadError, SnapshotFile};
 use super::types::{Answer, LogId, LogPosition, LoggedEntry, SnapshotMeta, StoredMembership, TypeConfig};
@@ -78,6 +79,7 @@ pub(super) struct Surroundings {
     pub(super) sink: Arc<dyn RunSink>,
     pub(super) snapshots: SnapshotDir,
     pub(super) clock: Arc<SnapshotClock>,
+    pub(super) hashes: Hashes,
     pub(super) verdict: Verdict,
     pub(super) observer: Option<Observer>,
 }
@@ -196,6 +198,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 }
             };
             self.applied = Some(entry.log_id);
+            self.with.hashes.look(entry.log_id.index, &self.state);
             waiting.extend(responder.map(|responder| (responder, answer)));
             if commands >= PUBLISH_COMMANDS {
                 self.answer(&mut waiting);

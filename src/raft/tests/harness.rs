@@ -232,7 +232,7 @@ pub(super) async fn start_all(places: &mut [Place]) -> Vec<Node> {
 }
 
 /// Waits until `condition` holds, and fails with `what` when it does not in time.
-pub(super) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let waited = timeout(PATIENCE, async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -269,7 +269,7 @@ pub(super) async fn in_step(nodes: &[&Raft]) {
 }
 
 /// An entry that can be told from others by its stamp.
-pub(super) fn entry(millis: i64) -> Entry {
+pub(crate) fn entry(millis: i64) -> Entry {
     let command = Command::Lead { node: 1, term: u64::try_from(millis).unwrap(), silent_for: None };
     Entry { at: Timestamp::from_millis(millis), commands: vec![command] }
 }
