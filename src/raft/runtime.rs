@@ -82,11 +82,11 @@ impl AsyncRuntime for Runtime {
         self.0.block_on(future)
     }
 
-    fn spawn_blocking<F, T>(work: F) -> impl Future<Output = std::io::Result<T>> + Send
+    async fn spawn_blocking<F, T>(work: F) -> std::io::Result<T>
     where
         F: FnOnce() -> T + Send + 'static,
         T: Send + 'static,
     {
-        async { threads::blocking(work).await.map_err(std::io::Error::other) }
+        threads::blocking(work).await.map_err(std::io::Error::other)
     }
 }

@@ -215,7 +215,7 @@ impl Nemesis {
     }
 
     fn set_clock(&mut self, world: &mut World<'_>, now: u64) {
-        let by = i64::try_from(world.chance.pick(&[60, 300, 700, 5_000, 3_600_000])).unwrap_or(0);
+        let by: i64 = world.chance.pick(&[60, 300, 700, 5_000, 3_600_000]);
         let by = if world.chance.one_in(2) { by } else { -by };
         let place = world.chance.draw() as usize % world.nodes.len();
         // One wrong clock at a time: no majority can tell which of two is right.
