@@ -190,7 +190,7 @@ async fn leader_without_a_majority_knows_it_and_confirms_no_read() {
     for node in nodes {
         node.kill().await;
     }
-    let lease = Duration::from_millis(500);
+    let lease = harness::timing().election_max;
     eventually("the leader misses its majority", || !leader.raft.quorum_acked_within(lease)).await;
     match leader.raft.propose(None, entry(1)).await {
         Err(ProposeError::NotLeader { leader: None }) => {}
