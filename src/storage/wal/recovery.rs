@@ -254,6 +254,12 @@ impl Replay {
             }
             Kind::Checkpoint => {
                 let checkpoint = Checkpoint::decode(record.payload).ok_or("unreadable checkpoint")?;
+                if self.index.last_is_nameless()
+                    && let (Some(last), Some(named)) = (self.index.last(), checkpoint.last)
+                    && last.index == named.index
+                {
+                    self.index.name_last(named);
+                }
                 if starts {
                     self.index = Index::at_checkpoint(&checkpoint);
                 } else if (checkpoint.purged, checkpoint.last) != (self.index.purged(), self.index.last()) {
