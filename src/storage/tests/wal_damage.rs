@@ -231,6 +231,32 @@ async fn a_log_of_which_some_purged_segments_are_deleted_opens_though_it_was_tru
 }
 
 #[tokio::test]
+async fn a_record_of_a_newer_release_is_no_torn_tail() {
+    let dir = tempdir().unwrap();
+    let (before, synced) = log_with_unsynced_tail(dir.path()).await;
+    let segment = segments_in(dir.path()).remove(0);
+    let whole = fs::read(&segment).unwrap();
+    for (at, value) in [(1, 2), (2, 77)] {
+        let mut bytes = whole.clone();
+        let header = &mut bytes[synced as usize..][..48];
+        header[at] = value;
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&synced.to_le_bytes());
+        crc.update(&header[..44]);
+        header[44..].copy_from_slice(&crc.finalize().to_le_bytes());
+        fs::write(&segment, &bytes).unwrap();
+        let error = Wal::open(dir.path(), WalOptions::new(OURS, true)).err().unwrap();
+        assert!(matches!(error, StorageError::UnknownFormat { .. }), "{error}");
+        assert_eq!(fs::read(&segment).unwrap(), bytes, "nothing is cut off");
+        // With a checksum that does not hold it is what a torn write leaves.
+        bytes[synced as usize + 44] ^= 1;
+        fs::write(&segment, &bytes).unwrap();
+        let (content, repair) = content_of(dir.path(), WalOptions::new(OURS, true)).await.unwrap();
+        assert!(content == before && repair.is_some());
+    }
+}
+
+#[tokio::test]
 async fn an_unknown_format_is_refused_by_its_name() {
     let dir = tempdir().unwrap();
     full_log(dir.path()).await;

@@ -192,6 +192,10 @@ impl Scan<'_> {
         why: String,
     ) -> Result<(u64, Option<Repair>), StorageError> {
         let position = self.base + at;
+        if let Some(found) = format::unknown_form(position, &self.bytes[at as usize..]) {
+            let file = self.path.to_path_buf();
+            return Err(StorageError::UnknownFormat { file, found, known: format::FORMAT });
+        }
         if self.next_base.is_some() || position < self.synced {
             return Err(self.damaged(at, replay, why));
         }
