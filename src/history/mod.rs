@@ -222,6 +222,18 @@ impl RunLog {
         self.shared.begun_anew
     }
 
+    /// Resolves with the error that ended the store, whoever met it.
+    pub fn failed(&self) -> impl Future<Output = StorageError> + Send + use<> {
+        let mut failed = self.shared.failed.subscribe();
+        async move {
+            match failed.wait_for(Option::is_some).await.map(|error| error.clone()) {
+                Ok(Some(error)) => error,
+                // The store was closed: it cannot fail any more.
+                Ok(None) | Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
     /// Makes everything durable and closes the store, if this is the last handle. Not after an error:
     /// the process exits then.
     ///

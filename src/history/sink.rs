@@ -49,6 +49,10 @@ impl RunSink for RunLog {
         Self::barrier(self).boxed()
     }
 
+    fn failed(&self) -> BoxFuture<'static, StorageError> {
+        Self::failed(self).boxed()
+    }
+
     fn gap(&self) -> Option<RunLogGap> {
         Self::gap(self).map(RunLogGap::from)
     }

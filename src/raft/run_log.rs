@@ -72,6 +72,9 @@ pub trait RunSink: Send + Sync + 'static {
     /// Resolves when everything taken so far is durable.
     fn barrier(&self) -> BoxFuture<'_, Result<(), StorageError>>;
 
+    /// Resolves with the error that ended the run log, whoever met it: a reader, or the store itself.
+    fn failed(&self) -> BoxFuture<'static, StorageError>;
+
     /// The gap, as stored.
     fn gap(&self) -> Option<RunLogGap>;
 

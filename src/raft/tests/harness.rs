@@ -77,6 +77,10 @@ impl RunSink for MemoryRunLog {
         Box::pin(async { Ok(()) })
     }
 
+    fn failed(&self) -> BoxFuture<'static, StorageError> {
+        Box::pin(std::future::pending())
+    }
+
     fn gap(&self) -> Option<RunLogGap> {
         self.now.lock().unwrap().gap
     }
