@@ -77,6 +77,10 @@ impl RunSink for MemoryRunLog {
         Box::pin(async { Ok(()) })
     }
 
+    fn complete(&self, _through: u64) -> BoxFuture<'_, Result<(), StorageError>> {
+        self.barrier()
+    }
+
     fn failed(&self) -> BoxFuture<'static, StorageError> {
         Box::pin(std::future::pending())
     }
