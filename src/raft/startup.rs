@@ -50,14 +50,15 @@ impl Starter {
         let spread = |limit: u64| (limit / 16).saturating_mul(stagger).max(limit);
         let clock = SnapshotClock::new(spread(timing.snapshot_entries), spread(timing.snapshot_bytes));
         let clock = Arc::new(clock);
-        let machine = StateMachine::open(Surroundings {
+        let surroundings = Surroundings {
             published: raft.published().clone(),
             sink: Arc::clone(&sink),
             snapshots: snapshots.clone(),
             clock: Arc::clone(&clock),
             verdict: raft.verdict().clone(),
             observer,
-        });
+        };
+        let machine = StateMachine::open(surroundings, opened.purged.map(|id| id.index));
         let machine = machine.await.map_err(FatalError::from)?;
         let network =
             Network { node_id: raft.node_id(), cluster, connections: Arc::clone(raft.connections()) };

@@ -66,6 +66,24 @@ pub enum StorageError {
     /// A file that can be rebuilt (a snapshot, the run log, the manifest) is damaged.
     #[error("{0}")]
     Damaged(Box<Damage>),
+    /// The log begins behind the newest whole snapshot: what the state was made of is gone.
+    #[error(
+        "the newest whole snapshot in {} is of log index {found}, but the log begins after index {purged}: the state \
+         cannot be made again{refused}\nhint: {steps}",
+        dir.display(),
+        refused = listed(refused),
+        steps = rejoin_steps("OLD")
+    )]
+    SnapshotLost {
+        /// The folder of the snapshots.
+        dir: PathBuf,
+        /// Index of the newest whole snapshot; 0 when there is none.
+        found: u64,
+        /// The newest index that the log has forgotten.
+        purged: u64,
+        /// Why newer snapshots cannot be used.
+        refused: Vec<StorageError>,
+    },
     /// The file was written by another release, or is not ours at all.
     #[error("{} has format {found}, this release reads format {known}", file.display())]
     UnknownFormat {
@@ -172,6 +190,10 @@ pub enum StorageError {
         /// The panic's message.
         message: String,
     },
+}
+
+fn listed(refused: &[StorageError]) -> String {
+    refused.iter().map(|error| format!("; {error}")).collect()
 }
 
 impl StorageError {
