@@ -202,10 +202,11 @@ impl StorageError {
         matches!(self, Self::OutOfOrder { .. } | Self::TooLarge { .. } | Self::NoSuchTree { .. })
     }
 
-    /// Does the error say that bytes on disk are not what was written?
+    /// Does the error say that bytes on disk are not what was written? The engine says it in many ways: a file that
+    /// it takes for another release's is one, for the release is pinned, and stands in the store's manifest.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::LogDamaged(_) | Self::Damaged(_) | Self::EnginePanic { .. })
-            || matches!(self, Self::Engine { source: sled::Error::Corruption { .. }, .. })
+            || matches!(self, Self::Engine { source, .. } if !matches!(source, sled::Error::Io(_)))
     }
 
     pub(super) fn io(path: &Path, op: &'static str) -> impl FnOnce(io::Error) -> Self {
@@ -227,6 +228,15 @@ impl StorageError {
             Self::Damaged(damage) => Self::LogDamaged(damage),
             other => other,
         }
+    }
+
+    /// The same damage, with the way out.
+    pub(super) fn hinted(mut self, hint: &str) -> Self {
+        if let Self::Damaged(damage) = &mut self {
+            damage.reason.push_str("\nhint: ");
+            damage.reason.push_str(hint);
+        }
+        self
     }
 
     pub(super) fn damaged(file: &Path, offset: u64, reason: impl Into<String>) -> Self {
