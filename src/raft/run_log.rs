@@ -208,7 +208,13 @@ impl GapFetcher {
             let nodes = metrics.membership_config.nodes();
             nodes.map(|(id, node)| (*id, node.peer_address.clone())).collect()
         };
+        // Not knowing any member is something else than being the only one.
+        let is_member = !peers.is_empty();
         peers.retain(|(id, _)| *id != self.node_id);
+        if is_member && peers.is_empty() {
+            tracing::warn!(after = gap.after, through = gap.through, "runs are lost: no other node has them");
+            return self.gap.narrow(gap, None).await;
+        }
         peers.sort_by_key(|(id, _)| (Some(*id) != leader, *id));
         for (id, address) in peers {
             match self.fill_from(id, &address, gap).await {
