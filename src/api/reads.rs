@@ -41,12 +41,23 @@ impl Api {
         }
     }
 
-    /// A run, live or ended.
+    /// A run, live or ended. While a part of the run log is still being fetched, one that is not found is not known
+    /// not to be there.
     pub(super) async fn find_run(&self, state: &State, id: RunId) -> Result<Option<Arc<Run>>, Status> {
-        match state.run(id) {
-            Some(run) => Ok(Some(Arc::clone(run))),
-            None => self.look(move |log| log.get(id)).await,
+        if let Some(run) = state.run(id) {
+            return Ok(Some(Arc::clone(run)));
         }
+        // Asked for first: what fills the gap is there before the gap is closed.
+        let whole = self.whole_log();
+        match self.look(move |log| log.get(id)).await? {
+            None => whole.map(|()| None),
+            found => Ok(found),
+        }
+    }
+
+    /// Refuses while this node lacks a part of the run log.
+    pub(super) fn whole_log(&self) -> Result<(), Status> {
+        self.log()?.gap().map_or(Ok(()), |gap| Err(status::lacking(gap)))
     }
 
     /// Who is connected, if this node leads.

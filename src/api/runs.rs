@@ -144,6 +144,9 @@ impl RunService for Api {
         let after = page::run(&message.page_token)?;
         let filter = filter(&message)?;
         let state = self.state(message.stale).await?;
+        if !message.stale {
+            self.whole_log()?;
+        }
         let found = self.look(move |log| view::runs::page((&state, log), &filter, after, limit)).await?;
         let next_page_token = page::after_run(found.next);
         Ok(Response::new(pb::ListRunsResponse { runs: found.runs, next_page_token }))

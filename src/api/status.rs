@@ -14,7 +14,7 @@ use tonic::Status;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 
 use super::problem::Problems;
-use crate::history::HistoryError;
+use crate::history::{Gap, HistoryError};
 use crate::raft::{ExportError, MembershipError, ProposeError, ReadError, TransferError};
 use crate::state::Rejection;
 use crate::view::breaker::NoBreaker;
@@ -57,6 +57,13 @@ pub(super) fn no_run(id: &str) -> Status {
     let shown: String = id.chars().take(64).collect();
     let status = Status::not_found(format!("there is no run {shown:?}"));
     hinted(status, "records are removed after the job's `retention`")
+}
+
+/// A part of the run log is still being fetched from other nodes.
+pub(super) fn lacking(gap: Gap) -> Status {
+    let first = gap.after.saturating_add(1);
+    let text = format!("this node still lacks the records of log index {first} to {}", gap.through);
+    hinted(Status::unavailable(text), "another node may have them; `--stale` shows what is here")
 }
 
 /// The text has not the form of a run's id.

@@ -71,6 +71,11 @@ impl RunLog {
             }
             let last = memory.last_index.to_be_bytes().to_vec();
             ops.push(Op::Put { tree: rows.marks, key: keys::LAST.to_vec(), value: last });
+            if memory.through == Some(0) {
+                // From its first run on a store says that it is complete through nothing: see `RunLog::open`.
+                let (key, value) = (keys::THROUGH.to_vec(), 0_u64.to_be_bytes().to_vec());
+                ops.push(Op::Put { tree: rows.marks, key, value });
+            }
         }
         // Last, so that a run that the index names is there even when a crash splits the requests.
         ops.extend(index_ops(rows, index, &ids));
@@ -78,6 +83,20 @@ impl RunLog {
             let write = Write { written: Box::pin(written.visible()), index, ids };
             self.shared.memory().writes.push_back(write);
         }
+        Ok(())
+    }
+
+    /// Says that everything through `index` was appended, and waits until that is durable, with all that was.
+    ///
+    /// # Errors
+    /// The error that ended the store; the node has to end.
+    pub async fn complete(&self, index: u64) -> Result<(), StorageError> {
+        let rows = &self.shared.rows;
+        let through = self.shared.memory().through.unwrap_or(0).max(index);
+        let (tree, key, value) = (rows.marks, keys::THROUGH.to_vec(), through.to_be_bytes().to_vec());
+        self.shared.unless_failed(rows.write(vec![Op::Put { tree, key, value }])).await?;
+        self.barrier().await?;
+        self.shared.memory().through = Some(through);
         Ok(())
     }
 

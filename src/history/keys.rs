@@ -15,6 +15,8 @@ use crate::state::time::Timestamp;
 pub(super) const RUN_KEY: usize = 24;
 /// The mark of the last index.
 pub(super) const LAST: &[u8] = b"last";
+/// The mark of the index through which everything is here, or in the gap.
+pub(super) const THROUGH: &[u8] = b"through";
 /// The mark of the gap.
 pub(super) const GAP: &[u8] = b"gap";
 

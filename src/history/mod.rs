@@ -98,6 +98,8 @@ struct Memory {
     /// The last index that was appended.
     last_index: u64,
     gap: Option<Gap>,
+    /// Everything through this index is here, or in the gap. `None` in a store of a release that kept no such mark.
+    through: Option<u64>,
     /// Runs that were appended for a job since it was last pruned.
     grown: HashMap<JobId, u32>,
     /// How many runs of a job are kept at most, where that was counted.
@@ -205,21 +207,50 @@ impl RunLog {
             tracing::warn!(reason = %begun.reason, moved_to = ?begun.moved_to, "the run log is begun anew");
         }
         let rows = Rows::new(store)?;
-        let memory = Memory {
-            last_index: marked(&rows, keys::LAST, transfer::read_number)?.unwrap_or(0),
-            gap: marked(&rows, keys::GAP, transfer::read_gap)?,
-            ..Memory::default()
-        };
+        let last = marked(&rows, keys::LAST, transfer::read_number)?;
+        let gap = marked(&rows, keys::GAP, transfer::read_gap)?;
+        let through = marked(&rows, keys::THROUGH, transfer::read_number)?;
+        // An empty store is complete through nothing; one with runs and without the mark is an earlier release's.
+        let is_empty = last.is_none() && gap.is_none();
+        let through = through.or(is_empty.then_some(0));
+        let memory = Memory { last_index: last.unwrap_or(0), gap, through, ..Memory::default() };
         let (path, begun_anew) = (path.to_path_buf(), begun_anew.is_some());
         let shared = Shared { rows, memory: Mutex::new(memory), failed, path, begun_anew };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Whether a damaged run log was set aside when this one was opened: all that the snapshot stands
-    /// for is then missing here, and is a gap that the caller sets.
+    /// Whether a damaged run log was set aside when this one was opened.
     #[must_use]
     pub fn begun_anew(&self) -> bool {
         self.shared.begun_anew
+    }
+
+    /// What this run log lacks beside a snapshot of everything through `snapshot`, with the gap that it knows of. The
+    /// runs that the snapshot stands for never come again, so they are here, or in the gap, or lost with the folder:
+    /// it was damaged, removed, or is an older one.
+    #[must_use]
+    pub fn lacking(&self, snapshot: u64) -> Option<Gap> {
+        let memory = self.shared.memory();
+        let after = memory.through.unwrap_or(u64::MAX);
+        let lost = (after < snapshot).then_some(Gap { after, through: snapshot });
+        match (memory.gap, lost) {
+            (Some(gap), Some(lost)) => {
+                Some(Gap { after: gap.after.min(lost.after), through: gap.through.max(lost.through) })
+            }
+            (gap, lost) => gap.or(lost),
+        }
+    }
+
+    /// Resolves with the error that ended the store, whoever met it.
+    pub fn failed(&self) -> impl Future<Output = StorageError> + Send + use<> {
+        let mut failed = self.shared.failed.subscribe();
+        async move {
+            match failed.wait_for(Option::is_some).await.map(|error| error.clone()) {
+                Ok(Some(error)) => error,
+                // The store was closed: it cannot fail any more.
+                Ok(None) | Err(_) => std::future::pending().await,
+            }
+        }
     }
 
     /// Makes everything durable and closes the store, if this is the last handle. Not after an error:

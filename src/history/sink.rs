@@ -49,6 +49,14 @@ impl RunSink for RunLog {
         Self::barrier(self).boxed()
     }
 
+    fn complete(&self, through: u64) -> BoxFuture<'_, Result<(), StorageError>> {
+        Self::complete(self, through).boxed()
+    }
+
+    fn failed(&self) -> BoxFuture<'static, StorageError> {
+        Self::failed(self).boxed()
+    }
+
     fn gap(&self) -> Option<RunLogGap> {
         Self::gap(self).map(RunLogGap::from)
     }

@@ -115,16 +115,22 @@ impl RunLog {
     pub async fn set_gap(&self, gap: Option<Gap>) -> Result<(), StorageError> {
         let rows = &self.shared.rows;
         let (tree, key) = (rows.marks, keys::GAP.to_vec());
-        let op = match gap {
+        let through = self.shared.memory().through.max(gap.map(|gap| gap.through));
+        let mut ops = vec![match gap {
             Some(gap) => {
                 let value = [gap.after.to_be_bytes(), gap.through.to_be_bytes()].concat();
                 Op::Put { tree, key, value }
             }
             None => Op::Delete { tree, key },
-        };
-        rows.write(vec![op]).await?;
+        }];
+        if let Some(through) = through {
+            let (key, value) = (keys::THROUGH.to_vec(), through.to_be_bytes().to_vec());
+            ops.push(Op::Put { tree, key, value });
+        }
+        rows.write(ops).await?;
         self.barrier().await?;
-        self.shared.memory().gap = gap;
+        let mut memory = self.shared.memory();
+        (memory.gap, memory.through) = (gap, through);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::executor::block_on;
 use tracing::warn;
 
-use crate::history::{Gap, RunLog};
+use crate::history::RunLog;
 use crate::raft::{OpenRunSink, Raft};
 use crate::storage::DataDir;
 use crate::storage::snapshot_file::SnapshotDir;
@@ -19,17 +19,21 @@ const PRUNE_IDLE: Duration = Duration::from_secs(60);
 
 /// Opens the run log in `data_dir` and shows it to the API.
 ///
-/// One that was damaged has been begun anew: what the newest snapshot stands for is fetched from the
-/// other nodes, and what lies behind it is applied again.
+/// What the newest snapshot stands for and the run log lacks is fetched from the other nodes, and what lies
+/// behind it is applied again: it was damaged and begun anew, or somebody has removed or replaced it.
 pub(super) fn opener(data_dir: &Arc<DataDir>, opened: &Arc<OnceLock<Arc<RunLog>>>) -> OpenRunSink {
     let (data_dir, opened) = (Arc::clone(data_dir), Arc::clone(opened));
     Box::new(move || {
         let run_log = Arc::new(RunLog::open(&data_dir.history_dir())?);
-        if run_log.begun_anew() {
-            let snapshots = SnapshotDir::open(&data_dir.snapshots_dir())?.list()?;
-            if let Some(through) = snapshots.into_iter().map(|id| id.index).max() {
-                block_on(run_log.set_gap(Some(Gap { after: 0, through })))?;
-            }
+        let snapshots = SnapshotDir::open(&data_dir.snapshots_dir())?.list()?;
+        let newest = snapshots.into_iter().map(|id| id.index).max().unwrap_or(0);
+        let lacking = run_log.lacking(newest);
+        if let Some(gap) = lacking.filter(|_| lacking != run_log.gap()) {
+            warn!(
+                gap.after,
+                gap.through, "runs are missing from the run log, and are fetched from other nodes"
+            );
+            block_on(run_log.set_gap(lacking))?;
         }
         // Consensus opens it once, so nobody has set it before.
         let _ = opened.set(Arc::clone(&run_log));

@@ -61,6 +61,11 @@ impl LogStore {
         self.shared.wal.close().await
     }
 
+    /// Resolves with the error that ended the log, whoever met it.
+    pub(super) fn failed(&self) -> impl Future<Output = StorageError> + Send + use<> {
+        self.shared.wal.failed()
+    }
+
     /// Bytes on disk.
     pub(super) fn size_bytes(&self) -> u64 {
         self.shared.wal.size_bytes()

@@ -3,7 +3,7 @@
 //! Finished runs are derived from the log but are no part of the state nor of its snapshots. So three things have to
 //! be kept in step with the log, and all three are here or hang on [`RunSink`]:
 //! - Before a snapshot counts, and with it before the log below it is purged, everything handed to the sink must be
-//!   durable ([`RunSink::barrier`]). After a crash the log is applied again from the snapshot on, and the sink is
+//!   durable, with the note how far that goes ([`RunSink::complete`]). After a crash the log is applied again from the snapshot on, and the sink is
 //!   handed runs that it may have: it takes them as the same.
 //! - A node that installs a snapshot from a peer never applies the entries below it: the runs they finished are a
 //!   *gap*. The gap is stored before the snapshot, so that it cannot be forgotten.
@@ -71,6 +71,13 @@ pub trait RunSink: Send + Sync + 'static {
 
     /// Resolves when everything taken so far is durable.
     fn barrier(&self) -> BoxFuture<'_, Result<(), StorageError>>;
+
+    /// Resolves when everything taken so far is durable, with the note that it is all there is through `through`:
+    /// so that one that is lost, or is an older one, is known by it.
+    fn complete(&self, through: u64) -> BoxFuture<'_, Result<(), StorageError>>;
+
+    /// Resolves with the error that ended the run log, whoever met it: a reader, or the store itself.
+    fn failed(&self) -> BoxFuture<'static, StorageError>;
 
     /// The gap, as stored.
     fn gap(&self) -> Option<RunLogGap>;
@@ -201,7 +208,13 @@ impl GapFetcher {
             let nodes = metrics.membership_config.nodes();
             nodes.map(|(id, node)| (*id, node.peer_address.clone())).collect()
         };
+        // Not knowing any member is something else than being the only one.
+        let is_member = !peers.is_empty();
         peers.retain(|(id, _)| *id != self.node_id);
+        if is_member && peers.is_empty() {
+            tracing::warn!(after = gap.after, through = gap.through, "runs are lost: no other node has them");
+            return self.gap.narrow(gap, None).await;
+        }
         peers.sort_by_key(|(id, _)| (Some(*id) != leader, *id));
         for (id, address) in peers {
             match self.fill_from(id, &address, gap).await {

@@ -91,7 +91,7 @@ pub(super) struct Builder {
 impl Builder {
     async fn build(&self) -> Result<SnapshotFile, StorageError> {
         // The log below the snapshot may be purged once it is known, so the runs it gave must be safe first.
-        self.sink.barrier().await?;
+        self.sink.complete(file_id(&self.meta).index).await?;
         let (state, meta, dir) = (self.state.clone(), self.meta.clone(), self.dir.clone());
         let path = blocking(move || {
             let mut writer = dir.create(file_id(&meta), &codec::store_meta(&meta))?;

@@ -52,7 +52,7 @@ impl Starter {
         let clock = SnapshotClock::new(spread(timing.snapshot_entries), spread(timing.snapshot_bytes));
         let clock = Arc::new(clock);
         let hashes = Hashes::default();
-        let machine = StateMachine::open(Surroundings {
+        let surroundings = Surroundings {
             published: raft.published().clone(),
             sink: Arc::clone(&sink),
             snapshots: snapshots.clone(),
@@ -60,7 +60,8 @@ impl Starter {
             hashes: hashes.clone(),
             verdict: raft.verdict().clone(),
             observer,
-        });
+        };
+        let machine = StateMachine::open(surroundings, opened.purged.map(|id| id.index));
         let machine = machine.await.map_err(FatalError::from)?;
         let network =
             Network { node_id: raft.node_id(), cluster, connections: Arc::clone(raft.connections()) };
@@ -87,6 +88,16 @@ impl Starter {
 fn watch(raft: &Raft, core: &Core, clock: Arc<SnapshotClock>) {
     let (closing, verdict) = (raft.closing(), raft.verdict().clone());
     raft.spawn(leadership::watch_life(core.raft.clone(), closing, verdict.clone()));
+    let (log_failed, run_log_failed) = (core.log.failed(), core.sink.failed());
+    let store_verdict = verdict.clone();
+    raft.spawn(async move {
+        // Also one that only a reader or the store's own thread met: a node does not go on with half of its stores.
+        let error = tokio::select! {
+            error = log_failed => error,
+            error = run_log_failed => error,
+        };
+        store_verdict.reach(error.into());
+    });
     raft.spawn(leadership::take_snapshots(core.raft.clone(), clock));
     let leadership = raft.leadership_sender().clone();
     let heard = Arc::clone(raft.heard());

@@ -19,6 +19,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine, Snapsh
 use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::{Notify, watch};
 
+use super::codec;
 use super::fatal::{FatalError, Verdict};
 use super::handle::{Observed, Observer};
 use super::hashes::Hashes;
@@ -26,7 +27,8 @@ use super::run_log::RunSink;
 use super::snapshot::{self, Builder, Current, LoadError, SnapshotFile};
 use super::types::{Answer, LogId, LogPosition, LoggedEntry, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::state::State;
-use crate::storage::snapshot_file::SnapshotDir;
+use crate::storage::StorageError;
+use crate::storage::snapshot_file::{Newest, SnapshotDir};
 
 /// Commands after which the state is published and clients are answered within a batch of entries.
 const PUBLISH_COMMANDS: usize = 256;
@@ -94,16 +96,23 @@ pub(super) struct StateMachine {
 }
 
 impl StateMachine {
-    /// Loads the newest snapshot that is whole. Snapshots that are not are told in the log and passed over: the log
-    /// that follows an older one is kept, or the library finds it missing and refuses to start.
-    pub(super) async fn open(with: Surroundings) -> Result<Self, LoadError> {
+    /// Loads the newest snapshot that is whole. Snapshots that are not are told in the log and passed over, as long
+    /// as the log that follows an older one is kept: it begins behind `purged`. The library would not always notice;
+    /// where it knows of no commit yet, as on a node that has just been sent a snapshot, it begins with nothing.
+    pub(super) async fn open(with: Surroundings, purged: Option<u64>) -> Result<Self, LoadError> {
         let dir = with.snapshots.clone();
         let loaded = snapshot::blocking(move || {
-            let newest = dir.newest()?;
-            for error in &newest.refused {
+            let Newest { found, refused } =
+                dir.newest(|meta| codec::load_meta(meta).ok().as_ref().map(snapshot::file_id))?;
+            for error in &refused {
                 tracing::warn!(%error, "snapshot is passed over");
             }
-            let Some((_, path)) = newest.found else { return Ok(None) };
+            let index = found.as_ref().map(|(id, _)| id.index);
+            if let Some(purged) = purged.filter(|purged| index.is_none_or(|index| index < *purged)) {
+                let (dir, found) = (dir.path().to_path_buf(), index.unwrap_or(0));
+                return Err(StorageError::SnapshotLost { dir, found, purged, refused }.into());
+            }
+            let Some((_, path)) = found else { return Ok(None) };
             let file = SnapshotFile { path };
             snapshot::load(&file).map(|(meta, state)| Some((meta, state, file)))
         });

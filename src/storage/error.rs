@@ -66,6 +66,24 @@ pub enum StorageError {
     /// A file that can be rebuilt (a snapshot, the run log, the manifest) is damaged.
     #[error("{0}")]
     Damaged(Box<Damage>),
+    /// The log begins behind the newest whole snapshot: what the state was made of is gone.
+    #[error(
+        "the newest whole snapshot in {} is of log index {found}, but the log begins after index {purged}: the state \
+         cannot be made again{refused}\nhint: {steps}",
+        dir.display(),
+        refused = listed(refused),
+        steps = rejoin_steps("OLD")
+    )]
+    SnapshotLost {
+        /// The folder of the snapshots.
+        dir: PathBuf,
+        /// Index of the newest whole snapshot; 0 when there is none.
+        found: u64,
+        /// The newest index that the log has forgotten.
+        purged: u64,
+        /// Why newer snapshots cannot be used.
+        refused: Vec<StorageError>,
+    },
     /// The file was written by another release, or is not ours at all.
     #[error("{} has format {found}, this release reads format {known}", file.display())]
     UnknownFormat {
@@ -174,16 +192,21 @@ pub enum StorageError {
     },
 }
 
+fn listed(refused: &[StorageError]) -> String {
+    refused.iter().map(|error| format!("; {error}")).collect()
+}
+
 impl StorageError {
     /// Is only the request at fault? Otherwise the process has to end.
     pub fn is_refusal(&self) -> bool {
         matches!(self, Self::OutOfOrder { .. } | Self::TooLarge { .. } | Self::NoSuchTree { .. })
     }
 
-    /// Does the error say that bytes on disk are not what was written?
+    /// Does the error say that bytes on disk are not what was written? The engine says it in many ways: a file that
+    /// it takes for another release's is one, for the release is pinned, and stands in the store's manifest.
     pub fn is_damage(&self) -> bool {
         matches!(self, Self::LogDamaged(_) | Self::Damaged(_) | Self::EnginePanic { .. })
-            || matches!(self, Self::Engine { source: sled::Error::Corruption { .. }, .. })
+            || matches!(self, Self::Engine { source, .. } if !matches!(source, sled::Error::Io(_)))
     }
 
     pub(super) fn io(path: &Path, op: &'static str) -> impl FnOnce(io::Error) -> Self {
@@ -205,6 +228,15 @@ impl StorageError {
             Self::Damaged(damage) => Self::LogDamaged(damage),
             other => other,
         }
+    }
+
+    /// The same damage, with the way out.
+    pub(super) fn hinted(mut self, hint: &str) -> Self {
+        if let Self::Damaged(damage) = &mut self {
+            damage.reason.push_str("\nhint: ");
+            damage.reason.push_str(hint);
+        }
+        self
     }
 
     pub(super) fn damaged(file: &Path, offset: u64, reason: impl Into<String>) -> Self {

@@ -12,7 +12,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::error::StorageError;
+use super::error::{StorageError, rejoin_steps};
 use super::files::{self, LockedFile};
 use super::manifest::{self, Form};
 
@@ -86,6 +86,10 @@ impl DataDir {
     /// # Errors
     /// [`StorageError::UnknownFormat`], [`StorageError::Damaged`] or [`StorageError::Io`].
     pub fn identity(&self) -> Result<Option<Identity>, StorageError> {
+        self.read_manifest().map_err(|error| error.hinted(&rejoin_steps("OLD")))
+    }
+
+    fn read_manifest(&self) -> Result<Option<Identity>, StorageError> {
         let path = self.path.join(MANIFEST);
         let Some(fields) = FORM.read(&path)? else { return Ok(None) };
         Ok(Some(Identity {
@@ -104,7 +108,8 @@ impl DataDir {
         match self.identity()? {
             Some(found) => found.check(identity, &path).map(|()| Claim::Known),
             None if self.snapshots_dir().exists() || self.history_dir().exists() => {
-                Err(StorageError::damaged(&path, 0, "the manifest is missing from a folder that is in use"))
+                let reason = "the manifest is missing from a folder that is in use";
+                Err(StorageError::damaged(&path, 0, reason).hinted(&rejoin_steps("OLD")))
             }
             None => Ok(Claim::Fresh),
         }

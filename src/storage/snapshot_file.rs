@@ -16,6 +16,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
+
 use super::error::StorageError;
 use super::files;
 
@@ -72,6 +74,11 @@ impl SnapshotDir {
         Ok(Self { path: path.to_path_buf() })
     }
 
+    /// The folder itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The file that the snapshot `id` has, or would have.
     pub fn file(&self, id: SnapshotId) -> PathBuf {
         self.path.join(format!("{:020}-{:020}.{ENDING}", id.index, id.term))
@@ -87,16 +94,30 @@ impl SnapshotDir {
         Ok(ids)
     }
 
-    /// The newest snapshot of which every byte verifies.
+    /// The newest snapshot of which every byte verifies, and which is what its name says: `id_of` reads that from the
+    /// description. A file that has changed names would make a node begin with a state that its log does not follow.
     ///
     /// # Errors
     /// [`StorageError::Io`]; damage is not an error here but told in [`Newest::refused`].
-    pub fn newest(&self) -> Result<Newest, StorageError> {
+    pub fn newest(&self, id_of: impl Fn(Bytes) -> Option<SnapshotId>) -> Result<Newest, StorageError> {
         let mut newest = Newest::default();
         for id in self.list()? {
             let file = self.file(id);
-            match SnapshotReader::open(&file).and_then(SnapshotReader::verify) {
-                Ok(_) => {
+            let verified = SnapshotReader::open(&file).and_then(|reader| {
+                let meta = reader.meta();
+                reader.verify()?;
+                match id_of(meta) {
+                    Some(own) if own != id => {
+                        let reason =
+                            format!("it is the snapshot of log index {} under another name", own.index);
+                        Err(StorageError::damaged(&file, 0, reason))
+                    }
+                    // What is whole and does not decode is for the caller to tell.
+                    Some(_) | None => Ok(()),
+                }
+            });
+            match verified {
+                Ok(()) => {
                     newest.found = Some((id, file));
                     break;
                 }

@@ -28,12 +28,12 @@ mod index;
 mod queue;
 mod reader;
 mod recovery;
+mod status;
 mod writer;
 
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -51,6 +51,7 @@ use crate::threads;
 
 pub use self::format::EntryId;
 pub use self::queue::GROUP_BYTES_MAX;
+pub use self::status::WalStats;
 
 /// Size from which on a new segment is begun.
 pub const SEGMENT_BYTES: u64 = 64 << 20;
@@ -136,19 +137,6 @@ pub struct Opened {
     pub purged: Option<EntryId>,
     /// The last entry, or the newest purged one when no entry is left.
     pub last: Option<EntryId>,
-}
-
-/// Counts since the log was opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct WalStats {
-    /// Groups written.
-    pub groups: u64,
-    /// `fdatasync` calls made for them.
-    pub syncs: u64,
-    /// Records written.
-    pub records: u64,
-    /// Bytes written.
-    pub bytes: u64,
 }
 
 /// A handle on an open log. Dropping it lets the writer finish what is queued; [`Wal::close`] waits for that.
@@ -370,23 +358,6 @@ impl Wal {
     /// The commit mark that was set last.
     pub fn committed(&self) -> Option<Bytes> {
         self.shared.lock().committed.clone()
-    }
-
-    /// Bytes from the start of the oldest segment to the end of the newest: what a snapshot and a purge can free.
-    pub fn size_bytes(&self) -> u64 {
-        let state = self.shared.lock();
-        state.end - state.bases.front().copied().unwrap_or_default()
-    }
-
-    /// Counts since the log was opened.
-    pub fn stats(&self) -> WalStats {
-        let counts = &self.shared.counts;
-        WalStats {
-            groups: counts.groups.load(Ordering::Relaxed),
-            syncs: counts.syncs.load(Ordering::Relaxed),
-            records: counts.records.load(Ordering::Relaxed),
-            bytes: counts.bytes.load(Ordering::Relaxed),
-        }
     }
 
     /// Writes and syncs what is queued and gives the folder back. Later calls return [`StorageError::Closed`].

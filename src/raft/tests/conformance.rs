@@ -25,7 +25,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
         let verdict = Verdict::new();
         let identity = Identity { cluster_id: [7; 16], node_id: 1 };
         let (wal, _) = Wal::open(&dir.path().join("log"), WalOptions::new(identity, true)).unwrap();
-        let machine = StateMachine::open(Surroundings {
+        let surroundings = Surroundings {
             published: Published::default(),
             sink: Arc::new(MemoryRunLog::default()),
             snapshots: SnapshotDir::open(&dir.path().join("snapshots")).unwrap(),
@@ -33,8 +33,8 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
             hashes: Hashes::default(),
             verdict: verdict.clone(),
             observer: None,
-        });
-        let machine = machine.await.unwrap();
+        };
+        let machine = StateMachine::open(surroundings, None).await.unwrap();
         Ok((dir, LogStore::new(wal, verdict), machine))
     }
 }

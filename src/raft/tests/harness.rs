@@ -77,6 +77,14 @@ impl RunSink for MemoryRunLog {
         Box::pin(async { Ok(()) })
     }
 
+    fn complete(&self, _through: u64) -> BoxFuture<'_, Result<(), StorageError>> {
+        self.barrier()
+    }
+
+    fn failed(&self) -> BoxFuture<'static, StorageError> {
+        Box::pin(std::future::pending())
+    }
+
     fn gap(&self) -> Option<RunLogGap> {
         self.now.lock().unwrap().gap
     }

@@ -119,8 +119,7 @@ impl Writer {
 
     fn serve_or_end(self, mut batch: Batch) -> Option<Self> {
         let close = batch.close.take();
-        if let Err(error) = self.serve(batch) {
-            self.fatal.report(error);
+        if self.serve(batch).is_err() {
             self.end();
             return None;
         }
@@ -152,18 +151,23 @@ impl Writer {
         }
     }
 
+    /// An error is reported before those who wait are let go: they ask what it was.
     fn serve(&self, batch: Batch) -> Result<(), StorageError> {
         let Batch { ops, visible, barriers, room, .. } = batch;
         if !ops.is_empty() {
-            self.progress.during(|| self.engine.apply(ops))?;
+            self.reported(self.progress.during(|| self.engine.apply(ops)))?;
         }
         self.room.add_permits(room as usize);
         tell(visible);
         if !barriers.is_empty() {
-            self.progress.during(|| self.engine.barrier())?;
+            self.reported(self.progress.during(|| self.engine.barrier()))?;
             tell(barriers);
         }
         Ok(())
+    }
+
+    fn reported(&self, result: Result<(), StorageError>) -> Result<(), StorageError> {
+        result.inspect_err(|error| self.fatal.report(error.clone()))
     }
 }
 

@@ -63,7 +63,7 @@ async fn append(wal: &Wal, entries: impl IntoIterator<Item = WalEntry>) {
 }
 
 /// Everything that a log holds.
-#[derive(Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Content {
     opened: Opened,
     entries: Vec<WalEntry>,

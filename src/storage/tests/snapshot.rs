@@ -79,9 +79,27 @@ fn a_damaged_snapshot_leaves_the_older_one_and_old_ones_go() {
     let indexes: Vec<_> = folder.list().unwrap().iter().map(|id| id.index).collect();
     assert_eq!(indexes, [100, 7]);
     fs::write(folder.file(SnapshotId { index: 100, term: 1 }), b"garbage").unwrap();
-    let newest = folder.newest().unwrap();
+    let newest = folder.newest(|_| None).unwrap();
     assert_eq!(newest.found.unwrap().0.index, 7);
     assert_eq!(newest.refused.len(), 1);
+}
+
+#[test]
+fn a_snapshot_under_the_name_of_another_is_passed_over() {
+    let dir = tempdir().unwrap();
+    let folder = SnapshotDir::open(dir.path()).unwrap();
+    for index in [5_u64, 7] {
+        let id = SnapshotId { index, term: 1 };
+        folder.create(id, &index.to_le_bytes()).unwrap().finish().unwrap();
+    }
+    let id_of =
+        |meta: Bytes| Some(SnapshotId { index: u64::from_le_bytes(meta[..].try_into().unwrap()), term: 1 });
+    assert_eq!(folder.newest(id_of).unwrap().found.unwrap().0.index, 7);
+    let file = |index| folder.file(SnapshotId { index, term: 1 });
+    fs::rename(file(5), file(9)).unwrap();
+    let newest = folder.newest(id_of).unwrap();
+    assert_eq!((newest.found.unwrap().0.index, newest.refused.len()), (7, 1));
+    assert!(newest.refused[0].to_string().contains("log index 5 under another name"));
 }
 
 #[test]
@@ -96,7 +114,7 @@ fn what_was_not_finished_is_never_seen() {
     fs::write(dir.path().join("left-by-a-crash.tmp"), b"x").unwrap();
     let folder = SnapshotDir::open(dir.path()).unwrap();
     assert_eq!(files_in(dir.path()).len(), 0);
-    assert!(folder.newest().unwrap().found.is_none());
+    assert!(folder.newest(|_| None).unwrap().found.is_none());
 }
 
 #[test]

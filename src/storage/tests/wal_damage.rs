@@ -193,6 +193,69 @@ async fn creation_that_was_cut_short_is_completed() {
     assert_eq!(files_in(dir.path()).len(), 2);
 }
 
+/// A crash may fall between the deletion of two segments. What is left then begins with entries of which no byte is
+/// left; among them is the one that a truncation, in what is left, has made the last.
+#[tokio::test]
+async fn a_log_of_which_some_purged_segments_are_deleted_opens_though_it_was_truncated_across_them() {
+    let base = tempdir().unwrap();
+    let (dir, before) = (base.path().join("log"), base.path().join("before"));
+    let (wal, _) = Wal::open(&dir, small()).unwrap();
+    for first in (0..120).step_by(4) {
+        append(&wal, (first..first + 4).map(|index| entry(2, index))).await;
+    }
+    wal.truncate_after(Some(40)).await.unwrap();
+    for first in (41..140).step_by(3) {
+        append(&wal, (first..first + 3).map(|index| entry(3, index))).await;
+    }
+    copy_dir(&dir, &before);
+    wal.purge_through(id(3, 135)).await.unwrap();
+    append(&wal, (140..142).map(|index| entry(3, index))).await;
+    wal.close().await.unwrap();
+    let (expected, _) = content_of(&dir, small()).await.unwrap();
+    let left = segments_in(&dir);
+    let deleted: Vec<_> = segments_in(&before)
+        .into_iter()
+        .filter(|old| left.iter().all(|new| new.file_name() != old.file_name()))
+        .collect();
+    assert!(deleted.len() > 3, "{deleted:?}");
+    for from in 0..=deleted.len() {
+        let copy = base.path().join("copy");
+        copy_dir(&dir, &copy);
+        for old in &deleted[from..] {
+            fs::copy(old, copy.join(old.file_name().unwrap())).unwrap();
+        }
+        let (content, repair) = content_of(&copy, small()).await.unwrap();
+        assert_eq!((content, repair), (expected.clone(), None), "{from} of the segments are deleted");
+        fs::remove_dir_all(&copy).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_record_of_a_newer_release_is_no_torn_tail() {
+    let dir = tempdir().unwrap();
+    let (before, synced) = log_with_unsynced_tail(dir.path()).await;
+    let segment = segments_in(dir.path()).remove(0);
+    let whole = fs::read(&segment).unwrap();
+    for (at, value) in [(1, 2), (2, 77)] {
+        let mut bytes = whole.clone();
+        let header = &mut bytes[synced as usize..][..48];
+        header[at] = value;
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&synced.to_le_bytes());
+        crc.update(&header[..44]);
+        header[44..].copy_from_slice(&crc.finalize().to_le_bytes());
+        fs::write(&segment, &bytes).unwrap();
+        let error = Wal::open(dir.path(), WalOptions::new(OURS, true)).err().unwrap();
+        assert!(matches!(error, StorageError::UnknownFormat { .. }), "{error}");
+        assert_eq!(fs::read(&segment).unwrap(), bytes, "nothing is cut off");
+        // With a checksum that does not hold it is what a torn write leaves.
+        bytes[synced as usize + 44] ^= 1;
+        fs::write(&segment, &bytes).unwrap();
+        let (content, repair) = content_of(dir.path(), WalOptions::new(OURS, true)).await.unwrap();
+        assert!(content == before && repair.is_some());
+    }
+}
+
 #[tokio::test]
 async fn an_unknown_format_is_refused_by_its_name() {
     let dir = tempdir().unwrap();

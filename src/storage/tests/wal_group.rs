@@ -152,3 +152,20 @@ async fn a_panic_in_a_completion_leaves_nobody_waiting() {
     let error = wal.barrier().await.unwrap_err();
     assert!(matches!(error, StorageError::Panicked { .. }), "{error}");
 }
+
+/// The writer deletes by itself, long after the purge has returned. As root no missing right stops it, but a folder
+/// in the place of a segment does.
+#[tokio::test]
+async fn a_failure_that_no_call_meets_is_told() {
+    let dir = tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), small()).unwrap();
+    append(&wal, (0..200).map(|index| entry(1, index))).await;
+    let oldest = segments_in(dir.path()).remove(0);
+    fs::remove_file(&oldest).unwrap();
+    fs::create_dir(&oldest).unwrap();
+    let failed = wal.failed();
+    wal.purge_through(id(1, 150)).await.unwrap();
+    let error = tokio::time::timeout(std::time::Duration::from_secs(30), failed).await.unwrap();
+    assert!(error.to_string().contains(oldest.to_str().unwrap()), "{error}");
+    assert_eq!(wal.save_vote(Bytes::new()).await.unwrap_err().to_string(), error.to_string());
+}

@@ -162,6 +162,19 @@ pub(super) fn decode_header(position: u64, bytes: &[u8]) -> Result<RecordHeader,
     })
 }
 
+/// Is this a whole record header, of a form that this release does not know? Then a newer one has written it, and it
+/// is not a torn tail, wherever it stands. Says what form it is.
+pub(super) fn unknown_form(position: u64, bytes: &[u8]) -> Option<String> {
+    let header = bytes.get(..RECORD_HEADER_BYTES).filter(|header| header[0] == RECORD_MAGIC)?;
+    let (content, mut crc) = header.split_at(RECORD_HEADER_BYTES - 4);
+    let whole = header_crc(position, content) == crc.get_u32_le();
+    if whole && u32::from(header[1]) != FORMAT {
+        return Some(header[1].to_string());
+    }
+    (whole && Kind::from_code(header[2]).is_none())
+        .then(|| format!("{FORMAT} with record kind {}", header[2]))
+}
+
 /// Reads the record at the start of `bytes`, which stand at `position`. `Err` says what is wrong with it.
 pub(super) fn decode(position: u64, bytes: &Bytes) -> Result<(RecordHeader, Record), String> {
     let header = decode_header(position, bytes)?;

@@ -77,6 +77,19 @@ impl Index {
         self.slots.front().filter(|slot| slot.position == ABSENT).map(|_| self.first_index)
     }
 
+    /// Is the last entry one of which no byte is left, and which a truncation has made the last? Then its term is not
+    /// known: the segment that held it is gone, and a later record will tell that the entry has been purged.
+    pub(super) fn last_is_nameless(&self) -> bool {
+        let nameless = |slot: &Slot| (slot.position, slot.term, slot.node) == (ABSENT, 0, 0);
+        self.slots.back().is_some_and(nameless)
+            && self.last.is_some_and(|last| (last.term, last.node) == (0, 0))
+    }
+
+    /// Names the last entry, which has the right index already.
+    pub(super) fn name_last(&mut self, id: EntryId) {
+        self.last = Some(id);
+    }
+
     /// Position of the oldest live entry.
     pub(super) fn first_position(&self) -> Option<u64> {
         self.slots.front().map(|slot| slot.position)

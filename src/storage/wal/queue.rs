@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{Notify, Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 
 use super::Completion;
 use super::format::{Checkpoint, Kind, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES};
@@ -210,6 +210,8 @@ pub(super) struct Shared {
     pub(super) chime: Notify,
     pub(super) room: Semaphore,
     pub(super) counts: Counts,
+    /// The error that ended the log, for those who make no calls.
+    pub(super) failure: watch::Sender<Option<StorageError>>,
     tail_bytes: usize,
 }
 
@@ -221,6 +223,7 @@ impl Shared {
             chime: Notify::new(),
             room: Semaphore::new(room),
             counts: Counts::default(),
+            failure: watch::Sender::new(None),
             tail_bytes,
         }
     }
@@ -274,6 +277,11 @@ impl Shared {
             std::mem::take(&mut state.queue)
         };
         self.room.close();
+        self.failure.send_if_modified(|failure| {
+            let first = failure.is_none();
+            failure.get_or_insert_with(|| error.clone());
+            first
+        });
         for item in queued {
             if let Item::Done { done: Some(done), .. } = item {
                 done(Err(error.clone()));

@@ -192,6 +192,10 @@ impl Scan<'_> {
         why: String,
     ) -> Result<(u64, Option<Repair>), StorageError> {
         let position = self.base + at;
+        if let Some(found) = format::unknown_form(position, &self.bytes[at as usize..]) {
+            let file = self.path.to_path_buf();
+            return Err(StorageError::UnknownFormat { file, found, known: format::FORMAT });
+        }
         if self.next_base.is_some() || position < self.synced {
             return Err(self.damaged(at, replay, why));
         }
@@ -254,6 +258,12 @@ impl Replay {
             }
             Kind::Checkpoint => {
                 let checkpoint = Checkpoint::decode(record.payload).ok_or("unreadable checkpoint")?;
+                if self.index.last_is_nameless()
+                    && let (Some(last), Some(named)) = (self.index.last(), checkpoint.last)
+                    && last.index == named.index
+                {
+                    self.index.name_last(named);
+                }
                 if starts {
                     self.index = Index::at_checkpoint(&checkpoint);
                 } else if (checkpoint.purged, checkpoint.last) != (self.index.purged(), self.index.last()) {
