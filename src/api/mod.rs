@@ -23,6 +23,8 @@
 mod breakers;
 mod cluster;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod jobs;
 pub mod limits;
 mod page;

@@ -40,6 +40,8 @@ mod codec;
 mod dial;
 mod fatal;
 mod formation;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod handle;
 mod leadership;

@@ -34,6 +34,8 @@
 mod convert;
 mod dial;
 mod finder;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ledger;
 mod link;
 mod serve;
