@@ -12,7 +12,7 @@ use chronarch::state::run::{JobId, Phase, Reason, Report, Run, RunId};
 use chronarch::state::spec::{JobSpec, OnResume};
 use chronarch::state::time::Timestamp;
 use chronarch::state::{
-    Applied, BreakerKey, Change, Command, Due, Entry, Job as ShippedJob, Outcome, Request, State,
+    Applied, BreakerKey, Change, Command, Due, Entry, Job as ShippedJob, Outcome, Request, State, Verdict,
 };
 use proptest::prelude::*;
 
@@ -42,6 +42,8 @@ pub(crate) struct Machine {
     records: BTreeMap<JobId, Vec<Record>>,
     /// What leaders proposed and was done.
     proposed: Vec<Command>,
+    /// The newest instant that is decided, by the job's name.
+    decided: BTreeMap<String, Timestamp>,
     asked: BTreeSet<(String, String)>,
     last: Option<Command>,
     term: u64,
@@ -87,9 +89,16 @@ impl Machine {
     }
 
     fn propose(&mut self, commands: Vec<Command>) -> Result<Applied, TestCaseError> {
+        self.propose_at(self.now(), commands)
+    }
+
+    fn propose_at(&mut self, at: Timestamp, commands: Vec<Command>) -> Result<Applied, TestCaseError> {
         self.index += 1;
-        let entry = Entry { at: self.now(), commands };
+        let entry = Entry { at, commands };
+        let before = self.state.now();
         let applied = self.state.apply(self.index, &entry);
+        prop_assert!(self.state.now() >= before, "time goes back");
+        self.decided_once(&entry, &applied)?;
         for outcome in &applied.outcomes {
             if let Outcome::Triggered { run } = outcome {
                 let before = self.by_hand.keys().filter(|known| known.job == run.job).count();
@@ -107,6 +116,23 @@ impl Machine {
             }
         }
         Ok(applied)
+    }
+
+    /// No instant of a job is decided twice, whatever becomes of the job under its name.
+    fn decided_once(&mut self, entry: &Entry, applied: &Applied) -> Result<(), TestCaseError> {
+        for (command, outcome) in entry.commands.iter().zip(&applied.outcomes) {
+            let (Command::Fire { job, verdicts, .. }, Outcome::Fired { .. }) = (command, outcome) else {
+                continue;
+            };
+            let of = self.jobs.iter().find(|(known, _)| known == job).map(|(_, job)| job.spec.name.clone());
+            let name = of.expect("a job that fires is known");
+            for verdict in verdicts {
+                let (Verdict::Run { from, .. } | Verdict::Missed { from, .. }) = *verdict;
+                let last = self.decided.insert(name.clone(), verdict.until());
+                prop_assert!(last.is_none_or(|last| last < from), "{} is decided twice: {:?}", name, verdict);
+            }
+        }
+        Ok(())
     }
 
     fn place(&self, id: RunId) -> Place {
@@ -259,7 +285,9 @@ impl Machine {
             return Ok(());
         };
         let command = command.clone();
-        let applied = self.propose(vec![command.clone()])?;
+        // Under its old stamp: time does not go back for that.
+        let at = Timestamp::from_millis(MIDNIGHT + self.wall - i64::from(choice % 3_000));
+        let applied = self.propose_at(at, vec![command.clone()])?;
         let is_refused = matches!(applied.outcomes[..], [Outcome::Rejected(_)]);
         let is_harmless = matches!(command, Command::Renew { .. });
         prop_assert!(is_refused || is_harmless, "done twice: {:?}", command);
