@@ -280,7 +280,11 @@ impl Checkpoint {
         let (purged, last) = (take_id(&mut bytes)?, take_id(&mut bytes)?);
         let first_index = bytes.try_get_u64_le().ok()?;
         let (vote, committed) = (take_value(&mut bytes)?, take_value(&mut bytes)?);
-        bytes.is_empty().then_some(Self { purged, last, first_index, vote, committed })
+        // What is live comes after what is purged, or an index would name two entries.
+        let follows = purged.is_none_or(|purged| {
+            purged.index < first_index && last.is_some_and(|last| last.index >= purged.index)
+        });
+        (bytes.is_empty() && follows).then_some(Self { purged, last, first_index, vote, committed })
     }
 }
 
