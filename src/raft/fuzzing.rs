@@ -23,9 +23,15 @@ pub fn read(kind: u8, bytes: &[u8]) -> Result<(), CodecError> {
     let stored = Bytes::copy_from_slice(bytes);
     match kind {
         0 => drop(network::append_request_from(peer::AppendRequest::decode(bytes)?)?),
-        1 => drop(network::append_result(peer::AppendResponse::decode(bytes)?)?),
-        2 => drop(network::vote_request_from(peer::VoteRequest::decode(bytes)?)?),
-        3 => drop(network::vote_response(peer::VoteResponse::decode(bytes)?)?),
+        1 => {
+            let _ = network::append_result(peer::AppendResponse::decode(bytes)?)?;
+        }
+        2 => {
+            let _ = network::vote_request_from(peer::VoteRequest::decode(bytes)?)?;
+        }
+        3 => {
+            let _ = network::vote_response(peer::VoteResponse::decode(bytes)?)?;
+        }
         4 => {
             let head = peer::SnapshotChunk::decode(bytes)?;
             codec::vote_from(head.vote)?;

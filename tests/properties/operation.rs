@@ -54,7 +54,7 @@ pub(crate) fn spec(name: u8, knobs: &Knobs) -> JobSpec {
     let policies = [OverlapPolicy::Allow, OverlapPolicy::Skip, OverlapPolicy::Queue, OverlapPolicy::Replace];
     spec.overlap.policy = policies[usize::from(knobs.overlap % 4)];
     spec.overlap.limit = u32::from(knobs.overlap / 4 % 3);
-    spec.overlap.keep = if knobs.overlap / 8 % 2 == 0 { Keep::Newest } else { Keep::Oldest };
+    spec.overlap.keep = if knobs.overlap & 8 == 0 { Keep::Newest } else { Keep::Oldest };
     spec.overlap.max_parallel = 1 + u32::from(knobs.overlap / 12);
     spec.on_lost = if knobs.lost_and_resume & 1 == 0 { OnLost::Rerun } else { OnLost::Fail };
     spec.on_resume = if knobs.lost_and_resume & 2 == 0 { OnResume::Skip } else { OnResume::CatchUp };

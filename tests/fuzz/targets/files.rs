@@ -68,8 +68,11 @@ pub(crate) fn wal(bytes: &[u8]) {
     assert_eq!(content(dir.path()), Some(first), "opened again, the log says something else");
 }
 
+/// The vote, and the entries by term and index.
+type Content = (Option<Vec<u8>>, Vec<(u64, u64, Vec<u8>)>);
+
 /// What a log holds; none if it is refused.
-fn content(dir: &Path) -> Option<(Option<Vec<u8>>, Vec<(u64, u64, Vec<u8>)>)> {
+fn content(dir: &Path) -> Option<Content> {
     let options = WalOptions { segment_bytes: 4_096, ..WalOptions::new(OURS, false) };
     let (wal, opened) = match Wal::open(dir, options) {
         Ok(opened) => opened,

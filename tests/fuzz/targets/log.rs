@@ -23,7 +23,7 @@ pub(crate) fn at(millis: i64) -> Timestamp {
 /// A state with jobs of each policy, runs in each phase and breakers of each kind; made by the leader's own plans.
 pub(crate) fn scene() -> State {
     static SCENE: OnceLock<State> = OnceLock::new();
-    SCENE.get_or_init(|| super::scene::make()).clone()
+    SCENE.get_or_init(super::scene::make).clone()
 }
 
 fn sessions() -> Sessions {
@@ -64,8 +64,8 @@ pub(crate) fn entry(bytes: &[u8]) {
     assert_eq!(state, twin);
     assert_eq!(applied.outcomes.len(), entry.commands.len());
     assert_eq!(state.verify(), Ok(()), "after {:?}", entry.commands);
-    applied.finished.iter().for_each(|run| show(run));
-    state.runs().for_each(|run| show(run));
+    applied.finished.iter().for_each(show);
+    state.runs().for_each(show);
     reads_back(&state);
     settle(&mut state);
 }

@@ -108,7 +108,7 @@ pub(crate) fn job_file(bytes: &[u8]) {
 pub(crate) fn config(bytes: &[u8]) {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     match Config::read("fuzz", text, Overrides::default()) {
-        Ok(config) => drop((config.client_address().len(), config.peer_address().len())),
+        Ok(config) => assert!(!config.client_address().is_empty() && !config.peer_address().is_empty()),
         Err(error) => assert!(!error.problems.is_empty(), "refused without a reason"),
     }
 }
