@@ -18,5 +18,6 @@ pub mod state;
 pub mod storage;
 pub mod target;
 pub mod telemetry;
+pub mod threads;
 pub mod view;
 pub mod worker;

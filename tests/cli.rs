@@ -69,7 +69,7 @@ impl JobService for Node {
         }
         let results = request.jobs.iter().map(|job| foreseen(job, request.dry_run)).collect();
         self.applied.lock().expect("no panic").push(request);
-        Ok(Response::new(ApplyJobsResponse { results }))
+        Ok(Response::new(ApplyJobsResponse { results, applied_index: 7 }))
     }
 
     async fn get_job(&self, request: Request<GetJobRequest>) -> Answer<Job> {

@@ -67,7 +67,11 @@ impl BreakerService for Api {
         let last = breakers.last().filter(|_| more);
         let last = last.map(|breaker| (breaker.namespace.clone(), breaker.name.clone()));
         let next_page_token = page::after_name(last.as_ref());
-        Ok(Response::new(pb::ListBreakersResponse { breakers, next_page_token }))
+        Ok(Response::new(pb::ListBreakersResponse {
+            breakers,
+            next_page_token,
+            applied_index: state.applied_index(),
+        }))
     }
 
     async fn get_breaker(

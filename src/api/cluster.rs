@@ -2,7 +2,7 @@
 
 use tonic::{Request, Response, Status};
 
-use super::{Api, forward, limits, status};
+use super::{Api, export, forward, limits, status};
 use crate::client::{Endpoint, EndpointError};
 use crate::pb::v1 as pb;
 use crate::pb::v1::cluster_service_client::ClusterServiceClient;
@@ -53,6 +53,7 @@ fn seen(status: &RaftStatus) -> ClusterSeen {
         applied_index: status.applied_index.unwrap_or(0),
         snapshot_index: status.snapshot_index.unwrap_or(0),
         nodes: status.nodes.iter().map(node).collect(),
+        state_hashes: status.state_hashes.clone(),
     }
 }
 
@@ -105,6 +106,15 @@ impl Api {
 
 #[tonic::async_trait]
 impl ClusterService for Api {
+    type ExportLogStream = export::Pieces;
+
+    async fn export_log(
+        &self,
+        request: Request<pb::ExportLogRequest>,
+    ) -> Result<Response<Self::ExportLogStream>, Status> {
+        self.export_here(request).await
+    }
+
     async fn get_status(
         &self,
         request: Request<pb::GetStatusRequest>,

@@ -50,7 +50,8 @@ impl Api {
             return Some(channel.clone());
         }
         let endpoint = Endpoint::from_shared(format!("http://{}", node.address)).ok()?;
-        let channel = endpoint.connect_timeout(limits::LEADER_PART_WAIT).tcp_nodelay(true).connect_lazy();
+        let endpoint = endpoint.connect_timeout(limits::LEADER_PART_WAIT);
+        let channel = self.shared.dialer.channel(&endpoint, &node.address);
         *last = Some((node.address, channel.clone()));
         Some(channel)
     }

@@ -14,6 +14,12 @@ pub const RESPONSE_BYTES: usize = 64 << 20;
 pub const REQUESTS_PER_CONNECTION: usize = 256;
 /// Runs watched through this node at the same time; one more is refused.
 pub const WATCHES: usize = 4_096;
+/// Exports of this node's log at the same time, each with a second state in memory; one more is refused.
+pub const EXPORTS: usize = 1;
+/// Bytes of one piece of an export.
+pub const EXPORT_PIECE_BYTES: usize = 1 << 20;
+/// How long a client may take no piece of its export; then it is given up.
+pub const EXPORT_SILENCE: Duration = Duration::from_secs(30);
 /// Jobs in one `ApplyJobs`.
 pub const JOBS_PER_REQUEST: usize = 10_000;
 /// Bytes of the changes that a dry run lists.

@@ -7,7 +7,7 @@
 //!
 //! [`spec`] turns what a client sent into what the state holds, or says all that is wrong with it;
 //! [`status`] is the one map from errors to gRPC codes; [`write`] is how a command gets decided;
-//! the services are in `jobs`, `runs`, `breakers` and `cluster`; what they show comes from
+//! the services are in `jobs`, `runs`, `breakers`, `cluster` and `export`; what they show comes from
 //! [`crate::view`].
 //!
 //! # Invariants
@@ -22,6 +22,7 @@
 
 mod breakers;
 mod cluster;
+mod export;
 mod forward;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -42,6 +43,7 @@ use tokio::sync::Semaphore;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Server};
 
+use crate::client::Dialer;
 use crate::clock::trusted::TrustedClock;
 use crate::history::RunLog;
 use crate::pb::v1::breaker_service_server::BreakerServiceServer;
@@ -66,6 +68,8 @@ struct Shared {
     clock: TrustedClock,
     workers: Workers,
     watches: Arc<Semaphore>,
+    exports: Arc<Semaphore>,
+    dialer: Dialer,
     /// The connection to the last leader that something was forwarded to.
     channel: Mutex<Option<(String, Channel)>>,
 }
@@ -81,9 +85,17 @@ pub enum RoutesError {
 impl Api {
     /// The services of a node. The run log is there once the node belongs to a cluster.
     #[must_use]
-    pub fn new(raft: Raft, log: Arc<OnceLock<Arc<RunLog>>>, clock: TrustedClock, workers: Workers) -> Self {
+    pub fn new(
+        raft: Raft,
+        log: Arc<OnceLock<Arc<RunLog>>>,
+        clock: TrustedClock,
+        workers: Workers,
+        dialer: Dialer,
+    ) -> Self {
         let watches = Arc::new(Semaphore::new(limits::WATCHES));
-        Self { shared: Arc::new(Shared { raft, log, clock, workers, watches, channel: Mutex::default() }) }
+        let exports = Arc::new(Semaphore::new(limits::EXPORTS));
+        let channel = Mutex::default();
+        Self { shared: Arc::new(Shared { raft, log, clock, workers, watches, exports, dialer, channel }) }
     }
 }
 

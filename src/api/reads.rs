@@ -34,7 +34,7 @@ impl Api {
         look: impl FnOnce(&RunLog) -> Result<T, HistoryError> + Send + 'static,
     ) -> Result<T, Status> {
         let log = self.log()?;
-        match tokio::task::spawn_blocking(move || look(&log)).await {
+        match crate::threads::blocking(move || look(&log)).await {
             Ok(Ok(found)) => Ok(found),
             Ok(Err(error)) => Err(status::history(&error)),
             Err(_) => Err(Status::unavailable("the node is ending")),

@@ -15,7 +15,7 @@ use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 
 use super::problem::Problems;
 use crate::history::HistoryError;
-use crate::raft::{MembershipError, ProposeError, ReadError, TransferError};
+use crate::raft::{ExportError, MembershipError, ProposeError, ReadError, TransferError};
 use crate::state::Rejection;
 use crate::view::breaker::NoBreaker;
 
@@ -167,6 +167,19 @@ pub(super) fn membership(error: &MembershipError) -> Status {
         MembershipError::InProgress | MembershipError::Unknown => Status::unavailable(message),
     };
     if hint.is_empty() { status } else { hinted(status, hint) }
+}
+
+pub(super) fn export(error: &ExportError) -> Status {
+    let text = error.to_string();
+    match error {
+        ExportError::Reversed { .. } => invalid_field("to", &text),
+        ExportError::Gone { first, .. } => hinted(
+            Status::failed_precondition(text),
+            &format!("--from {first}; another node may have kept more"),
+        ),
+        ExportError::NotApplied { .. } => Status::failed_precondition(text),
+        ExportError::NoLog | ExportError::Fatal(_) => Status::unavailable(text),
+    }
 }
 
 /// The answer is not what the command can have: a bug, and the client's result is unknown to it.

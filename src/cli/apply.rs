@@ -3,8 +3,10 @@
 use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
+use tokio::time::Instant;
 
 use super::args::{IdentityFlags, Output};
 use super::printer::Printer;
@@ -14,6 +16,8 @@ use crate::client::job_file::{self, BYTES_MAX, Document, Format};
 use crate::pb::path::{self, Step};
 use crate::pb::v1::{AppliedJob, ApplyJobsRequest, ApplyJobsResponse};
 
+/// The pause between two looks at how far the nodes are.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// Files of one command at most, those in folders included.
 const FILES_MAX: usize = 10_000;
 /// What a file in a folder must end in to be read.
@@ -23,6 +27,7 @@ const EXAMPLES: &str = "\
 Examples:
   chronarch job apply -f isin-download.yaml
   chronarch job apply -f jobs/ --dry-run       every job file in a folder; nothing is written
+  chronarch job apply -f jobs/ --wait          until every node that answers has them
   generate-jobs | chronarch job apply -f -     from standard input
   chronarch -n staging job apply -f jobs.yaml  for jobs that name no namespace";
 
@@ -57,6 +62,10 @@ pub(super) struct ApplyArgs {
     /// Let the cluster check the jobs and say what would change, and write nothing
     #[arg(long)]
     dry_run: bool,
+    /// Return only when every node that answers has applied the jobs, so that each shows them even to `--stale`
+    /// reads; exit code 1 when one has not within the timeout
+    #[arg(long, conflicts_with = "dry_run")]
+    wait: bool,
     #[command(flatten)]
     identity: IdentityFlags,
 }
@@ -78,7 +87,37 @@ pub(super) async fn carry_out(
     if args.dry_run {
         printer.note("dry run: nothing was written");
     }
+    if args.wait {
+        printer.flush()?;
+        wait(answer.applied_index, context, printer).await?;
+    }
     Ok(())
+}
+
+/// Waits until every node that answers has applied the log up to `index`.
+async fn wait(index: u64, context: &Context, printer: &mut Printer) -> Result<(), Failure> {
+    let client = context.client()?;
+    let deadline = Instant::now() + context.global.timeout;
+    loop {
+        let (mut behind, mut silent) = (Vec::new(), Vec::new());
+        for (endpoint, status) in client.statuses().await {
+            match status {
+                Ok(status) if status.applied_index < index => behind.push(endpoint.to_string()),
+                Ok(_) => {}
+                Err(_) => silent.push(endpoint.to_string()),
+            }
+        }
+        if behind.is_empty() {
+            if !silent.is_empty() {
+                printer.note(&format!("not waited for {}, which does not answer", silent.join(", ")));
+            }
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::Behind { endpoints: behind, index });
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 /// Says what `apply` would do, and changes nothing.

@@ -1,18 +1,19 @@
-//! `cluster`: what each endpoint says, leadership, and who belongs to it.
+//! `cluster`: what each endpoint says, leadership, who belongs to it, and its log as evidence.
+
+mod status;
 
 use std::time::Duration;
 
 use clap::Subcommand;
-use comfy_table::Table;
 use serde::Serialize;
 use tokio::time::Instant;
 
 use super::args::Output;
 use super::printer::Printer;
-use super::{Context, Failure, tables};
+use super::{Context, Failure};
 use crate::client::{Client, Endpoint, Error};
 use crate::pb::v1::{
-    AddNodeRequest, ClusterStatus, GetStatusRequest, NodeRole, PromoteNodeRequest, RemoveNodeRequest,
+    AddNodeRequest, ExportLogRequest, GetStatusRequest, NodeRole, PromoteNodeRequest, RemoveNodeRequest,
     TransferLeaderRequest,
 };
 
@@ -25,7 +26,8 @@ const ASK_EVERY: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ClusterCommand {
-    /// Asks every endpoint what it sees; the leader is marked with `*`. Exit code 3 when none answers
+    /// Asks every endpoint what it sees; the leader is marked with `*`. Exit code 3 when none answers, 1 when the
+    /// states of two nodes differ at one log index
     Status,
     /// Hands leadership over to a voter that has caught up
     TransferLeader {
@@ -62,59 +64,29 @@ pub(super) enum ClusterCommand {
         #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
         node_id: u64,
     },
+    /// Prints the applied entries of one node with what became of each: the first endpoint that answers, leader or
+    /// not, asked of no other
+    #[command(after_help = EXPORT)]
+    ExportLog {
+        /// The first log index. Default: the first that can be had
+        #[arg(long, value_name = "INDEX")]
+        from: Option<u64>,
+        /// The last. Default: the last that is applied
+        #[arg(long, value_name = "INDEX")]
+        to: Option<u64>,
+    },
 }
+
+const EXPORT: &str = "\
+One JSON object a line, one line for each log index in order; `-o jsonl` is its only form. The last line is
+  {\"through\": INDEX, \"state_hash\": \"…\"}
+and all nodes of one release give the same lines for the same range. What is purged cannot be had any more.";
 
 const REPLACING: &str = "\
 To replace a node OLD whose data is lost, on the same machine or another:
   chronarch server --config FILE --node-id NEW --rejoin
   chronarch cluster add NEW HOST:PORT --promote
   chronarch cluster remove OLD";
-
-/// What `-o json` prints: the status of the first node that answered, and all endpoints.
-#[derive(Serialize)]
-struct Report<'a> {
-    #[serde(flatten)]
-    status: &'a ClusterStatus,
-    endpoints: Vec<EndpointReport>,
-}
-
-/// One endpoint. Where it is unreachable, what the node would have said is absent (`null`).
-#[derive(Serialize)]
-struct EndpointReport {
-    endpoint: String,
-    reachable: bool,
-    node_id: Option<u64>,
-    leader_id: Option<u64>,
-    term: Option<u64>,
-    applied_index: Option<u64>,
-    error: Option<String>,
-}
-
-impl EndpointReport {
-    fn of((endpoint, said): &(Endpoint, Result<ClusterStatus, Error>)) -> Self {
-        let status = said.as_ref().ok();
-        Self {
-            endpoint: endpoint.to_string(),
-            reachable: status.is_some(),
-            node_id: status.map(|status| status.node_id),
-            leader_id: status.map(|status| status.leader_id),
-            term: status.map(|status| status.term),
-            applied_index: status.map(|status| status.applied_index),
-            error: said.as_ref().err().map(reason),
-        }
-    }
-}
-
-/// Why one endpoint gave no status, without the words about all endpoints.
-fn reason(error: &Error) -> String {
-    match error {
-        Error::Unreachable { tried } => match tried.first() {
-            Some(tried) => tried.reason.clone(),
-            None => error.to_string(),
-        },
-        error => error.to_string(),
-    }
-}
 
 pub(super) async fn carry_out(
     command: ClusterCommand,
@@ -125,7 +97,7 @@ pub(super) async fn carry_out(
     match command {
         ClusterCommand::Status => {
             let said = client.statuses().await;
-            print_status(&said, printer)
+            status::print(&said, printer)
         }
         ClusterCommand::TransferLeader { node_id, to } => {
             // 0 leaves the choice to the leader
@@ -150,7 +122,26 @@ pub(super) async fn carry_out(
             let answer = client.remove_node(RemoveNodeRequest { node_id }).await?;
             print_answer(&answer, &format!("node {node_id}: removed"), printer)
         }
+        ClusterCommand::ExportLog { from, to } => {
+            export_log(&client, ExportLogRequest { from, to }, printer).await
+        }
     }
+}
+
+async fn export_log(
+    client: &Client,
+    request: ExportLogRequest,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
+    if !matches!(printer.output(), Output::Table | Output::Jsonl) {
+        let message = "the log is exported as `-o jsonl` alone".to_owned();
+        return Err(Failure::Usage { message });
+    }
+    let mut export = client.export_log(request).await?;
+    while let Some(text) = export.next().await? {
+        printer.text(&text)?;
+    }
+    Ok(())
 }
 
 fn print_answer<T: Serialize>(answer: &T, words: &str, printer: &mut Printer) -> Result<(), Failure> {
@@ -187,54 +178,4 @@ async fn promote_when_caught_up(client: &Client, node_id: u64, printer: &mut Pri
         }
         tokio::time::sleep(ASK_EVERY).await;
     }
-}
-
-fn print_status(
-    said: &[(Endpoint, Result<ClusterStatus, Error>)],
-    printer: &mut Printer,
-) -> Result<(), Failure> {
-    let endpoints: Vec<EndpointReport> = said.iter().map(EndpointReport::of).collect();
-    // A node that knows the leader knows more than one that does not, and the leader most of all.
-    let answers = || said.iter().filter_map(|(_, status)| status.as_ref().ok());
-    let knowing = answers().find(|status| status.node_id == status.leader_id && status.leader_id > 0);
-    let people = matches!(printer.output(), Output::Table | Output::Wide);
-    let first = if people { knowing.or_else(|| answers().next()) } else { answers().next() };
-    if !people {
-        let nothing = ClusterStatus::default();
-        let report = Report { status: first.unwrap_or(&nothing), endpoints };
-        printer.object(&report, |_| Table::new())?;
-        return if first.is_some() { Ok(()) } else { Err(Failure::NoEndpoint) };
-    }
-    let wide = printer.output() == Output::Wide;
-    if let Some(status) = first {
-        printer.table(tables::cluster(status))?;
-        printer.line("")?;
-        printer.table(tables::nodes(status, wide))?;
-        printer.line("")?;
-        if wide && !status.workers.is_empty() {
-            printer.table(tables::workers(status))?;
-            printer.line("")?;
-        }
-    }
-    printer.table(endpoint_table(&endpoints))?;
-    if first.is_some() { Ok(()) } else { Err(Failure::NoEndpoint) }
-}
-
-fn endpoint_table(endpoints: &[EndpointReport]) -> Table {
-    let mut table = Table::new();
-    table.set_header(["ENDPOINT", "REACHABLE", "NODE", "LEADER", "TERM", "APPLIED", "ERROR"]);
-    let number = |number: Option<u64>| number.map_or_else(|| "-".to_owned(), |number| number.to_string());
-    for report in endpoints {
-        let leads = report.node_id.is_some() && report.node_id == report.leader_id;
-        table.add_row([
-            report.endpoint.clone(),
-            if report.reachable { "yes" } else { "no" }.to_owned(),
-            format!("{}{}", number(report.node_id), if leads { "*" } else { "" }),
-            number(report.leader_id.filter(|leader| *leader > 0)),
-            number(report.term),
-            number(report.applied_index),
-            report.error.clone().unwrap_or_else(|| "-".to_owned()),
-        ]);
-    }
-    table
 }

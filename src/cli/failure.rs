@@ -88,12 +88,26 @@ pub enum Failure {
         /// Why, empty when unknown.
         reason: String,
     },
+    /// Nodes that have not applied in time what was waited for.
+    #[error("the jobs are applied, but {} has not got to log index {index} in time", endpoints.join(", "))]
+    Behind {
+        /// Where they are.
+        endpoints: Vec<String>,
+        /// How far they should be.
+        index: u64,
+    },
     /// A bench.
     #[error(transparent)]
     Bench(#[from] BenchError),
     /// Some endpoint has no node that answers.
     #[error("no endpoint answered")]
     NoEndpoint,
+    /// Replicas that are not the same.
+    #[error("THE STATES OF NODES DIFFER {places}")]
+    Diverged {
+        /// At which log indexes, and how.
+        places: String,
+    },
     /// Standard output cannot be written.
     #[error("standard output: {0}")]
     Stdout(#[source] io::Error),
@@ -145,7 +159,9 @@ impl Failure {
             | Self::Schedule { .. }
             | Self::Requests { .. }
             | Self::Run { .. }
+            | Self::Behind { .. }
             | Self::Bench(_)
+            | Self::Diverged { .. }
             | Self::Stdout(_)
             | Self::Json(_)
             | Self::Yaml(_) => Exit::Refused,
@@ -160,7 +176,14 @@ impl Failure {
             Self::Bench(error) => error.hint(),
             Self::Schedule { hint, .. } => hint.clone(),
             Self::Run { run_id, .. } => Some(format!("`chronarch run explain {run_id}` tells why")),
+            Self::Behind { .. } => {
+                Some("`chronarch cluster status -o wide` shows how far each is".to_owned())
+            }
             Self::NoEndpoint => Some("is the cluster up? `--endpoints` names its nodes".to_owned()),
+            Self::Diverged { .. } => Some(
+                "this is a bug: keep the data folders; `cluster export-log` of each node shows the first line that differs"
+                    .to_owned(),
+            ),
             Self::Endpoints(_)
             | Self::JobFiles { .. }
             | Self::File { .. }

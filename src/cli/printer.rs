@@ -97,6 +97,11 @@ impl Printer {
         self.stdout.write_all(b"\n").map_err(of_stdout)
     }
 
+    /// Data that is text already.
+    pub(super) fn text(&mut self, text: &[u8]) -> Result<(), Failure> {
+        self.stdout.write_all(text).map_err(of_stdout)
+    }
+
     /// Makes sure that all data has left.
     pub(super) fn flush(&mut self) -> Result<(), Failure> {
         self.stdout.flush().map_err(of_stdout)

@@ -109,7 +109,7 @@ pub async fn worker(args: WorkerArgs, global: Global, clock: Clock) -> ExitCode 
         endpoints: global.endpoints.iter().map(ToString::to_string).collect(),
         queues: args.queues.into_iter().collect(),
     };
-    match worker::run(setup, &clock, stop).await {
+    match worker::run(setup, &node::Surroundings::real(clock), stop).await {
         Ok(end) if end.is_clean() => Exit::Done.into(),
         Ok(end) => {
             let (stopped, unacknowledged) = (end.stopped, end.unacknowledged);

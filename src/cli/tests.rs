@@ -45,6 +45,8 @@ fn every_command_of_the_release_is_understood() {
         "chronarch cluster add 4 127.0.0.1:7501 --promote",
         "chronarch cluster promote 4",
         "chronarch cluster remove 2",
+        "chronarch cluster export-log",
+        "chronarch cluster export-log --from 5 --to 900 -o jsonl",
         "chronarch server --config a.toml --node-id 4 --rejoin",
         "chronarch schedule next @daily --timezone Europe/Berlin --gap skip --fold both",
         "chronarch schedule next -",

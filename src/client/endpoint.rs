@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tonic::transport::Channel;
 
+use super::dial::Dialer;
+
 /// Endpoints of one client at most.
 pub const ENDPOINTS_MAX: usize = 64;
 /// Sent on a connection that carries nothing, so that a node that vanished is noticed by a watcher.
@@ -60,13 +62,12 @@ impl fmt::Display for Endpoint {
 
 impl Endpoint {
     /// A channel that connects when first used, and again after each failure.
-    pub(super) fn channel(&self, connect_max: Duration) -> Channel {
-        Channel::builder(self.uri.clone())
+    pub(super) fn channel(&self, dialer: &Dialer, connect_max: Duration) -> Channel {
+        let limits = Channel::builder(self.uri.clone())
             .connect_timeout(connect_max)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEP_ALIVE_EVERY)
-            .keep_alive_timeout(KEEP_ALIVE_MAX)
-            .connect_lazy()
+            .keep_alive_timeout(KEEP_ALIVE_MAX);
+        dialer.channel(&limits, &self.text)
     }
 }
 

@@ -13,8 +13,10 @@
 //! The client has neither clock nor randomness of its own: ids come from a function that is handed
 //! in, and time is tokio's, which a simulator controls. It does not page: [`paging`] does.
 
+mod dial;
 mod endpoint;
 mod error;
+mod export;
 pub mod job_file;
 pub mod paging;
 #[cfg(test)]
@@ -30,8 +32,10 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
+pub use self::dial::{Connection, Dialer};
 pub use self::endpoint::{ENDPOINTS_MAX, Endpoint, EndpointError};
 pub use self::error::{Error, HINT, Tried};
+pub use self::export::Export;
 pub use self::watch::{Watch, is_ended};
 use crate::pb::v1::{self, ClusterStatus};
 
@@ -171,10 +175,24 @@ impl Client {
         timeout: Duration,
         fresh_id: impl Fn() -> String + Send + Sync + 'static,
     ) -> Result<Self, EndpointError> {
+        Self::over(&Dialer::tcp(), endpoints, timeout, fresh_id)
+    }
+
+    /// As [`Client::new`], over connections of the caller's making.
+    ///
+    /// # Errors
+    /// As [`Client::new`].
+    pub fn over(
+        dialer: &Dialer,
+        endpoints: &[Endpoint],
+        timeout: Duration,
+        fresh_id: impl Fn() -> String + Send + Sync + 'static,
+    ) -> Result<Self, EndpointError> {
         if endpoints.is_empty() || endpoints.len() > ENDPOINTS_MAX {
             return Err(EndpointError::Count { found: endpoints.len() });
         }
-        let channels = endpoints.iter().map(|endpoint| (endpoint.clone(), endpoint.channel(CONNECT_MAX)));
+        let channels =
+            endpoints.iter().map(|endpoint| (endpoint.clone(), endpoint.channel(dialer, CONNECT_MAX)));
         Ok(Self {
             channels: channels.collect(),
             preferred: AtomicUsize::new(0),

@@ -55,7 +55,7 @@ impl BreakerService for Node {
         let to = (from + page_size.min(7)).min(20);
         let breakers = (from..to).map(|n| Breaker { name: format!("b{n}"), ..Breaker::default() }).collect();
         let next_page_token = if to < 20 { to.to_string() } else { String::new() };
-        Ok(Response::new(ListBreakersResponse { breakers, next_page_token }))
+        Ok(Response::new(ListBreakersResponse { breakers, next_page_token, applied_index: 0 }))
     }
 
     async fn get_breaker(&self, request: Request<GetBreakerRequest>) -> Result<Response<Breaker>, Status> {

@@ -77,6 +77,8 @@ struct Course {
     /// Where a comparison last found this node's clock right.
     right: Option<Reading>,
     standing: Standing,
+    /// It has left its course since then, and that was told.
+    left_is_told: bool,
 }
 
 impl Course {
@@ -97,6 +99,7 @@ impl Course {
             self.standing = found;
             if found == Standing::Agrees {
                 self.right = Some(own);
+                self.left_is_told = false;
             }
         }
         self.standing
@@ -141,7 +144,7 @@ impl TrustedClock {
     /// A clock of which nothing is known yet, and how far it may be off.
     #[must_use]
     pub fn new(clock: Clock, skew_max: Duration) -> Self {
-        let course = Course { skew_max, right: None, standing: Standing::Unknown };
+        let course = Course { skew_max, right: None, standing: Standing::Unknown, left_is_told: false };
         let (course, left) = (Arc::new(Mutex::new(course)), Arc::default());
         Self { clock, course, standing: watch::Sender::new(Standing::Unknown), left }
     }
@@ -170,14 +173,16 @@ impl TrustedClock {
     #[must_use]
     pub fn now(&self) -> Option<Timestamp> {
         let own = self.read();
-        let (time, left) = self.course().time(own)?;
-        if left {
+        let mut course = self.course();
+        let (time, left) = course.time(own)?;
+        if left && !std::mem::replace(&mut course.left_is_told, true) {
             self.left.notify_one();
         }
         Some(time)
     }
 
-    /// Resolves when the clock was found to have left its course by [`TrustedClock::now`].
+    /// Resolves when the clock was found to have left its course by [`TrustedClock::now`]: once, until a comparison
+    /// has found it right again.
     pub async fn has_left(&self) {
         self.left.notified().await;
     }
@@ -232,7 +237,34 @@ mod tests {
     const START: i64 = 10_000_000;
 
     fn course() -> Course {
-        Course { skew_max: Duration::from_millis(500), right: None, standing: Standing::Unknown }
+        Course {
+            skew_max: Duration::from_millis(500),
+            right: None,
+            standing: Standing::Unknown,
+            left_is_told: false,
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_leaves_its_course_is_told_once_until_it_is_right_again() {
+        let off = Arc::new(std::sync::atomic::AtomicI64::new(0));
+        let shown = Arc::clone(&off);
+        let order = std::sync::atomic::Ordering::Relaxed;
+        let wall = move || Timestamp::from_millis(START + shown.load(order));
+        let clock = TrustedClock::new(Clock::new(wall, 1), Duration::from_millis(500));
+        let peer = || Reading { at: Instant::now(), wall: Timestamp::from_millis(START) };
+        let is_told = || futures::FutureExt::now_or_never(clock.has_left()).is_some();
+        assert_eq!(clock.compare(3, &[peer(), peer()]), Standing::Agrees);
+        for _ in 0..2 {
+            off.store(3_600_000, order);
+            assert!(clock.now().is_some() && is_told(), "it has left its course");
+            // Whoever is told compares the clocks and acts on the time again: that must not wake it at once.
+            assert_eq!(clock.compare(3, &[peer(), peer()]), Standing::Astray(3_600_000));
+            assert!(clock.now().is_some() && !is_told(), "it is known");
+            off.store(0, order);
+            assert_eq!(clock.compare(3, &[peer(), peer()]), Standing::Agrees);
+            assert!(clock.now().is_some() && !is_told(), "it is right");
+        }
     }
 
     /// Clocks at a moment: `seconds` after `begun`, they show the milliseconds `walls`.

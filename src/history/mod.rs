@@ -247,7 +247,7 @@ impl RunLog {
     ) -> Result<T, HistoryError> {
         let shared = Arc::clone(&self.shared);
         // A join fails when the runtime ends, and then nobody reads the answer.
-        let done = tokio::task::spawn_blocking(move || work(&shared)).await;
+        let done = crate::threads::blocking(move || work(&shared)).await;
         done.unwrap_or(Err(HistoryError::Storage(StorageError::Closed)))
     }
 }

@@ -1,5 +1,6 @@
 //! The services of `api` on a real single node: real log, real run log, in a temporary folder.
 
+mod export;
 mod jobs;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use tempfile::TempDir;
 use tonic::{Code, Request};
 
 use crate::api::{Api, routes, status};
+use crate::client::Dialer;
 use crate::clock::Clock;
 use crate::clock::trusted::TrustedClock;
 use crate::config::RaftTiming;
@@ -57,13 +59,14 @@ impl Node {
             fresh_cluster_id: ClusterId([7; 16]),
             read_clock: Arc::new(|| Clock::system().now()),
             elects: true,
+            observer: None,
         })
         .await
         .unwrap();
         let mut leadership = raft.leadership();
         let leads = leadership.wait_for(|now| now.is_leader);
         tokio::time::timeout(Duration::from_secs(30), leads).await.expect("a leader").unwrap();
-        let api = Api::new(raft.clone(), log, TrustedClock::alone(), Arc::new(Vec::new));
+        let api = Api::new(raft.clone(), log, TrustedClock::alone(), Arc::new(Vec::new), Dialer::tcp());
         Self { api, raft, _dir: dir }
     }
 

@@ -10,7 +10,7 @@ use tokio::net::TcpListener;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Node;
+use super::{Node, Surroundings, incoming};
 use crate::clock::Clock;
 use crate::clock::trusted::Standing;
 use crate::config::{Config, Overrides};
@@ -66,12 +66,13 @@ async fn start(off: [i64; 3]) -> Cluster {
         let shown = Arc::clone(&off);
         let system = Clock::system();
         let wall = move || Timestamp::from_millis(system.now().millis() + shown.load(Ordering::Relaxed));
-        let node = Node::open(&config, Clock::new(wall, id), &clients).await.unwrap();
+        let with = Surroundings::real(Clock::new(wall, id));
+        let node = Node::open(&config, with, address(&clients)).await.unwrap();
         cluster.rafts.push(node.raft.clone());
         cluster.clocks.push(node.clock.clone());
         cluster.off.push(off);
         let stop = stop.clone();
-        tokio::spawn(async move { node.serve(clients, peers, &config, stop).await });
+        tokio::spawn(async move { node.serve(incoming(clients), incoming(peers), &config, stop).await });
     }
     cluster
 }

@@ -35,13 +35,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::Stream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::server::TcpIncoming;
+use tonic::transport::server::{Connected, TcpIncoming};
 use tracing::{error, info, warn};
 
 use crate::api::{self, Api};
+use crate::client::Dialer;
 use crate::clock::Clock;
 use crate::clock::trusted::TrustedClock;
 use crate::config::Config;
@@ -51,6 +54,7 @@ use crate::metrics::Metrics;
 use crate::pb::v1::worker_service_server::WorkerServiceServer;
 use crate::raft::{self, ClusterId, FatalError, NodeAddress, OpenError, Raft, RaftOptions, tcp_dialer};
 use crate::storage::{DataDir, StorageError};
+use crate::target::Carrier;
 use crate::view::cluster::WorkerInfo;
 
 pub use self::rejoin::RejoinError;
@@ -94,6 +98,29 @@ pub enum NodeError {
     Api(#[from] api::RoutesError),
 }
 
+/// What a node, or a stand-alone worker, finds around it; a simulation has its own.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Wall time and randomness.
+    pub clock: Clock,
+    /// Connections to the peers.
+    pub peer_dialer: raft::Dialer,
+    /// Connections to client listeners: of followers to the leader, and of workers.
+    pub dialer: Dialer,
+    /// Who carries out what the worker is given, instead of the targets.
+    pub carrier: Option<Carrier>,
+    /// Sees each entry that the node applies.
+    pub observer: Option<raft::Observer>,
+}
+
+impl Surroundings {
+    /// TCP and the real targets.
+    #[must_use]
+    pub fn real(clock: Clock) -> Self {
+        Self { clock, peer_dialer: tcp_dialer(), dialer: Dialer::tcp(), carrier: None, observer: None }
+    }
+}
+
 /// Runs a node until `stop` is cancelled; then hands over, drains, and returns.
 ///
 /// # Errors
@@ -101,8 +128,38 @@ pub enum NodeError {
 pub async fn run(config: Config, clock: Clock, stop: CancellationToken) -> Result<(), NodeError> {
     let clients = listen("listen", &config.listen).await?;
     let peers = listen("peer_listen", &config.peer_listen).await?;
-    let node = Node::open(&config, clock, &clients).await?;
-    let ended = node.serve(clients, peers, &config, stop).await;
+    let here = clients.local_addr().map_or_else(|_| config.listen.clone(), |address| address.to_string());
+    let listeners = Listeners { clients: incoming(clients), peers: incoming(peers), here };
+    run_in(config, Surroundings::real(clock), listeners, stop).await
+}
+
+/// Where a node is connected to, and where its own worker connects.
+#[derive(Debug)]
+pub struct Listeners<I> {
+    /// Connections of clients and workers.
+    pub clients: I,
+    /// Connections of peers.
+    pub peers: I,
+    /// Where the node's own worker reaches the former, `host:port`.
+    pub here: String,
+}
+
+/// As [`run`], in surroundings of the caller's making.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_in<I, IO>(
+    config: Config,
+    with: Surroundings,
+    listeners: Listeners<I>,
+    stop: CancellationToken,
+) -> Result<(), NodeError>
+where
+    I: Stream<Item = io::Result<IO>> + Send + 'static,
+    IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
+    let node = Node::open(&config, with, listeners.here).await?;
+    let ended = node.serve(listeners.clients, listeners.peers, &config, stop).await;
     match &ended {
         Ok(()) => info!("stopped"),
         Err(error) => error!(%error, "the node has ended"),
@@ -122,13 +179,15 @@ async fn listen(key: &'static str, address: &str) -> Result<TcpListener, NodeErr
 struct Node {
     raft: Raft,
     clock: TrustedClock,
+    dialer: Dialer,
     metrics: Arc<Metrics>,
     run_log: Arc<std::sync::OnceLock<Arc<RunLog>>>,
     worker: Option<crate::worker::Worker>,
 }
 
 impl Node {
-    async fn open(config: &Config, clock: Clock, clients: &TcpListener) -> Result<Self, NodeError> {
+    async fn open(config: &Config, with: Surroundings, here: String) -> Result<Self, NodeError> {
+        let clock = with.clock.clone();
         let data_dir = Arc::new(DataDir::lock(&config.data_dir)?);
         if config.rejoin {
             rejoin::begin_anew(&data_dir, config.node_id, config.peer_address())?;
@@ -143,7 +202,7 @@ impl Node {
             timing: config.raft.clone(),
             run_log: run_log::opener(&data_dir, &run_log),
             data_dir,
-            dialer: tcp_dialer(),
+            dialer: Arc::clone(&with.peer_dialer),
             initial_peers: config.peers.clone(),
             fresh_cluster_id: ClusterId(fresh_id(&clock)),
             read_clock: {
@@ -151,42 +210,43 @@ impl Node {
                 Arc::new(move || clock.now())
             },
             elects: false,
+            observer: with.observer.clone(),
         })
         .await?;
         let worker = match &config.worker {
             own if !own.enabled => None,
-            own => {
-                let here = clients
-                    .local_addr()
-                    .map_or_else(|_| config.listen.clone(), |address| address.to_string());
-                Some(worker::prepare(
-                    worker::WorkerSetup {
-                        place: format!("node-{}", config.node_id),
-                        queues: own.queues.iter().cloned().collect(),
-                        labels: own.labels.clone(),
-                        slots: own.slots,
-                        allow_exec: own.allow_exec,
-                        endpoints: vec![here],
-                    },
-                    &clock,
-                )?)
-            }
+            own => Some(worker::prepare(
+                worker::WorkerSetup {
+                    place: format!("node-{}", config.node_id),
+                    queues: own.queues.iter().cloned().collect(),
+                    labels: own.labels.clone(),
+                    slots: own.slots,
+                    allow_exec: own.allow_exec,
+                    endpoints: vec![here],
+                },
+                &with,
+            )?),
         };
         let clock = TrustedClock::new(clock, config.clock_skew_max);
-        Ok(Self { raft, clock, metrics: Arc::new(Metrics::new()), run_log, worker })
+        let metrics = Arc::new(Metrics::new());
+        Ok(Self { raft, clock, dialer: with.dialer, metrics, run_log, worker })
     }
 
-    async fn serve(
+    async fn serve<I, IO>(
         self,
-        clients: TcpListener,
-        peers: TcpListener,
+        clients: I,
+        peers: I,
         config: &Config,
         stop: CancellationToken,
-    ) -> Result<(), NodeError> {
+    ) -> Result<(), NodeError>
+    where
+        I: Stream<Item = io::Result<IO>> + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         let closing = CancellationToken::new();
         let served = self.raft.clone();
         let peers_end = closing.clone().cancelled_owned();
-        let mut peers = tokio::spawn(raft::serve(served, incoming(peers), peers_end));
+        let mut peers = tokio::spawn(raft::serve(served, peers, peers_end));
 
         let options = LeaderOptions {
             node_id: config.node_id,
@@ -239,15 +299,20 @@ impl Node {
         Ok(())
     }
 
-    fn serve_clients(
+    fn serve_clients<I, IO>(
         &self,
-        listener: TcpListener,
+        incoming: I,
         leader: &Leader,
         closing: CancellationToken,
-    ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, NodeError> {
+    ) -> Result<JoinHandle<Result<(), tonic::transport::Error>>, NodeError>
+    where
+        I: Stream<Item = io::Result<IO>> + Send + 'static,
+        IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+    {
         let connected = leader.clone();
         let workers: api::Workers = Arc::new(move || connected.workers().iter().map(worker_seen).collect());
-        let api = Api::new(self.raft.clone(), Arc::clone(&self.run_log), self.clock.clone(), workers);
+        let run_log = Arc::clone(&self.run_log);
+        let api = Api::new(self.raft.clone(), run_log, self.clock.clone(), workers, self.dialer.clone());
         let streams = worker_service::WorkerStreams::new(leader.events());
         let routes = api::routes(api)?.add_service(
             WorkerServiceServer::new(streams).max_decoding_message_size(api::limits::WORKER_MESSAGE_BYTES),
@@ -259,7 +324,7 @@ impl Node {
         };
         let router = routes.into_axum_router().merge(http::routes(pages)).fallback(http::unknown);
         let server = api::server().add_routes(tonic::service::Routes::from(router));
-        Ok(tokio::spawn(server.serve_with_incoming_shutdown(incoming(listener), closing.cancelled_owned())))
+        Ok(tokio::spawn(server.serve_with_incoming_shutdown(incoming, closing.cancelled_owned())))
     }
 }
 

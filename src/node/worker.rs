@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::clock::Clock;
+use super::Surroundings;
 use crate::target::{Targets, TargetsConfig, TargetsError};
-use crate::worker::{DRAIN_GRACE_DEFAULT, Dialer, OptionsError, Worker, WorkerEnd, WorkerOptions};
+use crate::worker::{DRAIN_GRACE_DEFAULT, OptionsError, Worker, WorkerEnd, WorkerOptions};
 
 /// What a worker is started with.
 #[derive(Clone, Debug)]
@@ -41,8 +41,15 @@ pub enum WorkerError {
 ///
 /// # Errors
 /// [`WorkerError`] when its setup cannot be put into effect.
-pub fn prepare(setup: WorkerSetup, clock: &Clock) -> Result<Worker, WorkerError> {
-    let targets = Targets::new(&TargetsConfig { allow_exec: setup.allow_exec, ..TargetsConfig::default() })?;
+pub fn prepare(setup: WorkerSetup, with: &Surroundings) -> Result<Worker, WorkerError> {
+    let carrier = match &with.carrier {
+        Some(carrier) => carrier.clone(),
+        None => {
+            let config = TargetsConfig { allow_exec: setup.allow_exec, ..TargetsConfig::default() };
+            Arc::new(Targets::new(&config)?).into()
+        }
+    };
+    let clock = &with.clock;
     let mut kinds = BTreeSet::from(["http".to_owned()]);
     if setup.allow_exec {
         kinds.insert("exec".to_owned());
@@ -54,12 +61,12 @@ pub fn prepare(setup: WorkerSetup, clock: &Clock) -> Result<Worker, WorkerError>
         kinds,
         slots: setup.slots,
         endpoints: setup.endpoints,
-        dialer: Dialer::tcp(),
+        dialer: with.dialer.clone(),
         seed: clock.random(),
         drain_grace: DRAIN_GRACE_DEFAULT,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    Ok(Worker::new(options, Arc::new(targets))?)
+    Ok(Worker::new(options, carrier)?)
 }
 
 /// Runs a stand-alone worker until `stop` is cancelled and it has drained.
@@ -68,8 +75,8 @@ pub fn prepare(setup: WorkerSetup, clock: &Clock) -> Result<Worker, WorkerError>
 /// [`WorkerError`] when its setup cannot be put into effect.
 pub async fn run(
     setup: WorkerSetup,
-    clock: &Clock,
+    with: &Surroundings,
     stop: CancellationToken,
 ) -> Result<WorkerEnd, WorkerError> {
-    Ok(prepare(setup, clock)?.run(stop).await)
+    Ok(prepare(setup, with)?.run(stop).await)
 }

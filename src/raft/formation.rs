@@ -284,9 +284,17 @@ impl Raft {
         let channels =
             self.connections().to(address).map_err(|error| Status::unavailable(error.to_string()))?;
         let mut client = network::client(channels.control);
-        let request = guard::label(peer::IdentifyRequest {}, None, self.node_id(), id);
-        let answer = timeout(ANSWER_TIMEOUT, client.identify(request)).await;
-        let answer = answer.map_err(|_| Status::deadline_exceeded("no answer"))??.into_inner();
+        let mut ask = async || {
+            let request = guard::label(peer::IdentifyRequest {}, None, self.node_id(), id);
+            let answer = timeout(ANSWER_TIMEOUT, client.identify(request)).await;
+            answer.map_err(|_| Status::deadline_exceeded("no answer"))?
+        };
+        let answer = match ask().await {
+            // The connection broke: it may be left over from before the node was there, and the next call has a new one.
+            Err(status) if std::error::Error::source(&status).is_some() => ask().await,
+            answer => answer,
+        };
+        let answer = answer?.into_inner();
         if answer.node_id != id {
             return Err(Status::internal(format!("node {} answers under its address", answer.node_id)));
         }

@@ -11,6 +11,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use super::dial::{Connections, Dialer};
 use super::fatal::{FatalError, Verdict};
 use super::formation::{self, FormationError};
+use super::hashes::Hashes;
 use super::leadership::{Heard, Leadership};
 use super::library;
 use super::log_store::LogStore;
@@ -20,8 +21,8 @@ use super::state_machine::Published;
 use super::submit::Room;
 use super::types::{ClusterId, LogPosition, NodeAddress, OpenRaft};
 use crate::config::RaftTiming;
-use crate::state::State;
 use crate::state::time::Timestamp;
+use crate::state::{Applied, Entry, State};
 use crate::storage::snapshot_file::SnapshotDir;
 use crate::storage::{DataDir, StorageError};
 
@@ -51,7 +52,25 @@ pub struct RaftOptions {
     pub read_clock: ReadClock,
     /// Whether it asks for votes from the beginning; if not, [`Raft::set_elects`] has to follow.
     pub elects: bool,
+    /// Sees each entry that this node applies; for simulations.
+    pub observer: Option<Observer>,
 }
+
+/// An entry that a node has just applied.
+#[derive(Debug)]
+pub struct Observed<'a> {
+    /// Its place in the log.
+    pub index: u64,
+    /// The entry.
+    pub entry: &'a Entry,
+    /// What it did.
+    pub applied: &'a Applied,
+    /// The state with it.
+    pub after: &'a State,
+}
+
+/// Sees each entry that a node applies. It must not block.
+pub type Observer = Arc<dyn Fn(&Observed<'_>) + Send + Sync>;
 
 /// Why a node does not open.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -116,6 +135,7 @@ pub(super) struct Core {
     pub(super) sink: Arc<dyn RunSink>,
     pub(super) snapshots: SnapshotDir,
     pub(super) gap: Arc<Gap>,
+    pub(super) hashes: Hashes,
 }
 
 impl Raft {
@@ -288,7 +308,8 @@ impl Raft {
 impl Shared {
     fn new(options: RaftOptions) -> Self {
         let data_dir = Mutex::new(Some(Arc::clone(&options.data_dir)));
-        let starter = Starter { data_dir: options.data_dir, run_log: options.run_log };
+        let starter =
+            Starter { data_dir: options.data_dir, run_log: options.run_log, observer: options.observer };
         Self {
             node_id: options.node_id,
             address: options.address,

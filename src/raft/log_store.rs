@@ -91,8 +91,16 @@ impl LogStore {
         stored.map(|bytes| decode(bytes).map_err(|error| self.undecodable(what, error))).transpose()
     }
 
+    /// The first index behind what is purged; `None` while nothing was ever in the log.
+    pub(super) fn first_index(&self) -> Option<u64> {
+        match self.wal().bounds() {
+            (Some(purged), _) => Some(purged.index.saturating_add(1)),
+            (None, _) => self.wal().id_at(0).map(|id| id.index),
+        }
+    }
+
     /// The entries of `range` that the log holds, up to [`READ_BYTES_MAX`] but one at least.
-    async fn read_some(&self, range: Range<u64>) -> io::Result<Vec<RaftEntry>> {
+    pub(super) async fn read_some(&self, range: Range<u64>) -> io::Result<Vec<RaftEntry>> {
         let on_disk = match self.tail().read(range.clone()) {
             TailRead::Entries(entries) => return Ok(entries),
             TailRead::OnDisk(range) => range,

@@ -29,6 +29,7 @@
 //! [`log_store`] and [`state_machine`] are what the library reads and writes, [`network`] and [`server`] the two
 //! ends of its calls, [`dial`] and [`guard`] what they travel over and under which names. [`submit`], [`reads`],
 //! [`leadership`], [`membership`] and [`status`] are the handle. [`run_log`] keeps the finished runs in step with the log.
+//! [`hashes`] and [`export`] are evidence: replicas can be compared, and the log be read with what became of it.
 //!
 //! # What it deliberately does not do
 //! It decides nothing on becoming leader. It forwards no proposal: it names the leader. It reads nothing under a
@@ -38,12 +39,14 @@
 mod clocks;
 mod codec;
 mod dial;
+mod export;
 mod fatal;
 mod formation;
 #[doc(hidden)]
 pub mod fuzzing;
 mod guard;
 mod handle;
+mod hashes;
 mod leadership;
 mod library;
 mod log_store;
@@ -51,6 +54,7 @@ mod membership;
 mod network;
 mod reads;
 mod run_log;
+mod runtime;
 mod server;
 mod snapshot;
 mod startup;
@@ -62,9 +66,11 @@ mod types;
 pub use self::clocks::PeerClock;
 pub use self::codec::CodecError;
 pub use self::dial::{CONNECT_TIMEOUT, Dialer, KEEPALIVE, MESSAGE_BYTES_MAX, PeerStream, tcp_dialer};
+pub use self::export::{Content, Export, ExportError, PlannedExport, Replayed, WriteEntry};
 pub use self::fatal::FatalError;
 pub use self::formation::FormationError;
-pub use self::handle::{OpenError, Raft, RaftOptions, ReadClock};
+pub use self::handle::{Observed, Observer, OpenError, Raft, RaftOptions, ReadClock};
+pub use self::hashes::HASHES_KEPT;
 pub use self::leadership::Leadership;
 pub use self::library::{PROPOSE_TIMEOUT, READ_TIMEOUT};
 pub use self::membership::MembershipError;

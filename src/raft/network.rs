@@ -4,6 +4,10 @@
 //! us, is *unreachable*: the library backs off ([`BACKOFF`]). A stream that worked and then broke is a *network*
 //! error: it is opened again at once. An answer that does not come in time is a *timeout*.
 //!
+//! The library waits where it hands out a request, and a stream that cannot be opened never asks for one: where a
+//! dead peer's machine refuses the connection at once, it would try again thousands of times a second. So the wait
+//! before an append stream is opened again is made here ([`Peer::stream_append`]).
+//!
 //! The append stream is long-lived and pipelined; a half-open connection would stall it for ever, for the library
 //! sets no limit to a stream. Keepalive finds dead connections, and [`APPEND_SILENCE_MAX`] a peer that takes
 //! requests but answers none.
@@ -23,7 +27,7 @@ use openraft::raft::{
     TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::{ErrorSubject, ErrorVerb, OptionalSend, StorageError};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tonic::transport::Channel;
 
@@ -86,6 +90,7 @@ impl Network {
             address: node.peer_address.clone(),
             heartbeat,
             connections: Arc::clone(&self.connections),
+            refused: 0,
         }
     }
 }
@@ -98,6 +103,8 @@ pub(super) struct Peer {
     address: String,
     heartbeat: bool,
     connections: Arc<Connections>,
+    /// Append streams in a row that could not be opened.
+    refused: usize,
 }
 
 impl Peer {
@@ -116,6 +123,30 @@ impl Peer {
 
     fn timed_out(&self, action: RPCTypes, timeout: Duration) -> Timeout<TypeConfig> {
         Timeout { action, id: self.node_id, target: self.target, timeout }
+    }
+
+    /// Opens a stream of appends.
+    async fn open_append<S>(&self, input: S) -> Rpc<BoxStream<'static, Rpc<StreamAppendResult<TypeConfig>>>>
+    where
+        S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
+    {
+        let mut client = self.append()?;
+        let owed = Arc::new(AtomicUsize::new(0));
+        let sent = Arc::clone(&owed);
+        let requests = input.map(move |request| {
+            sent.fetch_add(1, Ordering::Relaxed);
+            append_request(&request)
+        });
+        let call = client.stream_append(self.label(requests));
+        let answers = match timeout(APPEND_SETUP_TIMEOUT, call).await {
+            Ok(Ok(response)) => response.into_inner(),
+            Ok(Err(status)) => return Err(unreachable(status)),
+            Err(_) => {
+                return Err(Unreachable::from_string("opening an append stream took too long").into());
+            }
+        };
+        let silence = self.timed_out(RPCTypes::AppendEntries, APPEND_SILENCE_MAX);
+        Ok(receive(answers, owed, silence).boxed())
     }
 
     /// Awaits the answer to a call of one message for at most `limit`.
@@ -152,7 +183,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         let limit = option.soft_ttl();
         let deadline = self.timed_out(RPCTypes::AppendEntries, limit);
         let exchange = async {
-            let mut answers = self.stream_append(Box::pin(futures::stream::iter([rpc])), option).await?;
+            let mut answers = self.open_append(futures::stream::iter([rpc])).await?;
             answers.next().await.unwrap_or_else(|| Err(NetworkError::from_string("no answer").into()))
         };
         let result = timeout(limit, exchange).await.map_err(|_| deadline)?;
@@ -168,23 +199,12 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
-            let mut client = self.append()?;
-            let owed = Arc::new(AtomicUsize::new(0));
-            let sent = Arc::clone(&owed);
-            let requests = input.map(move |request| {
-                sent.fetch_add(1, Ordering::Relaxed);
-                append_request(&request)
-            });
-            let call = client.stream_append(self.label(requests));
-            let answers = match timeout(APPEND_SETUP_TIMEOUT, call).await {
-                Ok(Ok(response)) => response.into_inner(),
-                Ok(Err(status)) => return Err(unreachable(status)),
-                Err(_) => {
-                    return Err(Unreachable::from_string("opening an append stream took too long").into());
-                }
-            };
-            let silence = self.timed_out(RPCTypes::AppendEntries, APPEND_SILENCE_MAX);
-            Ok(receive(answers, owed, silence).boxed())
+            if let Some(before) = self.refused.checked_sub(1) {
+                sleep(BACKOFF[before.min(BACKOFF.len() - 1)]).await;
+            }
+            let opened = self.open_append(input).await;
+            self.refused = if opened.is_ok() { 0 } else { self.refused.saturating_add(1) };
+            opened
         })
     }
 
@@ -374,5 +394,37 @@ pub(super) fn vote_response_to(answer: &VoteResponse<TypeConfig>) -> peer::VoteR
         vote: Some((&answer.vote).into()),
         granted: answer.vote_granted,
         last_log_id: answer.last_log_id.map(Into::into),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use openraft::network::RPCOption;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::raft::dial::Dialer;
+
+    #[tokio::test(start_paused = true)]
+    async fn peer_whose_machine_refuses_at_once_is_asked_again_by_the_backoff() {
+        let dialled = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&dialled);
+        let refuse: Dialer = Arc::new(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async { Err(std::io::ErrorKind::ConnectionRefused.into()) })
+        });
+        let connections = Arc::new(Connections::new(refuse));
+        let mut network = Network { node_id: 1, cluster: ClusterId([7; 16]), connections };
+        let node = NodeAddress { peer_address: "127.0.0.1:1".to_owned(), address: "127.0.0.1:2".to_owned() };
+        let mut peer = network.new_client(2, &node).await;
+        let begun = Instant::now();
+        for _ in 0..=BACKOFF.len() {
+            let nothing = futures::stream::pending::<AppendEntriesRequest<TypeConfig>>();
+            let option = RPCOption::new(Duration::from_millis(30));
+            assert!(peer.stream_append(nothing, option).await.is_err());
+        }
+        assert_eq!(dialled.load(Ordering::Relaxed), BACKOFF.len() + 1);
+        let waited: Duration = BACKOFF.iter().sum();
+        assert!(begun.elapsed() >= waited, "{:?}", begun.elapsed());
     }
 }

@@ -130,7 +130,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 pub(super) async fn blocking<T: Send + 'static, E: Send + 'static>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
 ) -> Result<T, E> {
-    match tokio::task::spawn_blocking(work).await {
+    match crate::threads::blocking(work).await {
         Ok(result) => result,
         Err(error) => match error.try_into_panic() {
             Ok(panic) => std::panic::resume_unwind(panic),
@@ -163,9 +163,9 @@ pub(super) fn send(
     let (pieces, stream) = mpsc::channel(CHUNKS_AHEAD);
     let outcome = ReadOutcome::default();
     let told = outcome.clone();
-    tokio::task::spawn_blocking(move || {
-        let read = || -> Result<(), StorageError> {
-            let mut outgoing = OutgoingSnapshot::open(&file.path)?;
+    tokio::spawn(async move {
+        let read = async {
+            let mut outgoing = blocking(move || OutgoingSnapshot::open(&file.path)).await?;
             let head = peer::SnapshotChunk {
                 vote: Some(vote),
                 meta: Some(meta),
@@ -174,15 +174,17 @@ pub(super) fn send(
             };
             let mut next = Some(head);
             while let Some(piece) = next {
-                if pieces.blocking_send(piece).is_err() {
-                    return Ok(()); // The peer or the library has lost interest.
+                if pieces.send(piece).await.is_err() {
+                    break; // The peer or the library has lost interest.
                 }
-                let data = outgoing.read(CHUNK_BYTES)?;
+                let (open, data) =
+                    blocking(move || outgoing.read(CHUNK_BYTES).map(|data| (outgoing, data))).await?;
+                outgoing = open;
                 next = data.map(|data| peer::SnapshotChunk { data, ..Default::default() });
             }
             Ok(())
         };
-        if let Err(error) = read() {
+        if let Err(error) = read.await {
             let _ = told.0.set(error);
         }
     });

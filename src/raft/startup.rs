@@ -7,7 +7,8 @@
 use std::sync::Arc;
 
 use super::fatal::FatalError;
-use super::handle::{Core, OpenError, Raft};
+use super::handle::{Core, Observer, OpenError, Raft};
+use super::hashes::Hashes;
 use super::log_store::{LogStore, WAL_TAIL_BYTES};
 use super::network::Network;
 use super::run_log::{Gap, GapFetcher, OpenRunSink};
@@ -24,12 +25,13 @@ use crate::storage::{DataDir, Identity, StorageError, files};
 pub(super) struct Starter {
     pub(super) data_dir: Arc<DataDir>,
     pub(super) run_log: OpenRunSink,
+    pub(super) observer: Option<Observer>,
 }
 
 impl Starter {
     /// Starts `raft` as a member of `cluster`.
     pub(super) async fn start(self, raft: &Raft, cluster: ClusterId) -> Result<Core, OpenError> {
-        let Self { data_dir, run_log } = self;
+        let Self { data_dir, run_log, observer } = self;
         let identity = Identity { cluster_id: cluster.0, node_id: raft.node_id() };
         let opened = blocking(move || -> Result<_, StorageError> {
             let claim = data_dir.check(&identity)?;
@@ -49,12 +51,15 @@ impl Starter {
         let spread = |limit: u64| (limit / 16).saturating_mul(stagger).max(limit);
         let clock = SnapshotClock::new(spread(timing.snapshot_entries), spread(timing.snapshot_bytes));
         let clock = Arc::new(clock);
+        let hashes = Hashes::default();
         let machine = StateMachine::open(Surroundings {
             published: raft.published().clone(),
             sink: Arc::clone(&sink),
             snapshots: snapshots.clone(),
             clock: Arc::clone(&clock),
+            hashes: hashes.clone(),
             verdict: raft.verdict().clone(),
+            observer,
         });
         let machine = machine.await.map_err(FatalError::from)?;
         let network =
@@ -73,7 +78,7 @@ impl Starter {
         library.run();
         tracing::info!(cluster = %cluster, node = raft.node_id(), "this node takes part");
         let gap = Arc::new(Gap::of(Arc::clone(&sink)));
-        let core = Core { cluster, raft: library, log, sink, snapshots, gap };
+        let core = Core { cluster, raft: library, log, sink, snapshots, gap, hashes };
         watch(raft, &core, clock);
         Ok(core)
     }

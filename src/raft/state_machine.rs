@@ -20,6 +20,8 @@ use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::{Notify, watch};
 
 use super::fatal::{FatalError, Verdict};
+use super::handle::{Observed, Observer};
+use super::hashes::Hashes;
 use super::run_log::RunSink;
 use super::snapshot::{self, Builder, Current, LoadError, SnapshotFile};
 use super::types::{Answer, LogId, LogPosition, LoggedEntry, SnapshotMeta, StoredMembership, TypeConfig};
@@ -77,7 +79,9 @@ pub(super) struct Surroundings {
     pub(super) sink: Arc<dyn RunSink>,
     pub(super) snapshots: SnapshotDir,
     pub(super) clock: Arc<SnapshotClock>,
+    pub(super) hashes: Hashes,
     pub(super) verdict: Verdict,
+    pub(super) observer: Option<Observer>,
 }
 
 /// The state with its place in the log.
@@ -133,6 +137,10 @@ impl StateMachine {
         let state = &mut self.state;
         let applied = catch_unwind(AssertUnwindSafe(|| state.apply(index, logged.entry())))
             .map_err(|panic| FatalError::Apply { index, message: panic_message(&*panic) })?;
+        if let Some(observer) = &self.with.observer {
+            let entry = logged.entry();
+            observer(&Observed { index, entry, applied: &applied, after: &self.state });
+        }
         if !applied.finished.is_empty() {
             self.with.sink.append(index, applied.finished.clone()).await?;
         }
@@ -190,6 +198,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 }
             };
             self.applied = Some(entry.log_id);
+            self.with.hashes.look(entry.log_id.index, &self.state);
             waiting.extend(responder.map(|responder| (responder, answer)));
             if commands >= PUBLISH_COMMANDS {
                 self.answer(&mut waiting);

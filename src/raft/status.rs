@@ -12,6 +12,7 @@ use super::handle::Raft;
 use super::leadership::Leadership;
 use super::run_log::RunLogGap;
 use super::types::{ClusterId, NodeAddress};
+use crate::state::StateHash;
 
 /// Entries that the next leader may lack when it is asked to take over; it waits for them for one election timeout.
 const TRANSFER_LAG_MAX: u64 = 1000;
@@ -88,6 +89,8 @@ pub struct RaftStatus {
     pub quorum_acked_for: Option<Duration>,
     /// Part of the run log that it still has to fetch.
     pub run_log_gap: Option<RunLogGap>,
+    /// Hashes of its state with their log indexes, the newest last.
+    pub state_hashes: Vec<(u64, StateHash)>,
 }
 
 /// Why leadership was not handed over.
@@ -148,6 +151,7 @@ impl Raft {
             })
             .collect();
         status.run_log_gap = core.sink.gap();
+        status.state_hashes = core.hashes.newest();
         status
     }
 

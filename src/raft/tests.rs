@@ -2,6 +2,7 @@
 
 mod cluster;
 mod conformance;
+mod export;
 mod formation;
 pub(crate) mod harness;
 mod membership;

@@ -29,7 +29,7 @@ impl openraft::RaftTypeConfig for TypeConfig {
     type Vote = Vote;
     type Payload = Payload;
     type Entry = RaftEntry;
-    type AsyncRuntime = Runtime;
+    type AsyncRuntime = super::runtime::Runtime;
     type Responder<T>
         = super::submit::Reply<T>
     where
@@ -40,10 +40,6 @@ impl openraft::RaftTypeConfig for TypeConfig {
         T: OptionalSend + 'static;
     type ErrorSource = openraft::impls::BoxedErrorSource;
 }
-
-/// What drives the library's tasks and timers. A simulation replaces this one line by a runtime of its own whose
-/// random numbers come from `openraft_rt::deterministic_rng`.
-pub(super) type Runtime = openraft_rt_tokio::TokioRuntime;
 
 type LeaderTerm = CommittedLeaderId<u64>;
 

@@ -23,6 +23,8 @@ pub(super) struct Applying<'a> {
     pub(super) finished: Vec<Arc<Run>>,
     /// Queued runs are being let through: an end among them must not begin that anew.
     pub(super) admitting: bool,
+    /// The command was answered from memory.
+    pub(super) repeated: bool,
 }
 
 impl State {
@@ -32,22 +34,31 @@ impl State {
         self.now = self.now.max(entry.at);
         self.applied = index;
         let moment = Moment { at: self.now, index };
-        let mut applying =
-            Applying { state: self, moment, number: 0, finished: Vec::new(), admitting: false };
+        let mut applying = Applying {
+            state: self,
+            moment,
+            number: 0,
+            finished: Vec::new(),
+            admitting: false,
+            repeated: false,
+        };
+        let mut repeats = Vec::new();
         let outcomes = entry
             .commands
             .iter()
             .enumerate()
             .map(|(place, command)| match command_number(index, place) {
                 Some(number) => {
-                    applying.number = number;
-                    applying.once(command)
+                    (applying.number, applying.repeated) = (number, false);
+                    let outcome = applying.once(command);
+                    repeats.extend(Some(place).filter(|_| applying.repeated));
+                    outcome
                 }
                 None => Outcome::Rejected(Rejection::Limit),
             })
             .collect();
         let finished = applying.finished;
-        Applied { outcomes, finished }
+        Applied { outcomes, finished, repeats }
     }
 }
 

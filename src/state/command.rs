@@ -438,3 +438,22 @@ pub enum Rejection {
     #[error("malformed command")]
     Malformed,
 }
+
+impl Rejection {
+    /// The word of the API.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoJob => "no_job",
+            Self::NoRun => "no_run",
+            Self::NoBreaker => "no_breaker",
+            Self::Stale => "stale",
+            Self::OccurrenceDue => "occurrence_due",
+            Self::Fence => "fence",
+            Self::BreakerOpen => "breaker_open",
+            Self::Early => "early",
+            Self::Limit => "limit",
+            Self::Malformed => "malformed",
+        }
+    }
+}

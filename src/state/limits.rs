@@ -35,3 +35,8 @@ pub const GRACE: Duration = Duration::from_secs(1);
 /// How long past its timeout an attempt may go unreported before the cluster closes it as timed out.
 /// The worker enforces the timeout itself; this is for a worker that hangs.
 pub const TIMEOUT_GRACE: Duration = Duration::from_secs(30);
+/// Entries between two hashes of the state that nodes compare.
+pub const HASH_EVERY: u64 = 1_024;
+/// Jobs, live runs and breakers together that a state may have and be hashed as often as that; a larger one is hashed
+/// at every second of these indexes, a much larger one at every fourth, and so on.
+pub const HASHED_ITEMS: usize = 16_384;

@@ -33,6 +33,7 @@ mod apply;
 mod attempt;
 pub mod breaker;
 mod command;
+mod evidence;
 mod fire;
 mod job;
 pub mod limits;
@@ -54,6 +55,7 @@ use breaker::{Breaker, Status, StatusKind};
 pub use command::{
     BreakerKey, Change, CodecError, Command, Due, Entry, JobRef, Outcome, Rejection, Request, Verdict,
 };
+pub use evidence::{BreakerChange, StateHash};
 pub use job::{Fault, Job, LastRun, Pause};
 pub use operation::JobChange;
 use operation::Remembered;
@@ -70,6 +72,9 @@ pub struct Applied {
     pub outcomes: Vec<Outcome>,
     /// Runs that ended, in order, for the run log.
     pub finished: Vec<Arc<Run>>,
+    /// Places of commands that were known by their operation id: nothing was done again, and the outcome is that
+    /// of the first time.
+    pub repeats: Vec<usize>,
 }
 
 /// A term of leadership, as its leader recorded it.

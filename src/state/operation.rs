@@ -120,8 +120,9 @@ impl Applying<'_> {
     pub(super) fn once(&mut self, command: &Command) -> Outcome {
         let Some(key) = operation_key(command) else { return self.command(command) };
         self.state.forget_operations();
-        if let Some(outcome) = self.state.remembered(&key) {
-            return outcome.clone();
+        if let Some(outcome) = self.state.remembered(&key).cloned() {
+            self.repeated = true;
+            return outcome;
         }
         let outcome = self.command(command);
         if !matches!(outcome, Outcome::Rejected(_)) {

@@ -43,6 +43,7 @@ use self::engine::Engine;
 use self::writer::{Command, Progress, Writer};
 use super::error::StorageError;
 use super::files;
+use crate::threads;
 
 /// Largest key, without the byte for its tree.
 pub const KEY_BYTES_MAX: usize = 1 << 10;
@@ -163,11 +164,33 @@ impl Fatal {
     }
 }
 
+/// Who serves the requests.
+enum Commands {
+    /// The storage thread, which is sent them.
+    Thread(mpsc::Sender<Command>),
+    /// The caller, in a simulation; nobody once the store has ended.
+    Turn(Mutex<Option<Writer>>),
+}
+
+impl Commands {
+    fn send(&self, command: Command) -> Result<(), StorageError> {
+        match self {
+            // Each request has taken its room, so the channel is never full.
+            Self::Thread(requests) => requests.try_send(command).map_err(|_| StorageError::Closed),
+            Self::Turn(writer) => {
+                let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+                *writer = writer.take().ok_or(StorageError::Closed)?.serve_in_turn(command);
+                Ok(())
+            }
+        }
+    }
+}
+
 /// A handle on an open store. [`Store::close`] before dropping it, or exit the process.
 pub struct Store {
     engine: Arc<Engine>,
     fatal: Arc<Fatal>,
-    commands: mpsc::Sender<Command>,
+    commands: Commands,
     room: Arc<Semaphore>,
     trees: &'static [&'static str],
 }
@@ -192,13 +215,14 @@ impl Store {
         let (opened, opening) = std_mpsc::sync_channel(1);
         let folder = path.to_path_buf();
         let shared = (Arc::clone(&fatal), Arc::clone(&progress), Arc::clone(&room));
+        let in_turn = threads::turns().is_some();
         let storage_thread = thread::Builder::new().name("store-writer".into()).spawn(move || {
             let result = Engine::open(&folder, trees, value_bytes_max, cache_bytes).map(Arc::new);
             let engine = result.as_ref().ok().cloned();
             let wanted = opened.send(result).is_ok();
-            if let (Some(engine), true) = (engine, wanted) {
+            if let (Some(engine), true, false) = (engine, wanted, in_turn) {
                 let (fatal, progress, room) = shared;
-                Writer { engine, fatal, progress, room, requests }.run();
+                Writer { engine, fatal, progress, room }.run(requests);
             }
         });
         storage_thread.map_err(StorageError::io(path, "start a thread for"))?;
@@ -207,7 +231,13 @@ impl Store {
             op: "opening the store",
             after: OPEN_TIMEOUT,
         })??;
-        writer::watch(path, Arc::clone(&fatal), progress)?;
+        let commands = if in_turn {
+            let (engine, fatal, room) = (Arc::clone(&engine), Arc::clone(&fatal), Arc::clone(&room));
+            Commands::Turn(Mutex::new(Some(Writer { engine, fatal, progress, room })))
+        } else {
+            writer::watch(path, Arc::clone(&fatal), progress)?;
+            Commands::Thread(commands)
+        };
         Ok(Self { engine, fatal, commands, room, trees })
     }
 
@@ -321,7 +351,7 @@ impl Store {
         let (done, ended) = oneshot::channel();
         let Self { engine, fatal, commands, .. } = self;
         drop(engine); // The writer's is the last one then.
-        commands.send(Command::Close { done }).await.map_err(|_| StorageError::Closed)?;
+        commands.send(Command::Close { done })?;
         ended.await.map_err(|_| fatal.check().err().unwrap_or(StorageError::Closed))
     }
 
@@ -335,7 +365,7 @@ impl Store {
         let room = (bytes / QUEUE_REQUEST_BYTES_MIN).max(1) as u32;
         let failed = || self.fatal.check().err().unwrap_or(StorageError::Closed);
         self.room.acquire_many(room).await.map_err(|_| failed())?.forget();
-        self.commands.try_send(command(room)).map_err(|_| failed())
+        self.commands.send(command(room)).map_err(|_| failed())
     }
 
     fn reported<T>(&self, result: Result<T, StorageError>) -> Result<T, StorageError> {

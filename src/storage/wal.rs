@@ -33,8 +33,8 @@ mod writer;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::thread;
 
 use bytes::Bytes;
@@ -43,10 +43,11 @@ use tokio::sync::{mpsc, oneshot};
 use self::format::{Kind, Record};
 use self::index::Misfit;
 use self::queue::{Shared, State};
-use self::reader::{Location, READ_QUEUE_MAX, ReadRequest, ReadResult};
+use self::reader::{Location, READ_QUEUE_MAX, ReadResult, Reader, Reading};
 use self::writer::Writer;
 use super::error::StorageError;
 use super::identity::Identity;
+use crate::threads;
 
 pub use self::format::EntryId;
 pub use self::queue::GROUP_BYTES_MAX;
@@ -153,7 +154,7 @@ pub struct WalStats {
 /// A handle on an open log. Dropping it lets the writer finish what is queued; [`Wal::close`] waits for that.
 pub struct Wal {
     shared: Arc<Shared>,
-    reads: mpsc::Sender<ReadRequest>,
+    reading: Reading,
     room: u32,
 }
 
@@ -192,16 +193,25 @@ impl Wal {
             doomed: VecDeque::new(),
             buffer: Vec::new(),
         };
-        let (reads, requests) = mpsc::channel(READ_QUEUE_MAX);
-        let read_dir = dir.to_path_buf();
-        let threads = [
-            thread::Builder::new().name("wal-writer".into()).spawn(move || writer.run()),
-            thread::Builder::new().name("wal-reader".into()).spawn(move || reader::run(read_dir, requests)),
-        ];
-        for thread in threads {
-            thread.map_err(StorageError::io(dir, "start a thread for"))?;
-        }
-        Ok((Self { shared, reads, room: room.min(u32::MAX as usize) as u32 }, opened))
+        let reader = Reader::new(dir.to_path_buf());
+        let reading = match threads::turns() {
+            None => {
+                let (reads, requests) = mpsc::channel(READ_QUEUE_MAX);
+                let threads = [
+                    thread::Builder::new().name("wal-writer".into()).spawn(move || writer.run()),
+                    thread::Builder::new().name("wal-reader".into()).spawn(move || reader.run(requests)),
+                ];
+                for thread in threads {
+                    thread.map_err(StorageError::io(dir, "start a thread for"))?;
+                }
+                Reading::Thread(reads)
+            }
+            Some(turns) => {
+                tokio::spawn(writer.run_in_turn(turns));
+                Reading::Turn(Mutex::new(reader))
+            }
+        };
+        Ok((Self { shared, reading, room: room.min(u32::MAX as usize) as u32 }, opened))
     }
 
     /// Adds entries behind the last one. When this returns they can be read; `done` is called when they are
@@ -321,10 +331,7 @@ impl Wal {
             if locations.is_empty() {
                 return Ok(newest);
             }
-            let (reply, answer) = oneshot::channel();
-            let request = ReadRequest { locations, reply };
-            self.reads.send(request).await.map_err(|_| StorageError::Closed)?;
-            match answer.await.map_err(|_| StorageError::Closed)? {
+            match self.reading.read(locations).await {
                 Ok(ReadResult::Entries(mut entries)) => {
                     entries.extend(newest);
                     return Ok(entries);

@@ -31,10 +31,13 @@ mod tail;
 mod told;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 pub use exec::{EXEC_ENV_BYTES_MAX, EXEC_GRACE_DEFAULT, EXEC_PATH_DEFAULT};
@@ -332,6 +335,40 @@ impl Targets {
             Target::Exec(exec) => self.launcher.carry_out(order, exec, &cancel).await,
             Target::Http(http) => self.caller.carry_out(order, http, &cancel).await,
         }
+    }
+}
+
+/// Whoever carries out orders for a worker: [`Targets`], or what a simulation has in their place.
+#[derive(Clone)]
+pub struct Carrier(Arc<dyn Fn(Order, CancellationToken) -> BoxFuture<'static, Report> + Send + Sync>);
+
+impl Carrier {
+    /// Whatever `carry_out` does with an order, by the rules of [`Targets::carry_out`].
+    pub fn new<F>(carry_out: impl Fn(Order, CancellationToken) -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Report> + Send + 'static,
+    {
+        Self(Arc::new(move |order, cancel| Box::pin(carry_out(order, cancel))))
+    }
+
+    /// As [`Targets::carry_out`].
+    pub fn carry_out(&self, order: Order, cancel: CancellationToken) -> BoxFuture<'static, Report> {
+        (self.0)(order, cancel)
+    }
+}
+
+impl From<Arc<Targets>> for Carrier {
+    fn from(targets: Arc<Targets>) -> Self {
+        Self::new(move |order, cancel| {
+            let targets = Arc::clone(&targets);
+            async move { targets.carry_out(&order, cancel).await }
+        })
+    }
+}
+
+impl fmt::Debug for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Carrier")
     }
 }
 

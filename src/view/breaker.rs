@@ -71,7 +71,7 @@ pub fn to_pb(state: &State, key: &BreakerKey) -> Option<pb::Breaker> {
         }
         (None, BreakerKey::Shared(..)) => return None,
     };
-    Some(pb::Breaker { namespace, name, jobs, ..message(breaker) })
+    Some(pb::Breaker { namespace, name, jobs, applied_index: state.applied_index(), ..message(breaker) })
 }
 
 /// The breaker of a job.
@@ -88,6 +88,7 @@ fn message(breaker: &Breaker) -> pb::Breaker {
         reason: last.map(|last| last.why.as_str()).unwrap_or_default().to_owned(),
         actor: last.map(|last| last.actor.clone()).unwrap_or_default(),
         changed_at: last.map(|last| instant(last.at)),
+        changed_index: last.map_or(0, |last| last.index),
         reopened: breaker.reopened,
         consecutive_failures: breaker.consecutive_failures,
         window_attempts,
@@ -107,7 +108,7 @@ fn message(breaker: &Breaker) -> pb::Breaker {
     message
 }
 
-const fn kind(kind: StatusKind) -> pb::BreakerState {
+pub(super) const fn kind(kind: StatusKind) -> pb::BreakerState {
     match kind {
         StatusKind::Closed => pb::BreakerState::Closed,
         StatusKind::Open => pb::BreakerState::Open,

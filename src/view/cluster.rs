@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::instant;
 use crate::pb::v1 as pb;
-use crate::state::State;
+use crate::state::{State, StateHash};
 
 /// A worker session, as the leader knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,6 +75,8 @@ pub struct ClusterSeen {
     pub snapshot_index: u64,
     /// All nodes.
     pub nodes: Vec<NodeSeen>,
+    /// Hashes of its state with their indexes, the newest last.
+    pub state_hashes: Vec<(u64, StateHash)>,
 }
 
 /// What the binary says of itself.
@@ -111,7 +113,12 @@ pub fn to_pb(
         live_runs: count(state.run_count()),
         now: Some(instant(state.now())),
         workers: workers.unwrap_or_default().iter().map(worker).collect(),
+        state_hashes: seen.state_hashes.iter().map(state_hash).collect(),
     }
+}
+
+fn state_hash((index, hash): &(u64, StateHash)) -> pb::StateHash {
+    pb::StateHash { index: *index, hash: hash.to_string() }
 }
 
 fn node(node: &NodeSeen) -> pb::Node {

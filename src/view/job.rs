@@ -49,6 +49,7 @@ pub fn to_pb(state: &State, log: &RunLog, job: &Job) -> Result<pb::Job, HistoryE
         last_run,
         fault: job.fault.as_ref().map(|fault| fault.why.clone()).unwrap_or_default(),
         faulty_since: job.fault.as_ref().map(|fault| instant(fault.since)),
+        applied_index: state.applied_index(),
     })
 }
 

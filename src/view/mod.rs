@@ -22,6 +22,7 @@ pub mod explain;
 #[cfg(test)]
 pub(crate) mod fixture;
 pub mod job;
+pub mod log;
 pub mod run;
 pub mod runs;
 pub mod spec;

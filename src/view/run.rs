@@ -30,14 +30,32 @@ pub const fn state(state: RunState) -> pb::RunState {
     }
 }
 
-/// The message of a run.
+/// What made a run, as the API's message.
 #[must_use]
-pub fn to_pb(run: &Run) -> pb::Run {
-    let cause = match run.cause {
+pub const fn cause(cause: Cause) -> pb::Cause {
+    match cause {
         Cause::Schedule => pb::Cause::Schedule,
         Cause::Manual => pb::Cause::Manual,
         Cause::CatchUp => pb::Cause::CatchUp,
-    };
+    }
+}
+
+/// The end of an attempt as the API's message.
+#[must_use]
+pub const fn outcome(outcome: AttemptOutcome) -> pb::Outcome {
+    match outcome {
+        AttemptOutcome::Running => pb::Outcome::Running,
+        AttemptOutcome::Succeeded => pb::Outcome::Succeeded,
+        AttemptOutcome::Failed => pb::Outcome::Failed,
+        AttemptOutcome::TimedOut => pb::Outcome::Timeout,
+        AttemptOutcome::Cancelled => pb::Outcome::Cancelled,
+        AttemptOutcome::Lost => pb::Outcome::Lost,
+    }
+}
+
+/// The message of a run.
+#[must_use]
+pub fn to_pb(run: &Run) -> pb::Run {
     let retry_at = match run.phase {
         Phase::Backoff { retry_at } => Some(retry_at),
         Phase::Queued | Phase::Held | Phase::Waiting | Phase::Running | Phase::Ended => None,
@@ -50,7 +68,7 @@ pub fn to_pb(run: &Run) -> pb::Run {
         scheduled_at: Some(instant(run.id.at)),
         fired_at: Some(instant(run.fired_at)),
         finished_at: run.finished_at.map(instant),
-        cause: cause.into(),
+        cause: cause(run.cause).into(),
         state: state(run.state).into(),
         reason: reason(run).map(Reason::as_str).unwrap_or_default().to_owned(),
         stands_for: run.stands_for,
@@ -68,14 +86,6 @@ pub fn to_pb(run: &Run) -> pb::Run {
 }
 
 fn attempt(attempt: &Attempt) -> pb::Attempt {
-    let outcome = match attempt.outcome {
-        AttemptOutcome::Running => pb::Outcome::Running,
-        AttemptOutcome::Succeeded => pb::Outcome::Succeeded,
-        AttemptOutcome::Failed => pb::Outcome::Failed,
-        AttemptOutcome::TimedOut => pb::Outcome::Timeout,
-        AttemptOutcome::Cancelled => pb::Outcome::Cancelled,
-        AttemptOutcome::Lost => pb::Outcome::Lost,
-    };
     let report = attempt.report.as_deref();
     pb::Attempt {
         number: attempt.number,
@@ -83,7 +93,7 @@ fn attempt(attempt: &Attempt) -> pb::Attempt {
         worker: attempt.worker.to_string(),
         started_at: Some(instant(attempt.started_at)),
         finished_at: attempt.finished_at.map(instant),
-        outcome: outcome.into(),
+        outcome: outcome(attempt.outcome).into(),
         exit_code: report.and_then(|report| report.exit_code),
         http_status: report.and_then(|report| report.http_status).map(u32::from),
         error: report.map(|report| report.error.clone()).unwrap_or_default(),

@@ -8,24 +8,21 @@
 //! after the answer came, so it lies before the end of the lease as the leader counts it.
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::{Endpoint, Uri};
+use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
-use tower::service_fn;
 
-use super::dial::Dialer;
 use super::ledger::Overflow;
 use super::{
     CONNECT_TIMEOUT, HEARTBEAT_EVERY, KEEP_ALIVE, LEASE_MIN, MESSAGE_BYTES_MAX, OUTBOX, SILENCE_MAX,
     UNANSWERED_MAX, WELCOME_TIMEOUT,
 };
+use crate::client::Dialer;
 use crate::pb::v1 as pb;
 use crate::pb::v1::leader_message::Kind as FromLeader;
 use crate::pb::v1::worker_message::Kind as FromWorker;
@@ -158,12 +155,7 @@ async fn connect(address: &Arc<str>, dialer: Dialer) -> Result<Client, OpenError
         .http2_keep_alive_interval(KEEP_ALIVE)
         .keep_alive_timeout(KEEP_ALIVE)
         .keep_alive_while_idle(true);
-    let address = address.clone();
-    let connector = service_fn(move |_: Uri| {
-        let dialled = dialer.dial(address.clone());
-        async move { Ok::<_, io::Error>(TokioIo::new(dialled.await?)) }
-    });
-    let channel = endpoint.connect_with_connector(connector).await.map_err(OpenError::Connect)?;
+    let channel = dialer.connect(&endpoint, address).await.map_err(OpenError::Connect)?;
     Ok(WorkerServiceClient::new(channel).max_decoding_message_size(MESSAGE_BYTES_MAX))
 }
 

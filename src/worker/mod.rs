@@ -32,7 +32,6 @@
 //! (`target`'s), and persistence: a worker that dies forgets, and its next life has another name.
 
 mod convert;
-mod dial;
 mod finder;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -44,7 +43,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use dial::{Connection, Dialer};
+pub use crate::client::{Connection, Dialer};
 pub use serve::Worker;
 
 /// Attempts that a worker may carry out at a time.

@@ -18,13 +18,13 @@ use super::link::{self, LinkError, LinkEvent, OpenError, OpenLink, Opening};
 use super::{FAREWELL_MAX, NAME_BYTES_MAX, OptionsError, STOP_MAX, WorkerEnd, WorkerOptions, WorkerStatus};
 use crate::pb::v1 as pb;
 use crate::pb::v1::worker_message::Kind as FromWorker;
-use crate::target::{Outcome, Report, Targets};
+use crate::target::{Carrier, Outcome, Report};
 
 /// Carries out attempts for the cluster; see the module.
 #[derive(Debug)]
 pub struct Worker {
     options: WorkerOptions,
-    targets: Arc<Targets>,
+    carrier: Carrier,
     ledger: Ledger,
     finder: Finder,
     link: Link,
@@ -72,14 +72,14 @@ impl Worker {
     ///
     /// # Errors
     /// [`OptionsError`] when an option is out of its bounds.
-    pub fn new(options: WorkerOptions, targets: Arc<Targets>) -> Result<Self, OptionsError> {
+    pub fn new(options: WorkerOptions, carrier: Carrier) -> Result<Self, OptionsError> {
         options.check()?;
         let endpoints = options.endpoints.iter().map(|endpoint| endpoint.as_str().into()).collect();
         Ok(Self {
             ledger: Ledger::new(options.slots as usize),
             finder: Finder::new(endpoints, options.seed, Instant::now()),
             options,
-            targets,
+            carrier,
             link: Link::Searching,
             phase: Phase::Serving,
             attempts: JoinSet::new(),
@@ -146,9 +146,8 @@ impl Worker {
         while self.is_confirmed()
             && let Some(start) = self.ledger.start_next()
         {
-            let targets = self.targets.clone();
             tracing::debug!(run_id = %start.key.run_id, fence = start.key.fence, "attempt begins");
-            let attempt = async move { targets.carry_out(&start.order, start.cancel).await };
+            let attempt = self.carrier.carry_out(*start.order, start.cancel);
             let task = self.attempts.spawn(attempt);
             self.keys.insert(task.id(), start.key);
         }

@@ -45,7 +45,7 @@ impl Bench {
     fn start(options: WorkerOptions) -> Self {
         let config = TargetsConfig { allow_exec: true, ..TargetsConfig::default() };
         let targets = Arc::new(Targets::new(&config).expect("a valid configuration"));
-        let worker = Worker::new(options, targets).expect("valid options");
+        let worker = Worker::new(options, targets.into()).expect("valid options");
         let (status, shutdown) = (worker.status(), CancellationToken::new());
         let end = tokio::spawn(worker.run(shutdown.clone()));
         Self { folder: tempfile::tempdir().expect("a folder"), status, shutdown, end }

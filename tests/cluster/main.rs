@@ -5,6 +5,7 @@
 
 mod breakers;
 mod durability;
+mod evidence;
 mod harness;
 mod membership;
 mod pages;

@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "each test binary uses its part")]
 
+pub(crate) mod chance;
+pub(crate) mod invariants;
 pub(crate) mod names;
 pub(crate) mod single;
 pub(crate) mod spec;

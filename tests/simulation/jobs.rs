@@ -9,7 +9,7 @@ use chronarch::state::spec::{CatchUpRuns, JobSpec, Keep, OnLost, OnOpen, OnResum
 use chronarch::state::time::Timestamp;
 use chronarch::state::{Command, Due, Request, State};
 
-use crate::chance::Chance;
+use crate::lab::chance::Chance;
 use crate::lab::spec;
 
 pub(crate) const NAMES: [&str; 6] = ["ant", "bee", "cat", "dog", "elk", "fox"];

@@ -12,7 +12,8 @@ use chronarch::state::time::Timestamp;
 use chronarch::state::{Applied, Command, Outcome, State};
 
 use crate::LEASE_MS;
-use crate::worker::{Held, ToWorker};
+use crate::lab::invariants::Held;
+use crate::worker::ToWorker;
 
 const SLOTS: u32 = 3;
 

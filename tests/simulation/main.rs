@@ -7,8 +7,6 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
-mod chance;
-mod invariants;
 mod jobs;
 mod leader;
 mod worker;

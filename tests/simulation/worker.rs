@@ -7,12 +7,11 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use chronarch::state::run::{AttemptOutcome, RunId};
+use chronarch::state::run::AttemptOutcome;
 
 use crate::LEASE_MS;
-use crate::chance::Chance;
-
-pub(crate) type Held = (RunId, u64);
+use crate::lab::chance::Chance;
+use crate::lab::invariants::Held;
 
 #[derive(Clone, Debug)]
 pub(crate) enum ToWorker {

@@ -13,9 +13,9 @@ use chronarch::state::breaker::StatusKind;
 use chronarch::state::time::Timestamp;
 use chronarch::state::{Applied, Command, Entry, Outcome, State};
 
-use crate::chance::Chance;
-use crate::invariants::{Committed, Invariants};
 use crate::jobs;
+use crate::lab::chance::Chance;
+use crate::lab::invariants::{Committed, Invariants};
 use crate::lab::spec::MIDNIGHT;
 use crate::leader::Leader;
 use crate::worker::{FromWorker, ToWorker, Worker};

@@ -102,7 +102,7 @@ pub(in crate::api) fn dry_run(
         }
         results.push(result);
     }
-    Ok(pb::ApplyJobsResponse { results })
+    Ok(pb::ApplyJobsResponse { results, ..Default::default() })
 }
 
 fn applied(
@@ -168,16 +168,17 @@ impl Api {
         let request = message.request();
         let jobs = std::mem::take(&mut message.jobs);
         let count = jobs.len();
-        let checked = tokio::task::spawn_blocking(move || check(&jobs)).await;
+        let checked = crate::threads::blocking(move || check(&jobs)).await;
         let mut wanted = checked.map_err(|_| Status::unavailable("the node is ending"))??;
         if message.dry_run {
             let state = self.state(false).await?;
             let now = self.stamp(&state).await?;
-            let foreseen = tokio::task::spawn_blocking(move || dry_run(&state, &wanted, now)).await;
+            let foreseen = crate::threads::blocking(move || dry_run(&state, &wanted, now)).await;
             return foreseen.map_err(|_| Status::unavailable("the node is ending"))?;
         }
         let deadline = Instant::now() + limits::SETTLE_WAIT;
         let mut results: Vec<Option<pb::AppliedJob>> = vec![None; count];
+        let mut applied_index = 0;
         while !wanted.is_empty() {
             let proposals =
                 entries(std::mem::take(&mut wanted)).into_iter().map(|entry| self.put(entry, &request));
@@ -192,6 +193,7 @@ impl Api {
                 }
                 wanted.extend(again);
                 last = last.max(index);
+                applied_index = applied_index.max(index);
                 if due {
                     refusal = Rejection::OccurrenceDue;
                 }
@@ -201,7 +203,7 @@ impl Api {
             }
         }
         let results = results.into_iter().collect::<Option<Vec<_>>>().ok_or_else(status::unexpected)?;
-        Ok(pb::ApplyJobsResponse { results })
+        Ok(pb::ApplyJobsResponse { results, applied_index })
     }
 
     async fn put(&self, entry: Vec<Wanted>, request: &state::Request) -> Result<Landed, Status> {

@@ -3,7 +3,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::clock::trusted::TrustedClock;
 use crate::metrics::Metrics;
-use crate::raft::tests::harness::{leader_of, places, timing};
+use crate::raft::tests::harness::{alone, leader_of, places};
 
 fn report() -> PendingReport {
     let run = RunId { job: crate::state::JobId(1), at: Timestamp::from_millis(1), seq: 0 };
@@ -21,7 +21,7 @@ fn report() -> PendingReport {
 #[tokio::test]
 async fn a_refused_proposal_is_followed_by_a_pause() {
     let root = TempDir::new().unwrap();
-    let mut places = places(root.path(), 1, &timing()).await;
+    let mut places = places(root.path(), 1, &alone()).await;
     let node = places[0].start().await;
     leader_of(&[&node.raft]).await;
 

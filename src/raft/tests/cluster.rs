@@ -148,13 +148,7 @@ async fn what_was_acknowledged_survives_the_end_of_all_nodes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn leadership_moves_on_request_and_only_to_who_can_take_it() {
     let root = TempDir::new().unwrap();
-    // No election that nobody asked for, however busy the machine is.
-    let timing = crate::config::RaftTiming {
-        election_min: Duration::from_secs(1),
-        election_max: Duration::from_millis(1_500),
-        ..harness::timing()
-    };
-    let mut places = places(root.path(), 3, &timing).await;
+    let mut places = places(root.path(), 3, &harness::timing()).await;
     let mut nodes = start_all(&mut places).await;
     let at = leader_of(&nodes.iter().map(|node| &node.raft).collect::<Vec<_>>()).await;
     let next = (at + 1) % 3;
@@ -196,7 +190,7 @@ async fn leader_without_a_majority_knows_it_and_confirms_no_read() {
     for node in nodes {
         node.kill().await;
     }
-    let lease = Duration::from_millis(300);
+    let lease = harness::timing().election_max;
     eventually("the leader misses its majority", || !leader.raft.quorum_acked_within(lease)).await;
     match leader.raft.propose(None, entry(1)).await {
         Err(ProposeError::NotLeader { leader: None }) => {}
@@ -209,7 +203,7 @@ async fn leader_without_a_majority_knows_it_and_confirms_no_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn calls_of_another_cluster_or_for_another_node_are_refused() {
     let root = TempDir::new().unwrap();
-    let mut places = places(root.path(), 1, &harness::timing()).await;
+    let mut places = places(root.path(), 1, &harness::alone()).await;
     let nodes = start_all(&mut places).await;
     leader_of(&[&nodes[0].raft]).await;
     let connections = Connections::new(tcp_dialer());
@@ -233,7 +227,7 @@ async fn calls_of_another_cluster_or_for_another_node_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn copied_folder_is_refused_and_so_is_a_folder_in_use() {
     let root = TempDir::new().unwrap();
-    let mut first = places(root.path(), 1, &harness::timing()).await;
+    let mut first = places(root.path(), 1, &harness::alone()).await;
     let node = first[0].start().await;
     leader_of(&[&node.raft]).await;
     assert!(matches!(first[0].options().err(), Some(StorageError::Locked { .. })));
@@ -258,7 +252,7 @@ async fn copied_folder_is_refused_and_so_is_a_folder_in_use() {
 #[tokio::test]
 async fn proposals_are_bounded_in_size_and_number() {
     let root = TempDir::new().unwrap();
-    let mut places = places(root.path(), 1, &harness::timing()).await;
+    let mut places = places(root.path(), 1, &harness::alone()).await;
     let node = places[0].start().await;
     leader_of(&[&node.raft]).await;
     let mut fat = entry(1);
@@ -285,7 +279,7 @@ async fn proposals_are_bounded_in_size_and_number() {
 #[tokio::test]
 async fn a_flood_of_changes_leaves_room_for_the_leaders_own() {
     let root = TempDir::new().unwrap();
-    let mut places = places(root.path(), 1, &harness::timing()).await;
+    let mut places = places(root.path(), 1, &harness::alone()).await;
     let node = places[0].start().await;
     leader_of(&[&node.raft]).await;
     let term = node.raft.status().term;

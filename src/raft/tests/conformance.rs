@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::harness::MemoryRunLog;
 use crate::raft::fatal::Verdict;
+use crate::raft::hashes::Hashes;
 use crate::raft::log_store::LogStore;
 use crate::raft::state_machine::{Published, SnapshotClock, StateMachine, Surroundings};
 use crate::raft::types::TypeConfig;
@@ -29,7 +30,9 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
             sink: Arc::new(MemoryRunLog::default()),
             snapshots: SnapshotDir::open(&dir.path().join("snapshots")).unwrap(),
             clock: Arc::new(SnapshotClock::new(u64::MAX, u64::MAX)),
+            hashes: Hashes::default(),
             verdict: verdict.clone(),
+            observer: None,
         });
         let machine = machine.await.unwrap();
         Ok((dir, LogStore::new(wal, verdict), machine))

@@ -105,7 +105,7 @@ async fn first_members_that_disagree_form_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pristine_node_takes_part_in_nothing() {
     let root = TempDir::new().unwrap();
-    let mut places = places(root.path(), 1, &harness::timing()).await;
+    let mut places = places(root.path(), 1, &harness::alone()).await;
     places[0].peers.clear();
     let node = places[0].start().await;
     assert!(node.raft.propose(None, entry(1)).await.is_err());

@@ -115,13 +115,22 @@ impl RunSink for MemoryRunLog {
     }
 }
 
-/// Short times, so that tests are quick, but not so short that a busy machine holds elections all the time.
+/// So long that no leader is deposed whom the test leaves alone, however busy the machine is.
 pub(crate) fn timing() -> RaftTiming {
     RaftTiming {
         heartbeat: Duration::from_millis(50),
+        election_min: Duration::from_millis(1_000),
+        election_max: Duration::from_millis(1_500),
+        ..RaftTiming::default()
+    }
+}
+
+/// Short times, for a node that is alone: nobody can depose it.
+pub(crate) fn alone() -> RaftTiming {
+    RaftTiming {
         election_min: Duration::from_millis(200),
         election_max: Duration::from_millis(300),
-        ..RaftTiming::default()
+        ..timing()
     }
 }
 
@@ -177,6 +186,7 @@ impl Place {
             fresh_cluster_id: ClusterId([self.id as u8; 16]),
             read_clock: Arc::new(|| Timestamp::from_millis(0)),
             elects: true,
+            observer: None,
         })
     }
 
@@ -222,7 +232,7 @@ pub(super) async fn start_all(places: &mut [Place]) -> Vec<Node> {
 }
 
 /// Waits until `condition` holds, and fails with `what` when it does not in time.
-pub(super) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let waited = timeout(PATIENCE, async {
         while !condition() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -259,7 +269,7 @@ pub(super) async fn in_step(nodes: &[&Raft]) {
 }
 
 /// An entry that can be told from others by its stamp.
-pub(super) fn entry(millis: i64) -> Entry {
+pub(crate) fn entry(millis: i64) -> Entry {
     let command = Command::Lead { node: 1, term: u64::try_from(millis).unwrap(), silent_for: None };
     Entry { at: Timestamp::from_millis(millis), commands: vec![command] }
 }

@@ -79,7 +79,7 @@ async fn node_that_was_away_gets_a_snapshot_and_the_runs_it_missed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn snapshot_is_taken_by_itself_when_it_is_due_and_a_restart_begins_with_it() {
     let root = TempDir::new().unwrap();
-    let timing = RaftTiming { snapshot_entries: 50, keep_entries: 10, ..harness::timing() };
+    let timing = RaftTiming { snapshot_entries: 50, keep_entries: 10, ..harness::alone() };
     let mut places = places(root.path(), 1, &timing).await;
     let node = places[0].start().await;
     leader_of(&[&node.raft]).await;

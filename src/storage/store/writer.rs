@@ -57,7 +57,6 @@ pub(super) struct Writer {
     pub(super) fatal: Arc<Fatal>,
     pub(super) progress: Arc<Progress>,
     pub(super) room: Arc<Semaphore>,
-    pub(super) requests: mpsc::Receiver<Command>,
 }
 
 #[derive(Default)]
@@ -93,25 +92,48 @@ impl Batch {
 
 impl Writer {
     /// Runs until the store is closed or fails.
-    pub(super) fn run(mut self) {
-        while let Some(first) = self.requests.blocking_recv() {
+    pub(super) fn run(self, mut requests: mpsc::Receiver<Command>) {
+        let mut writer = self;
+        while let Some(first) = requests.blocking_recv() {
             let mut batch = Batch::default();
             batch.add(first);
             while !batch.is_full()
-                && let Ok(next) = self.requests.try_recv()
+                && let Ok(next) = requests.try_recv()
             {
                 batch.add(next);
             }
-            let close = batch.close.take();
-            if let Err(error) = self.serve(batch) {
-                self.fatal.report(error);
-                break;
-            }
-            if let Some(done) = close {
-                self.close(done);
-                return;
+            match writer.serve_or_end(batch) {
+                Some(going_on) => writer = going_on,
+                None => return,
             }
         }
+        writer.end();
+    }
+
+    /// Serves one request at once, in a simulation; the writer, unless the store has ended with it.
+    pub(super) fn serve_in_turn(self, command: Command) -> Option<Self> {
+        let mut batch = Batch::default();
+        batch.add(command);
+        self.serve_or_end(batch)
+    }
+
+    fn serve_or_end(self, mut batch: Batch) -> Option<Self> {
+        let close = batch.close.take();
+        if let Err(error) = self.serve(batch) {
+            self.fatal.report(error);
+            self.end();
+            return None;
+        }
+        match close {
+            Some(done) => {
+                self.close(done);
+                None
+            }
+            None => Some(self),
+        }
+    }
+
+    fn end(self) {
         self.room.close();
         self.progress.end();
         if self.fatal.check().is_err() {

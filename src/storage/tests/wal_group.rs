@@ -68,7 +68,7 @@ async fn a_full_queue_holds_the_caller_back() {
     assert!(waited.is_err(), "the queue took more than its limit");
     go.send(()).unwrap();
     ninth.await.unwrap();
-    tokio::task::spawn_blocking(move || durable.recv().unwrap().unwrap()).await.unwrap();
+    crate::threads::blocking(move || durable.recv().unwrap().unwrap()).await.unwrap();
     wal.close().await.unwrap();
 }
 
@@ -133,7 +133,7 @@ async fn an_error_ends_the_log_for_everyone() {
     fs::remove_dir_all(dir.path()).unwrap();
     let (done, durable) = reported();
     wal.append((20..200).map(|index| entry(1, index)).collect(), done).await.unwrap();
-    let error = tokio::task::spawn_blocking(move || durable.recv().unwrap().unwrap_err()).await.unwrap();
+    let error = crate::threads::blocking(move || durable.recv().unwrap().unwrap_err()).await.unwrap();
     assert!(matches!(&error, StorageError::Io { op: "create", .. }), "{error}");
     for _ in 0..3 {
         let again = wal.save_vote(Bytes::new()).await.unwrap_err();

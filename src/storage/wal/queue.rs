@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 
 use super::Completion;
 use super::format::{Checkpoint, Kind, RECORD_HEADER_BYTES, Record, SEGMENT_HEADER_BYTES};
@@ -157,6 +157,17 @@ impl State {
         }
     }
 
+    fn next_work(&mut self, deletions: bool) -> Option<Work> {
+        if !self.queue.is_empty() {
+            return Some(Work::Group(self.take_group()));
+        }
+        match (deletions, self.closing) {
+            (true, _) => Some(Work::Idle),
+            (false, true) => Some(Work::Close),
+            (false, false) => None,
+        }
+    }
+
     fn take_group(&mut self) -> Vec<Item> {
         let mut group = Vec::new();
         let mut bytes = 0;
@@ -195,6 +206,8 @@ impl Counts {
 pub(super) struct Shared {
     state: Mutex<State>,
     bell: Condvar,
+    /// The bell of a writer that is a task.
+    pub(super) chime: Notify,
     pub(super) room: Semaphore,
     pub(super) counts: Counts,
     tail_bytes: usize,
@@ -205,6 +218,7 @@ impl Shared {
         Self {
             state: Mutex::new(state),
             bell: Condvar::new(),
+            chime: Notify::new(),
             room: Semaphore::new(room),
             counts: Counts::default(),
             tail_bytes,
@@ -219,22 +233,28 @@ impl Shared {
     /// Wakes the writer. Call it after queuing.
     pub(super) fn ring(&self) {
         self.bell.notify_one();
+        self.chime.notify_one();
     }
 
     /// Waits for something to do; with `deletions` to make, an empty queue is [`Work::Idle`].
     pub(super) fn next_work(&self, deletions: bool) -> Work {
         let mut state = self.lock();
         loop {
-            if !state.queue.is_empty() {
-                return Work::Group(state.take_group());
-            }
-            if deletions {
-                return Work::Idle;
-            }
-            if state.closing {
-                return Work::Close;
+            if let Some(work) = state.next_work(deletions) {
+                return work;
             }
             state = self.bell.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// As [`Shared::next_work`], for a writer that is a task.
+    pub(super) async fn work_in_turn(&self, deletions: bool) -> Work {
+        loop {
+            let work = self.lock().next_work(deletions);
+            match work {
+                Some(work) => return work,
+                None => self.chime.notified().await,
+            }
         }
     }
 

@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::ErrorKind;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
@@ -43,21 +44,47 @@ pub(super) struct ReadRequest {
     pub(super) reply: oneshot::Sender<Result<ReadResult, StorageError>>,
 }
 
-/// Serves requests until all senders are gone.
-pub(super) fn run(dir: PathBuf, mut requests: mpsc::Receiver<ReadRequest>) {
-    let mut reader = Reader { dir, open: VecDeque::new() };
-    while let Some(request) = requests.blocking_recv() {
-        // The caller may have gone away; then nobody needs the answer.
-        let _ = request.reply.send(reader.read(&request.locations));
-    }
-}
-
-struct Reader {
+/// Reads from the segments of one log.
+pub(super) struct Reader {
     dir: PathBuf,
     open: VecDeque<(u64, File)>,
 }
 
+/// Who reads.
+pub(super) enum Reading {
+    /// A thread of its own, which is sent requests.
+    Thread(mpsc::Sender<ReadRequest>),
+    /// The caller, in a simulation.
+    Turn(Mutex<Reader>),
+}
+
+impl Reading {
+    pub(super) async fn read(&self, locations: Vec<Location>) -> Result<ReadResult, StorageError> {
+        match self {
+            Self::Thread(requests) => {
+                let (reply, answer) = oneshot::channel();
+                let request = ReadRequest { locations, reply };
+                requests.send(request).await.map_err(|_| StorageError::Closed)?;
+                answer.await.map_err(|_| StorageError::Closed)?
+            }
+            Self::Turn(reader) => reader.lock().unwrap_or_else(PoisonError::into_inner).read(&locations),
+        }
+    }
+}
+
 impl Reader {
+    pub(super) fn new(dir: PathBuf) -> Self {
+        Self { dir, open: VecDeque::new() }
+    }
+
+    /// Serves requests until all senders are gone.
+    pub(super) fn run(mut self, mut requests: mpsc::Receiver<ReadRequest>) {
+        while let Some(request) = requests.blocking_recv() {
+            // The caller may have gone away; then nobody needs the answer.
+            let _ = request.reply.send(self.read(&request.locations));
+        }
+    }
+
     fn read(&mut self, locations: &[Location]) -> Result<ReadResult, StorageError> {
         let mut entries = Vec::with_capacity(locations.len());
         let mut rest = locations;

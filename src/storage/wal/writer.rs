@@ -18,6 +18,7 @@ use crate::storage::error::StorageError;
 use crate::storage::files;
 use crate::storage::identity::Identity;
 use crate::storage::mark::Mark;
+use crate::threads::Turns;
 
 /// The watermark file itself is synced after this many groups, off the path of any caller.
 const MARK_SYNC_GROUPS: u64 = 1024;
@@ -38,11 +39,39 @@ pub(super) struct Writer {
     pub(super) buffer: Vec<u8>,
 }
 
+/// How many groups have been written, and at which one a segment was deleted last.
+#[derive(Default)]
+struct Rounds {
+    groups: u64,
+    deleted_at: u64,
+}
+
 impl Writer {
     /// Runs until the log is closed or fails.
     pub(super) fn run(mut self) {
         let _guard = PanicGuard { shared: Arc::clone(&self.shared), dir: self.dir.clone() };
         let result = self.work();
+        self.end(result);
+    }
+
+    /// The same as a task of a simulation, where each group takes the disk some time. What is still on its way when
+    /// the simulated machine loses its power has never reached the disk.
+    pub(super) async fn run_in_turn(mut self, turns: &'static Turns) {
+        let _guard = PanicGuard { shared: Arc::clone(&self.shared), dir: self.dir.clone() };
+        let mut rounds = Rounds::default();
+        let result = loop {
+            let work = self.shared.work_in_turn(!self.doomed.is_empty()).await;
+            if matches!(work, Work::Group(_)) {
+                tokio::time::sleep(turns.disk_takes()).await;
+            }
+            if let Some(result) = self.round(work, &mut rounds).transpose() {
+                break result;
+            }
+        };
+        self.end(result);
+    }
+
+    fn end(self, result: Result<(), StorageError>) {
         if let Err(error) = &result {
             self.shared.fail(error);
         }
@@ -55,36 +84,45 @@ impl Writer {
     }
 
     fn work(&mut self) -> Result<(), StorageError> {
-        let (mut groups, mut deleted_at) = (0_u64, 0_u64);
+        let mut rounds = Rounds::default();
         loop {
-            match self.shared.next_work(!self.doomed.is_empty()) {
-                Work::Group(items) => {
-                    let mut completions = Vec::new();
-                    let result = self.write_group(items, &mut completions);
-                    if let Err(error) = &result {
-                        self.shared.fail(error); // before anybody hears of it and calls again
-                    }
-                    let room = completions.iter().map(|(_, room)| *room as usize).sum();
-                    self.shared.room.add_permits(room);
-                    for (done, _) in completions {
-                        if let Some(done) = done {
-                            done(result.clone());
-                        }
-                    }
-                    result?;
-                    groups += 1;
-                    if groups.is_multiple_of(MARK_SYNC_GROUPS) {
-                        self.mark.sync()?;
-                    }
-                    if groups - deleted_at >= DELETE_EVERY_GROUPS {
-                        deleted_at = groups;
-                        self.delete_one()?;
-                    }
-                }
-                Work::Idle => self.delete_one()?,
-                Work::Close => return self.finish(),
+            let work = self.shared.next_work(!self.doomed.is_empty());
+            if let Some(result) = self.round(work, &mut rounds).transpose() {
+                return result;
             }
         }
+    }
+
+    /// Does what is to do next; `Some` when the log has been closed with that.
+    fn round(&mut self, work: Work, rounds: &mut Rounds) -> Result<Option<()>, StorageError> {
+        match work {
+            Work::Group(items) => {
+                let mut completions = Vec::new();
+                let result = self.write_group(items, &mut completions);
+                if let Err(error) = &result {
+                    self.shared.fail(error); // before anybody hears of it and calls again
+                }
+                let room = completions.iter().map(|(_, room)| *room as usize).sum();
+                self.shared.room.add_permits(room);
+                for (done, _) in completions {
+                    if let Some(done) = done {
+                        done(result.clone());
+                    }
+                }
+                result?;
+                rounds.groups += 1;
+                if rounds.groups.is_multiple_of(MARK_SYNC_GROUPS) {
+                    self.mark.sync()?;
+                }
+                if rounds.groups - rounds.deleted_at >= DELETE_EVERY_GROUPS {
+                    rounds.deleted_at = rounds.groups;
+                    self.delete_one()?;
+                }
+            }
+            Work::Idle => self.delete_one()?,
+            Work::Close => return self.finish().map(Some),
+        }
+        Ok(None)
     }
 
     fn write_group(

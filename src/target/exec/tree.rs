@@ -114,7 +114,7 @@ impl Tree {
     /// Looks through all processes of the machine, off the runtime's own threads.
     async fn look(&mut self) {
         let (mark, known) = (self.mark.clone(), self.known.clone());
-        let looked = tokio::task::spawn_blocking(move || proc::members(&mark, &known)).await;
+        let looked = crate::threads::blocking(move || proc::members(&mark, &known)).await;
         // a runtime that shuts down no longer looks; then the tree is dropped, and that does
         self.known = looked.unwrap_or_default();
     }

@@ -1,5 +1,7 @@
 //! What must hold, a property a file. Each sees every committed entry with the state before and after
 //! it, and what workers begin and end.
+//!
+//! Both simulations are held against these: the one of the cluster's decisions, and the one of the shipped program.
 
 mod at_most_once;
 mod breakers;
@@ -8,9 +10,11 @@ mod limits;
 mod never_early;
 mod one_at_a_time;
 
+use chronarch::state::run::RunId;
 use chronarch::state::{Applied, Entry, State};
 
-use crate::worker::Held;
+/// An attempt: its run and its fence.
+pub(crate) type Held = (RunId, u64);
 
 /// A committed entry.
 pub(crate) struct Committed<'a> {

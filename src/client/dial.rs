@@ -5,8 +5,11 @@ use std::io;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tower::service_fn;
 
 /// A connection: whatever carries bytes both ways.
 pub trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -44,8 +47,34 @@ impl Dialer {
         }))
     }
 
-    pub(super) fn dial(&self, address: Arc<str>) -> Dialled {
-        (self.0)(address)
+    /// A channel to the address `host:port` that connects when it is first used, and again after each failure;
+    /// `endpoint` has the limits, and its URI is not looked at.
+    #[must_use]
+    pub fn channel(&self, endpoint: &Endpoint, address: &str) -> Channel {
+        endpoint.connect_with_connector_lazy(service_fn(self.connector(address)))
+    }
+
+    /// Connects to the address `host:port` now, otherwise as [`Dialer::channel`].
+    ///
+    /// # Errors
+    /// When there is no connection.
+    pub async fn connect(
+        &self,
+        endpoint: &Endpoint,
+        address: &str,
+    ) -> Result<Channel, tonic::transport::Error> {
+        endpoint.connect_with_connector(service_fn(self.connector(address))).await
+    }
+
+    fn connector(
+        &self,
+        address: &str,
+    ) -> impl Fn(Uri) -> BoxFuture<'static, io::Result<TokioIo<Box<dyn Connection>>>> + Send + use<> {
+        let (dialer, address) = (self.clone(), Arc::<str>::from(address));
+        move |_| {
+            let dialled = (dialer.0)(address.clone());
+            Box::pin(async move { Ok(TokioIo::new(dialled.await?)) })
+        }
     }
 }
 

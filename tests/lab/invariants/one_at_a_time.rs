@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use chronarch::state::State;
 use chronarch::state::run::AttemptOutcome;
 
-use crate::worker::Held;
+use super::Held;
 
 #[derive(Default)]
 pub(crate) struct OneAtATime {

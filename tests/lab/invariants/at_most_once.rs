@@ -8,7 +8,7 @@ use chronarch::state::spec::OnLost;
 use chronarch::state::{Command, Outcome};
 
 use super::Committed;
-use crate::worker::Held;
+use super::Held;
 
 #[derive(Default)]
 pub(crate) struct AtMostOnce {
@@ -21,11 +21,12 @@ impl AtMostOnce {
         assert!(self.began.insert(held), "attempt {held:?} is begun twice");
     }
 
-    /// An accepted end is that of the attempt that ran; it was really begun, and nobody who was not
-    /// asked to has stopped it.
+    /// An accepted end is that of the attempt that ran; what is said to have happened was really begun, and
+    /// nobody who was not asked to has stopped it.
     fn ended(&self, held: Held, outcome: AttemptOutcome, it: &Committed<'_>) {
+        let has_happened = matches!(outcome, AttemptOutcome::Succeeded | AttemptOutcome::Failed);
         assert!(
-            self.began.contains(&held),
+            !has_happened || self.began.contains(&held),
             "attempt {held:?} ended as {outcome:?} and its order never arrived"
         );
         let Some(run) = it.before.run(held.0) else { return };

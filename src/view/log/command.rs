@@ -1,0 +1,265 @@
+//! What was proposed.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::Scene;
+use super::decision::Decision;
+use super::names::{BreakerNamed, JobNamed, RunNamed, cause, word_of};
+use super::text::{Armed, At, Span};
+use crate::pb::v1 as pb;
+use crate::state::run::{AttemptOutcome, Report, RunId};
+use crate::state::{Command, Request, Verdict};
+use crate::view;
+
+/// A command and its decision.
+#[derive(Serialize)]
+pub(super) struct Proposed<'a> {
+    #[serde(flatten)]
+    arguments: Arguments<'a>,
+    #[serde(flatten)]
+    request: Option<Asked<'a>>,
+    decision: Decision<'a>,
+}
+
+/// Who asked.
+#[derive(Serialize)]
+struct Asked<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    operation_id: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    actor: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    reason: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Arguments<'a> {
+    Lead {
+        node_id: u64,
+        term: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        silent_for: Option<Span>,
+    },
+    PutJob {
+        namespace: &'a str,
+        job: &'a str,
+        spec: Box<pb::JobSpec>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<Armed>,
+    },
+    DeleteJob {
+        #[serde(flatten)]
+        job: JobNamed<'a>,
+        cancel_runs: bool,
+    },
+    PauseJob {
+        #[serde(flatten)]
+        job: JobNamed<'a>,
+    },
+    ResumeJob {
+        #[serde(flatten)]
+        job: JobNamed<'a>,
+        version: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<Armed>,
+    },
+    TriggerJob {
+        #[serde(flatten)]
+        job: JobNamed<'a>,
+    },
+    Fire {
+        #[serde(flatten)]
+        job: JobNamed<'a>,
+        version: u64,
+        scheduled_at: At,
+        verdicts: Vec<VerdictSaid>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        next: Option<Armed>,
+    },
+    Disarm {
+        #[serde(flatten)]
+        job: JobNamed<'a>,
+        version: u64,
+        scheduled_at: At,
+        error: &'a str,
+    },
+    Start {
+        #[serde(flatten)]
+        run: RunNamed<'a>,
+        attempt: u32,
+        worker: &'a str,
+        lease_until: At,
+    },
+    Complete(Reported<'a>),
+    Renew {
+        worker: &'a str,
+        lease_until: At,
+    },
+    Lose {
+        worker: &'a str,
+        lease_until: At,
+        retry_after: Span,
+    },
+    Retry(RunNamed<'a>),
+    Expire(RunNamed<'a>),
+    CancelRun(RunNamed<'a>),
+    HalfOpen {
+        #[serde(flatten)]
+        breaker: BreakerNamed,
+        opened_index: u64,
+    },
+    TripBreaker {
+        #[serde(flatten)]
+        breaker: BreakerNamed,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        open_for: Option<Span>,
+    },
+    ResetBreaker(BreakerNamed),
+}
+
+/// What a worker reported, or the leader for it.
+#[derive(Serialize)]
+struct Reported<'a> {
+    #[serde(flatten)]
+    run: RunNamed<'a>,
+    fence: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    worker: Option<&'a str>,
+    outcome: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exit_code: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    http_status: Option<u16>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    error: &'a str,
+    retry_after: Span,
+}
+
+/// What was decided of an occurrence, before overlap and breakers had their say.
+#[derive(Serialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+enum VerdictSaid {
+    Run {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        scheduled_from: Option<At>,
+        scheduled_at: At,
+        due_at: At,
+        cause: &'static str,
+        stands_for: u64,
+    },
+    Missed {
+        scheduled_at: At,
+        scheduled_until: At,
+        stands_for: u64,
+    },
+}
+
+impl From<&Verdict> for VerdictSaid {
+    fn from(verdict: &Verdict) -> Self {
+        match *verdict {
+            Verdict::Run { from, scheduled_at, due_at, cause: made_by, stands_for } => Self::Run {
+                scheduled_from: Some(At(from)).filter(|_| from < scheduled_at),
+                scheduled_at: At(scheduled_at),
+                due_at: At(due_at),
+                cause: cause(made_by),
+                stands_for,
+            },
+            Verdict::Missed { from, until, count } => {
+                Self::Missed { scheduled_at: At(from), scheduled_until: At(until), stands_for: count }
+            }
+        }
+    }
+}
+
+/// A command, with what became of it.
+pub(super) fn of<'a>(command: &'a Command, decision: Decision<'a>, scene: &Scene<'a>) -> Proposed<'a> {
+    let asked = |request: &'a Request| Asked {
+        operation_id: &request.operation_id,
+        actor: &request.actor,
+        reason: &request.reason,
+    };
+    Proposed { arguments: arguments(command, scene), request: command.request().map(asked), decision }
+}
+
+fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
+    let run = |id: &RunId| RunNamed::of(*id, scene);
+    match command {
+        Command::Lead { node, term, silent_for } => {
+            Arguments::Lead { node_id: *node, term: *term, silent_for: silent_for.map(Span) }
+        }
+        Command::Start { run: id, attempt, worker, lease_until } => {
+            Arguments::Start { run: run(id), attempt: *attempt, worker, lease_until: At(*lease_until) }
+        }
+        Command::Complete { run, fence, outcome, report, retry_after } => {
+            Arguments::Complete(reported((*run, *fence), *outcome, report, *retry_after, scene))
+        }
+        Command::Renew { worker, lease_until } => Arguments::Renew { worker, lease_until: At(*lease_until) },
+        Command::Lose { worker, expect, retry_after } => {
+            Arguments::Lose { worker, lease_until: At(*expect), retry_after: Span(*retry_after) }
+        }
+        Command::Retry { run: id } => Arguments::Retry(run(id)),
+        Command::Expire { run: id } => Arguments::Expire(run(id)),
+        Command::CancelRun { run: id, .. } => Arguments::CancelRun(run(id)),
+        Command::HalfOpen { breaker, opened } => {
+            Arguments::HalfOpen { breaker: BreakerNamed::of(breaker, scene), opened_index: *opened }
+        }
+        Command::TripBreaker { breaker, open_for, .. } => {
+            Arguments::TripBreaker { breaker: BreakerNamed::of(breaker, scene), open_for: open_for.map(Span) }
+        }
+        Command::ResetBreaker { breaker, .. } => Arguments::ResetBreaker(BreakerNamed::of(breaker, scene)),
+        Command::PutJob { spec, next, .. } => Arguments::PutJob {
+            namespace: &spec.namespace,
+            job: &spec.name,
+            spec: Box::new(view::spec::to_pb(spec)),
+            next: next.map(Armed::from),
+        },
+        Command::DeleteJob { job, cancel_runs, .. } => {
+            Arguments::DeleteJob { job: job.into(), cancel_runs: *cancel_runs }
+        }
+        Command::PauseJob { job, .. } => Arguments::PauseJob { job: job.into() },
+        Command::ResumeJob { job, version, next, .. } => {
+            Arguments::ResumeJob { job: job.into(), version: *version, next: next.map(Armed::from) }
+        }
+        Command::TriggerJob { job, .. } => Arguments::TriggerJob { job: job.into() },
+        Command::Fire { job, version, expect, verdicts, next } => Arguments::Fire {
+            job: JobNamed::of(*job, scene),
+            version: *version,
+            scheduled_at: At(*expect),
+            verdicts: verdicts.iter().map(VerdictSaid::from).collect(),
+            next: next.map(Armed::from),
+        },
+        Command::Disarm { job, version, expect, why } => Arguments::Disarm {
+            job: JobNamed::of(*job, scene),
+            version: *version,
+            scheduled_at: At(*expect),
+            error: why,
+        },
+    }
+}
+
+fn reported<'a>(
+    (run, fence): (RunId, u64),
+    outcome: AttemptOutcome,
+    report: &'a Report,
+    retry_after: Duration,
+    scene: &Scene<'a>,
+) -> Reported<'a> {
+    let attempts = scene.run(run).map(|run| run.attempts.as_slice()).unwrap_or_default();
+    let attempt = attempts.iter().find(|attempt| attempt.fence == fence);
+    Reported {
+        run: RunNamed::of(run, scene),
+        fence,
+        attempt: attempt.map(|attempt| attempt.number),
+        worker: attempt.map(|attempt| attempt.worker.as_ref()),
+        outcome: word_of::<pb::Outcome>(view::run::outcome(outcome).into()),
+        exit_code: report.exit_code,
+        http_status: report.http_status,
+        error: &report.error,
+        retry_after: Span(retry_after),
+    }
+}
