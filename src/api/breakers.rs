@@ -14,7 +14,7 @@ use crate::pb::v1::breaker_service_server::BreakerService;
 use crate::state::{BreakerKey, Command, State};
 use crate::view::breaker;
 
-fn find(state: &State, namespace: &str, name: &str) -> Result<BreakerKey, Status> {
+pub(super) fn find(state: &State, namespace: &str, name: &str) -> Result<BreakerKey, Status> {
     let namespace = value::namespace(namespace);
     breaker::find(state, namespace, name).map_err(|error| status::no_breaker(namespace, name, &error))
 }

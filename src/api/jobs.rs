@@ -1,6 +1,6 @@
 //! `JobService`.
 
-mod apply;
+pub(super) mod apply;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -30,7 +30,7 @@ pub(super) fn compiled(spec: &JobSpec) -> Result<ScheduleSet, Status> {
 }
 
 /// The occurrence to arm when a job is resumed.
-fn resumed(job: &Job, now: Timestamp) -> Result<Option<Due>, Status> {
+pub(super) fn resumed(job: &Job, now: Timestamp) -> Result<Option<Due>, Status> {
     let set = compiled(&job.spec)?;
     match (job.spec.on_resume, &job.pause) {
         (OnResume::CatchUp, Some(pause)) => Ok(pause.armed.or_else(|| arm(&job.spec, &set, pause.paused_at))),

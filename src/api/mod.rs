@@ -24,6 +24,8 @@ mod breakers;
 mod cluster;
 mod export;
 mod forward;
+#[doc(hidden)]
+pub mod fuzzing;
 mod jobs;
 pub mod limits;
 mod page;

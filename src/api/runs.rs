@@ -26,11 +26,11 @@ const WATCHED: usize = 1;
 const STATES: usize = 16;
 
 /// An id of a form that no run has names no run.
-fn run_id(text: &str) -> Result<RunId, Status> {
+pub(super) fn run_id(text: &str) -> Result<RunId, Status> {
     text.parse().map_err(|_| status::no_such_id(text))
 }
 
-fn filter(message: &pb::ListRunsRequest) -> Result<view::runs::Filter, Status> {
+pub(super) fn filter(message: &pb::ListRunsRequest) -> Result<view::runs::Filter, Status> {
     let mut problems = Problems::new();
     let some = |text: &str| Some(text).filter(|text| !text.is_empty()).map(str::to_owned);
     let job = some(&message.job);

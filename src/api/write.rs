@@ -125,15 +125,7 @@ impl Api {
         let mut message = request.into_inner();
         let mut problems = Problems::new();
         for (name, text) in message.asking() {
-            let most = match name {
-                "operation_id" => limits::OPERATION_ID_BYTES,
-                "actor" => limits::ACTOR_BYTES,
-                _ => limits::REASON_BYTES,
-            };
-            value::length(name, text, most, &mut problems);
-            if text.chars().any(char::is_control) {
-                problems.add(name, "has control characters");
-            }
+            check_asking(name, text, &mut problems);
             if text.is_empty() {
                 match name {
                     "operation_id" => *text = self.shared.clock.clock().random_id(),
@@ -218,6 +210,19 @@ impl Api {
             let _ = timeout_at(deadline, moved).await;
         }
         if Instant::now() >= deadline { Err(status::rejected(rejection)) } else { Ok(()) }
+    }
+}
+
+/// Notes what is wrong with a field of [`Write::asking`].
+pub(super) fn check_asking(name: &str, text: &str, problems: &mut Problems) {
+    let most = match name {
+        "operation_id" => limits::OPERATION_ID_BYTES,
+        "actor" => limits::ACTOR_BYTES,
+        _ => limits::REASON_BYTES,
+    };
+    value::length(name, text, most, problems);
+    if text.chars().any(char::is_control) {
+        problems.add(name, "has control characters");
     }
 }
 

@@ -22,6 +22,8 @@ mod api_tests;
 mod clock_tests;
 mod clocks;
 pub mod dev;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod local;
 mod rejoin;

@@ -112,7 +112,7 @@ async fn listen(
     }
 }
 
-fn read_hello(hello: pb::Hello) -> Result<Hello, Status> {
+pub(super) fn read_hello(hello: pb::Hello) -> Result<Hello, Status> {
     let invalid = |text: &str| Status::invalid_argument(format!("hello.{text}"));
     if hello.worker.is_empty() || hello.worker.len() > 256 {
         return Err(invalid("worker: expected 1 to 256 bytes"));
@@ -147,7 +147,7 @@ fn read_hello(hello: pb::Hello) -> Result<Hello, Status> {
     })
 }
 
-fn read_report(session: SessionId, report: pb::Report) -> Result<SessionEvent, Status> {
+pub(super) fn read_report(session: SessionId, report: pb::Report) -> Result<SessionEvent, Status> {
     let invalid = |text: &str| Status::invalid_argument(format!("report.{text}"));
     let run: RunId = report.run_id.parse().map_err(|_| invalid("run_id: expected a run id"))?;
     let outcome = match pb::Outcome::try_from(report.outcome) {

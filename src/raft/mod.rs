@@ -42,6 +42,8 @@ mod dial;
 mod export;
 mod fatal;
 mod formation;
+#[doc(hidden)]
+pub mod fuzzing;
 mod guard;
 mod handle;
 mod hashes;

@@ -350,7 +350,9 @@ pub(super) fn append_response(result: &StreamAppendResult<TypeConfig>) -> peer::
     peer::AppendResponse { result: Some(result) }
 }
 
-fn append_result(answer: peer::AppendResponse) -> Result<StreamAppendResult<TypeConfig>, CodecError> {
+pub(super) fn append_result(
+    answer: peer::AppendResponse,
+) -> Result<StreamAppendResult<TypeConfig>, CodecError> {
     use append_response::Result as Wire;
     Ok(match answer.result.ok_or(CodecError::Missing("result"))? {
         Wire::Success(id) => Ok(Some(id.into())),
@@ -378,7 +380,7 @@ pub(super) fn vote_request_from(request: peer::VoteRequest) -> Result<VoteReques
     })
 }
 
-fn vote_response(answer: peer::VoteResponse) -> Result<VoteResponse<TypeConfig>, CodecError> {
+pub(super) fn vote_response(answer: peer::VoteResponse) -> Result<VoteResponse<TypeConfig>, CodecError> {
     Ok(VoteResponse {
         vote: codec::vote_from(answer.vote)?,
         vote_granted: answer.granted,

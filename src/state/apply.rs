@@ -138,6 +138,10 @@ impl Applying<'_> {
             if self.state.names.len() >= limits::JOBS {
                 return Err(Rejection::Limit);
             }
+            // The first instant of all stands for none decided yet.
+            if next.is_some_and(|next| next.scheduled_at <= undecided()) {
+                return Err(Rejection::Malformed);
+            }
             let id = JobId(self.number);
             self.state.put_job(Job {
                 id,

@@ -8,11 +8,19 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// An instant: milliseconds since 1970-01-01T00:00:00Z, without leap seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct Timestamp(i64);
+
+/// Clamped as by [`Timestamp::from_millis`]: an instant that a peer or a file made up is one that can be computed
+/// with.
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        i64::deserialize(deserializer).map(Self::from_millis)
+    }
+}
 
 impl Timestamp {
     /// The Unix epoch; what a fresh state believes the time to be.
@@ -219,6 +227,19 @@ mod tests {
         assert_eq!(read("2026-03-29T03:00:00+02:00"), Some(1_774_746_000_000));
         assert_eq!(read("2026-03-28T20:30:00.5-04:30"), Some(1_774_746_000_500));
         assert_eq!(read("2026-03-29T01:00:00.1239Z"), Some(1_774_746_000_123));
+    }
+
+    #[test]
+    fn an_instant_beyond_all_years_is_read_as_the_last_one() {
+        for (millis, read) in [
+            (i64::MIN, Timestamp::MIN),
+            (Timestamp::MIN.0 - 1, Timestamp::MIN),
+            (1_774_746_000_000, Timestamp(1_774_746_000_000)),
+            (i64::MAX, Timestamp::MAX),
+        ] {
+            let bytes = super::super::command::encode(&Timestamp(millis));
+            assert_eq!(super::super::command::decode::<Timestamp>(&bytes).ok(), Some(read), "{millis}");
+        }
     }
 
     #[test]

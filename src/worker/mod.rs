@@ -33,6 +33,8 @@
 
 mod convert;
 mod finder;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ledger;
 mod link;
 mod serve;

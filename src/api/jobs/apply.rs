@@ -24,7 +24,7 @@ use crate::view;
 const IS_OVER: &str = "its schedule has no occurrence from now on; it runs only when it is triggered";
 
 /// A job of the request, checked.
-struct Wanted {
+pub(in crate::api) struct Wanted {
     /// Its place in the request.
     place: usize,
     spec: Arc<JobSpec>,
@@ -32,8 +32,16 @@ struct Wanted {
     bytes: usize,
 }
 
+impl Wanted {
+    /// What is proposed for it under the stamp `at`.
+    pub(in crate::api) fn command(&self, request: &state::Request, at: Timestamp) -> Command {
+        let next = arm(&self.spec, &self.set, at);
+        Command::PutJob { spec: Arc::clone(&self.spec), next, request: request.clone() }
+    }
+}
+
 /// Checks all jobs; every problem of every one, or all of them.
-fn check(jobs: &[pb::JobSpec]) -> Result<Vec<Wanted>, Status> {
+pub(in crate::api) fn check(jobs: &[pb::JobSpec]) -> Result<Vec<Wanted>, Status> {
     if jobs.len() > limits::JOBS_PER_REQUEST {
         let reason = format!("{} are too many, at most {} are allowed", jobs.len(), limits::JOBS_PER_REQUEST);
         return Err(status::invalid_field("jobs", &reason));
@@ -77,7 +85,11 @@ fn foreseen(state: &State, wanted: &Wanted, now: Timestamp) -> pb::AppliedJob {
 }
 
 /// What the state would answer to all of them.
-fn dry_run(state: &State, wanted: &[Wanted], now: Timestamp) -> Result<pb::ApplyJobsResponse, Status> {
+pub(in crate::api) fn dry_run(
+    state: &State,
+    wanted: &[Wanted],
+    now: Timestamp,
+) -> Result<pb::ApplyJobsResponse, Status> {
     let mut results = Vec::with_capacity(wanted.len());
     let mut bytes = 0;
     for wanted in wanted {
@@ -196,14 +208,7 @@ impl Api {
 
     async fn put(&self, entry: Vec<Wanted>, request: &state::Request) -> Result<Landed, Status> {
         let at = self.stamp(&self.shared.raft.state()).await?;
-        let commands = entry
-            .iter()
-            .map(|wanted| Command::PutJob {
-                spec: Arc::clone(&wanted.spec),
-                next: arm(&wanted.spec, &wanted.set, at),
-                request: request.clone(),
-            })
-            .collect();
+        let commands = entry.iter().map(|wanted| wanted.command(request, at)).collect();
         let proposed = self.propose(at, commands, &request.operation_id).await?;
         let state = self.shared.raft.state();
         let mut answers = Vec::with_capacity(entry.len());

@@ -31,6 +31,9 @@ pub(super) const RECORD_HEADER_BYTES: usize = 48;
 const SEGMENT_MAGIC: &[u8; 8] = b"CHRONWAL";
 const RECORD_MAGIC: u8 = 0xC7;
 
+/// Largest index of an entry: no log gets there, and the one after it can be counted.
+pub(super) const INDEX_MAX: u64 = 1 << 62;
+
 /// Names an entry: where it stands, in which term it was proposed, and by which node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EntryId {
@@ -152,6 +155,9 @@ pub(super) fn decode_header(position: u64, bytes: &[u8]) -> Result<RecordHeader,
     let kind = Kind::from_code(header[2]).ok_or_else(|| format!("unknown record kind {}", header[2]))?;
     let payload_bytes = fields.get_u32_le() as usize;
     let (term, index, node) = (fields.get_u64_le(), fields.get_u64_le(), fields.get_u64_le());
+    if index > INDEX_MAX {
+        return Err(format!("the record names an entry {index}"));
+    }
     let synced = fields.get_u64_le();
     Ok(RecordHeader {
         kind,
@@ -277,12 +283,21 @@ impl Checkpoint {
         Bytes::from(out)
     }
 
+    /// How many entries are live.
+    pub(super) fn live_entries(&self) -> u64 {
+        self.last.map_or(0, |last| last.index + 1).saturating_sub(self.first_index)
+    }
+
     /// `None` when the bytes are no checkpoint.
     pub(super) fn decode(mut bytes: Bytes) -> Option<Self> {
         let (purged, last) = (take_id(&mut bytes)?, take_id(&mut bytes)?);
         let first_index = bytes.try_get_u64_le().ok()?;
         let (vote, committed) = (take_value(&mut bytes)?, take_value(&mut bytes)?);
-        bytes.is_empty().then_some(Self { purged, last, first_index, vote, committed })
+        // What is live comes after what is purged, or an index would name two entries.
+        let follows = purged.is_none_or(|purged| {
+            purged.index < first_index && last.is_some_and(|last| last.index >= purged.index)
+        });
+        (bytes.is_empty() && follows).then_some(Self { purged, last, first_index, vote, committed })
     }
 }
 
@@ -292,7 +307,7 @@ fn take_id(bytes: &mut Bytes) -> Option<Option<EntryId>> {
     }
     let present = bytes.get_u8() == 1;
     let id = EntryId { term: bytes.get_u64_le(), node: bytes.get_u64_le(), index: bytes.get_u64_le() };
-    Some(present.then_some(id))
+    (id.index <= INDEX_MAX).then_some(present.then_some(id))
 }
 
 fn take_value(bytes: &mut Bytes) -> Option<Option<Bytes>> {

@@ -265,6 +265,11 @@ impl Replay {
                     self.index.name_last(named);
                 }
                 if starts {
+                    // Whatever the checkpoint says is allocated for, so it must be possible.
+                    let live = checkpoint.live_entries();
+                    if live > position / RECORD_HEADER_BYTES as u64 {
+                        return Err(format!("the checkpoint names {live} entries before byte {position}"));
+                    }
                     self.index = Index::at_checkpoint(&checkpoint);
                 } else if (checkpoint.purged, checkpoint.last) != (self.index.purged(), self.index.last()) {
                     return Err(format!("checkpoint {checkpoint:?} contradicts the records before it"));

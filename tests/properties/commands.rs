@@ -5,18 +5,16 @@
 //! a replica that read the entry from its bytes is equal, [`State::verify`] finds nothing, a snapshot
 //! reads back equal, no occurrence was decided twice, fences grew, a run ended once.
 
-#[path = "lab/mod.rs"]
-mod lab;
-
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::lab;
+use super::lab::spec::MIDNIGHT;
 use chronarch::state::run::{AttemptOutcome, Cause, JobId, Report, RunId};
 use chronarch::state::spec::{JobSpec, Keep, OnLost, OnOpen, OverlapPolicy};
 use chronarch::state::time::Timestamp;
 use chronarch::state::{BreakerKey, Command, Due, Entry, JobRef, Outcome, Request, State, Verdict};
-use lab::spec::MIDNIGHT;
 use proptest::prelude::*;
 
 /// One number of a case: which command, three choices, and how far time moves (also backwards).
@@ -308,7 +306,7 @@ fn a_plan_fits_an_entry_however_much_is_to_do() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: super::cases(200), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_command_breaks_the_state(steps in prop::collection::vec(any::<Step>(), 1..120)) {

@@ -1,0 +1,114 @@
+//! Texts that people write: schedules, spans, instants, job files, configuration.
+
+use chronarch::api::spec::from_pb;
+use chronarch::client::job_file::{self, Format};
+use chronarch::config::{Config, Overrides};
+use chronarch::pb::{path, span};
+use chronarch::scheduler::cron::LINE_BYTES_MAX;
+use chronarch::scheduler::rule::CompiledSchedule;
+use chronarch::state::run::RunId;
+use chronarch::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
+use chronarch::state::time::Timestamp;
+use chronarch::view;
+
+/// Occurrences that are asked for, one after the other.
+const OCCURRENCES: usize = 20;
+/// Where that begins: the far past, a clock change in Europe, the far future, the end.
+const FROM: [i64; 4] = [Timestamp::MIN.millis(), 1_774_745_000_000, 4_417_977_600_000, 253_402_300_000_000];
+
+/// A byte of choices, a zone up to the first line feed, and a cron line: refused, or its occurrences ascend.
+pub(crate) fn schedule(bytes: &[u8]) {
+    let Some((choices, text)) = bytes.split_first() else { return };
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let (timezone, line) = text.split_once('\n').unwrap_or(("UTC", text));
+    let (gaps, folds) = ([Gap::RunAtEnd, Gap::Shift, Gap::Skip], [Fold::First, Fold::Second, Fold::Both]);
+    let day_rules = [DayRule::OrVixie, DayRule::OrBare, DayRule::And];
+    let pick = |shift: u8| usize::from(choices >> shift & 3) % 3;
+    let schedule = Schedule {
+        rule: Rule::Cron { line: line.to_owned(), dialect: Dialect::Unix, day_rule: day_rules[pick(4)] },
+        timezone: timezone.to_owned(),
+        gap: gaps[pick(0)],
+        fold: folds[pick(2)],
+        start_at: None,
+        end_at: None,
+        jitter: std::time::Duration::ZERO,
+    };
+    match CompiledSchedule::compile(&schedule) {
+        Ok(compiled) => {
+            assert!(line.trim().len() <= LINE_BYTES_MAX, "a line beyond the limit is taken");
+            FROM.iter().for_each(|from| ascend(&compiled, Timestamp::from_millis(*from)));
+        }
+        Err(error) => drop((error.to_string(), error.hint())),
+    }
+}
+
+fn ascend(schedule: &CompiledSchedule, from: Timestamp) {
+    let mut at = from;
+    for _ in 0..OCCURRENCES {
+        let Some(next) = schedule.next_after(at) else { return };
+        assert!(next > at && next <= Timestamp::MAX, "{next} after {at}");
+        assert_eq!(schedule.describe(next).at, next);
+        assert_eq!(schedule.count_between(next, next, 9), 1, "{next} is counted otherwise than it is found");
+        at = next;
+    }
+}
+
+/// A span, an instant, a run id, a path: what is read and written again is read as the same.
+pub(crate) fn value(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    if let Ok(read) = span::parse(text) {
+        assert_eq!(span::parse(&span::format(read)).as_ref(), Ok(&read), "{text}");
+    }
+    if let Ok(at) = text.parse::<Timestamp>() {
+        assert_eq!(at.to_string().parse(), Ok(at), "{text}");
+    }
+    if let Ok(run) = text.parse::<RunId>() {
+        assert_eq!(run.to_string(), text);
+    }
+    let (steps, said) = path::read(text);
+    if steps.is_empty() {
+        assert_eq!(said, text.strip_prefix(": ").unwrap_or(text));
+    } else {
+        let again = format!("{}: {said}", path::write(&steps));
+        assert_eq!(path::read(&again), (steps, said), "{text}");
+    }
+}
+
+/// A byte that names the format, and a job file: refused with places, or definitions that the server refuses with
+/// paths or takes, and gives back as they are.
+pub(crate) fn job_file(bytes: &[u8]) {
+    let Some((format, text)) = bytes.split_first() else { return };
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let format = [Format::Yaml, Format::Json, Format::Toml][usize::from(*format) % 3];
+    match job_file::read("fuzz", format, text) {
+        Ok(documents) => {
+            drop(job_file::doubled(&documents));
+            for document in documents {
+                match from_pb(&document.spec) {
+                    Ok(spec) => {
+                        let shown = view::spec::to_pb(&spec);
+                        assert_eq!(from_pb(&shown).ok(), Some(spec), "it is shown otherwise than it is");
+                    }
+                    Err(problems) => {
+                        for problem in problems.list() {
+                            drop(document.place(&path::read(&format!("{}: ", problem.path)).0));
+                        }
+                    }
+                }
+            }
+        }
+        Err(problems) => {
+            assert!(!problems.is_empty() && problems.len() <= job_file::PROBLEMS_MAX);
+            problems.iter().for_each(|problem| drop(problem.to_string()));
+        }
+    }
+}
+
+/// A node's configuration.
+pub(crate) fn config(bytes: &[u8]) {
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    match Config::read("fuzz", text, Overrides::default()) {
+        Ok(config) => assert!(!config.client_address().is_empty() && !config.peer_address().is_empty()),
+        Err(error) => assert!(!error.problems.is_empty(), "refused without a reason"),
+    }
+}
