@@ -3,10 +3,14 @@
 //! What counts is what arrived at the receiving server, not what the cluster says of itself. Every wait
 //! is for a condition, with a deadline. The folder of a failed test is kept, and its path printed.
 
+#[path = "../lab/chance.rs"]
+mod chance;
+
 mod breakers;
 mod durability;
 mod evidence;
 mod harness;
+mod linear;
 mod membership;
 mod pages;
 mod receiver;
