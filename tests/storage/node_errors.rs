@@ -14,8 +14,11 @@ use crate::shim::{Control, Shim};
 /// Snapshots often, so that what belongs to them happens while a test looks.
 const CONFIGURATION: &str =
     "\n[worker]\nallow_exec = true\n[raft]\nsnapshot_entries = 100\nkeep_entries = 20\n";
-/// A node that met an error has to end within this time, whatever it was doing.
-const ENDS: Duration = Duration::from_secs(45);
+/// A node that met an error has to end within this time, whatever it was doing, on a busy machine too.
+const ENDS: Duration = Duration::from_secs(240);
+/// Jobs of this size are applied many at a time: they are there to fill a disk.
+const LARGE: usize = 10_000;
+const LARGE_AT_ONCE: usize = 30;
 
 /// A node, the switch for its faults, and all that it has acknowledged.
 pub(crate) struct Patient {
@@ -54,18 +57,19 @@ impl Patient {
         self.nodes.client(&[1])
     }
 
-    /// One job and one run of it; what is acknowledged is noted.
+    /// A job, or several large ones, and one run; what is acknowledged is noted.
     pub(crate) async fn work(
         &mut self,
         client: &Client,
         n: usize,
         bytes: usize,
     ) -> Result<(), chronarch::client::Error> {
-        let name = format!("job-{n}");
-        let spec = nodes::job(&name, bytes);
-        nodes::apply(client, spec.clone()).await?;
-        self.jobs.insert(name.clone(), spec);
-        self.runs.push(nodes::trigger(client, &name).await?);
+        let count = if bytes < LARGE { 1 } else { LARGE_AT_ONCE };
+        let name = |m: usize| format!("job-{n}-{m}");
+        let specs: Vec<_> = (0..count).map(|m| nodes::job(&name(m), bytes)).collect();
+        nodes::apply(client, specs.clone()).await?;
+        self.jobs.extend(specs.into_iter().map(|spec| (spec.name.clone(), spec)));
+        self.runs.push(nodes::trigger(client, &name(0)).await?);
         Ok(())
     }
 

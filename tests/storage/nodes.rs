@@ -12,7 +12,7 @@ use chronarch::pb::v1;
 use tokio::time::{Instant, timeout};
 
 /// How long anything may take that a test waits for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(240);
 /// How long a node is given to answer something that it can answer.
 const ANSWERS: Duration = Duration::from_secs(20);
 
@@ -94,9 +94,9 @@ fn body(name: &str, bytes: usize) -> String {
     (0..bytes).map(letter).collect()
 }
 
-/// Applies one job.
-pub(crate) async fn apply(client: &Client, spec: v1::JobSpec) -> Result<(), chronarch::client::Error> {
-    let request = v1::ApplyJobsRequest { jobs: vec![spec], ..v1::ApplyJobsRequest::default() };
+/// Applies jobs.
+pub(crate) async fn apply(client: &Client, jobs: Vec<v1::JobSpec>) -> Result<(), chronarch::client::Error> {
+    let request = v1::ApplyJobsRequest { jobs, ..v1::ApplyJobsRequest::default() };
     client.apply_jobs(request).await.map(drop)
 }
 

@@ -65,7 +65,7 @@ async fn a_node_answers_only_when_the_entry_is_synced() {
     let client = nodes.client(&[1]);
     let names: Vec<String> = (0..12).map(|n| format!("marker-{n}-end")).collect();
     for name in &names {
-        nodes::apply(&client, nodes::job(name, 10)).await.expect("a healthy node takes it");
+        nodes::apply(&client, vec![nodes::job(name, 10)]).await.expect("a healthy node takes it");
     }
     nodes.cluster.kill(1).await.expect("it ran");
     let events = trace::read(&noted);

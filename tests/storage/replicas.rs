@@ -49,7 +49,7 @@ impl Trio {
         let mut last = String::new();
         for n in 0..60 {
             let name = format!("job-{}", n % 20);
-            nodes::apply(&client, nodes::job(&name, 10 + n)).await.expect("it is healthy");
+            nodes::apply(&client, vec![nodes::job(&name, 10 + n)]).await.expect("it is healthy");
             last = nodes::trigger(&client, &name).await.expect("it is healthy");
             nodes::run_ended(&client, &last).await;
         }
@@ -71,7 +71,7 @@ impl Trio {
         let runs: BTreeMap<&str, &v1::Run> =
             self.expected.1.iter().map(|run| (run.run_id.as_str(), run)).collect();
         let mut latest = None;
-        let whole = timeout(Duration::from_secs(40), async {
+        let whole = timeout(Duration::from_secs(240), async {
             loop {
                 if let Ok(found) = nodes::everything(&client).await {
                     for run in &found.1 {
