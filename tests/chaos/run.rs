@@ -111,10 +111,19 @@ pub(crate) async fn run(setup: &Setup) -> Result<(), String> {
         "seed": setup.seed, "profile": setup.profile.word(), "nodes": setup.nodes, "seconds": setup.seconds,
         "healed_at": healed_at, "quiet_at": quiet_at,
         "skew_ms": if setup.profile.sets_clocks() { SKEW_MS } else { 0 },
-        "settled": is_quiet && applied.is_some(),
+        "settled": is_quiet && applied.is_some(), "load_per_processor": load_per_processor(),
         "floors": setup.profile.floors(setup.seconds).into_iter().collect::<std::collections::BTreeMap<_, _>>(),
     });
     fs::write(setup.dir.join("run.json"), setting.to_string()).map_err(|error| error.to_string())
+}
+
+/// How many processes of the machine, ours among them, wanted each processor in the last minute; 0 where the system
+/// does not say.
+fn load_per_processor() -> f64 {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load: f64 = text.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    load / processors as f64
 }
 
 /// Every node in turn, when the fault in the middle would have begun.

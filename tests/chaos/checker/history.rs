@@ -51,6 +51,9 @@ pub(crate) struct Setting {
     pub(crate) skew_ms: i64,
     /// Nothing was live any more when the records were taken.
     pub(crate) settled: bool,
+    /// How many processes wanted each processor of the machine.
+    #[serde(default)]
+    pub(crate) load_per_processor: f64,
     #[serde(default)]
     pub(crate) floors: BTreeMap<String, u64>,
 }

@@ -95,6 +95,17 @@ pub(crate) enum Kind {
     NotSettled,
 }
 
+impl Kind {
+    /// Whether it may come from a machine that has no time for the nodes.
+    fn is_of_speed(self) -> bool {
+        matches!(self, Self::Late | Self::NotSettled)
+    }
+}
+
+/// Beyond this load a node waits for a processor longer than for its peers, and nothing follows from what is late:
+/// a run of five nodes makes one of about 2 where nothing else runs.
+const LOAD_MAX: f64 = 4.0;
+
 /// What was found so far.
 #[derive(Default)]
 pub(crate) struct Findings {
@@ -110,6 +121,20 @@ impl Findings {
 
     fn lacks(&mut self, what: String) {
         self.lacking.push(what);
+    }
+
+    /// The verdict; of a machine that was busy with other work, nothing that is a matter of speed is a violation.
+    fn verdict(mut self, load: f64, figures: BTreeMap<&'static str, u64>) -> Verdict {
+        if load > LOAD_MAX {
+            let count = self.violations.len();
+            self.violations.retain(|(kind, _)| !kind.is_of_speed());
+            if self.violations.len() < count {
+                let late = count - self.violations.len();
+                self.lacking
+                    .push(format!("{late} times late, on a machine with a load of {load:.1} a processor"));
+            }
+        }
+        Verdict { violations: self.violations, lacking: self.lacking, figures }
     }
 }
 
@@ -174,7 +199,7 @@ pub(crate) fn check(history: &History) -> Verdict {
         let what = format!("healed at {}, and something was live still", history.setting.healed_at);
         findings.add(Kind::NotSettled, what);
         let figures = floors::figures(history, &attempts::Starts::new(), 0);
-        return Verdict { violations: findings.violations, lacking: findings.lacking, figures };
+        return findings.verdict(history.setting.load_per_processor, figures);
     }
     replicas::check_at_rest(history, &mut findings);
     instants::check(history, &lives, &calm, &mut findings);
@@ -189,5 +214,5 @@ pub(crate) fn check(history: &History) -> Verdict {
             findings.lacks(format!("{floor}: {count}, at least {least} wanted"));
         }
     }
-    Verdict { violations: findings.violations, lacking: findings.lacking, figures }
+    findings.verdict(history.setting.load_per_processor, figures)
 }

@@ -27,6 +27,18 @@ fn a_history_that_saw_too_little_is_inconclusive() {
     assert!(verdict.lacking.iter().any(|what| what.contains("no node could tell")), "{verdict}");
 }
 
+#[test]
+fn what_is_late_on_a_machine_without_time_is_inconclusive_and_all_else_is_not() {
+    let mut scene = good();
+    scene.settled = false;
+    scene.load = 9.0;
+    let verdict = check(&scene.history());
+    assert!(verdict.violations.is_empty() && verdict.lacking.len() == 1, "{verdict}");
+    let last = scene.log.last_mut().expect("entries");
+    last["now"] = at(6_000);
+    assert!(check(&scene.history()).kinds().contains(&Kind::TimeWentBack));
+}
+
 /// Breaks the good history in one way, and expects it to be named.
 #[track_caller]
 fn names(kind: Kind, plant: impl FnOnce(&mut Scene)) {

@@ -31,6 +31,7 @@ pub(super) struct Scene {
     pub(super) lacks: Vec<String>,
     pub(super) breakers: Vec<Value>,
     pub(super) settled: bool,
+    pub(super) load: f64,
     pub(super) floors: BTreeMap<String, u64>,
 }
 
@@ -67,7 +68,7 @@ impl Scene {
             .collect();
         let setting = json!({
             "seed": 1, "profile": "planted", "nodes": 3, "healed_at": at(7_000), "quiet_at": at(8_000),
-            "skew_ms": 0, "settled": self.settled, "floors": self.floors,
+            "skew_ms": 0, "settled": self.settled, "load_per_processor": self.load, "floors": self.floors,
         });
         History {
             setting: serde_json::from_value(setting).expect("a sound setting"),
@@ -191,6 +192,7 @@ pub(super) fn good() -> Scene {
         lacks: Vec::new(),
         breakers: vec![json!({"name": "job:a", "state": "closed", "consecutive_failures": 0})],
         settled: true,
+        load: 1.0,
         floors: BTreeMap::from([("leader_changes".to_owned(), 1)]),
     };
     scene.entry(1, -900, lead(1));
