@@ -330,8 +330,13 @@ impl Model<'_> {
                 Key::Own(id) => (format!("job:{}", self.lives[id].name), key.clone()),
             })
             .collect();
+        let last = history.log.last().map_or(0, |entry| entry.index);
         for (id, node) in &history.nodes {
             for shown in &node.breakers {
+                // A cool-down that ended after the log was exported: what is shown is not what was exported.
+                if shown.transitions.iter().any(|moved| moved.index > last) {
+                    continue;
+                }
                 let Some(breaker) = names.get(&shown.name).and_then(|key| self.breakers.get(key)) else {
                     continue;
                 };

@@ -242,6 +242,14 @@ pub(crate) struct Breaker {
     pub(crate) name: String,
     pub(crate) state: String,
     pub(crate) consecutive_failures: u32,
+    #[serde(default)]
+    pub(crate) transitions: Vec<Moved>,
+}
+
+/// When a breaker moved, as a node shows it at the end.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Moved {
+    pub(crate) index: u64,
 }
 
 /// What one node says.
