@@ -4,7 +4,7 @@
 //! An input that panics, takes longer than [`PATIENCE`] or more than [`MEMORY_BYTES`] fails the test. It lies in the
 //! file that the failure names, also when the process was ended by it.
 
-#[path = "simulation/chance.rs"]
+#[path = "lab/chance.rs"]
 mod chance;
 #[path = "fuzz/targets/mod.rs"]
 mod targets;
