@@ -97,6 +97,21 @@ async fn snapshot_is_taken_by_itself_when_it_is_due_and_a_restart_begins_with_it
     assert!(node.raft.status().purged_index >= status.purged_index);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_that_a_snapshot_stands_for_survive_a_crash_right_after_it() {
+    let root = TempDir::new().unwrap();
+    let mut places = places(root.path(), 1, &harness::alone()).await;
+    let node = places[0].start().await;
+    leader_of(&[&node.raft]).await;
+    finish_runs(&node.raft, 5).await;
+    node.raft.snapshot_now().await.unwrap();
+    node.kill().await;
+
+    let node = places[0].start().await;
+    leader_of(&[&node.raft]).await;
+    assert_eq!(places[0].run_log.contents().runs.len(), 5, "no entry below the snapshot is applied again");
+}
+
 #[tokio::test]
 async fn gap_that_is_widened_while_it_is_fetched_stays_open() {
     let run_log = Arc::new(MemoryRunLog::default());
