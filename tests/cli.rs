@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::process::{Output, Stdio};
 use std::sync::{Arc, Mutex};
 
+use chronarch::pb::v1::cluster_service_server::{ClusterService, ClusterServiceServer};
 use chronarch::pb::v1::job_service_server::{JobService, JobServiceServer};
 use chronarch::pb::v1::run_service_server::{RunService, RunServiceServer};
 use chronarch::pb::v1::*;
@@ -21,6 +22,8 @@ struct Node {
     applied: Arc<Mutex<Vec<ApplyJobsRequest>>>,
     /// How often the run was watched: the first stream breaks before the run has ended.
     watched: Arc<Mutex<u32>>,
+    /// How far it has applied the log, and by how much more whenever it is asked; a node without that does not say.
+    progress: Option<Arc<Mutex<(u64, u64)>>>,
 }
 
 fn run(state: RunState) -> Run {
@@ -168,11 +171,44 @@ impl RunService for Node {
     }
 }
 
+#[tonic::async_trait]
+impl ClusterService for Node {
+    type ExportLogStream = futures::stream::Empty<Result<ExportLogResponse, Status>>;
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Answer<ClusterStatus> {
+        let progress = self.progress.as_ref().ok_or_else(|| Status::unavailable("not now"))?;
+        let (applied_index, step) = *progress.lock().expect("no panic");
+        progress.lock().expect("no panic").0 += step;
+        Ok(Response::new(ClusterStatus { applied_index, ..ClusterStatus::default() }))
+    }
+
+    async fn transfer_leader(&self, _: Request<TransferLeaderRequest>) -> Answer<TransferLeaderResponse> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn add_node(&self, _: Request<AddNodeRequest>) -> Answer<AddNodeResponse> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn promote_node(&self, _: Request<PromoteNodeRequest>) -> Answer<PromoteNodeResponse> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn remove_node(&self, _: Request<RemoveNodeRequest>) -> Answer<RemoveNodeResponse> {
+        Err(Status::unimplemented("not here"))
+    }
+
+    async fn export_log(&self, _: Request<ExportLogRequest>) -> Answer<Self::ExportLogStream> {
+        Err(Status::unimplemented("not here"))
+    }
+}
+
 async fn serve(node: Node) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address = listener.local_addr().expect("it is bound");
     let server = tonic::transport::Server::builder()
         .add_service(JobServiceServer::new(node.clone()))
+        .add_service(ClusterServiceServer::new(node.clone()))
         .add_service(RunServiceServer::new(node));
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
     address
@@ -218,6 +254,32 @@ async fn exit_codes_tell_what_kind_of_failure_it_is() {
         assert!(text(&output.stderr).starts_with(stderr), "{line}: {output:?}");
         assert_eq!(output.stdout.is_empty(), code != 0, "data alone goes to stdout: {output:?}");
     }
+}
+
+#[tokio::test]
+async fn apply_waits_until_every_node_that_answers_has_the_jobs() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("job.yaml");
+    std::fs::write(&file, "name: feed\ntarget: {http: {url: \"http://127.0.0.1:9/\"}}\n").expect("written");
+    let line = format!("--timeout 1s job apply --wait -f {}", file.display());
+    let at =
+        |applied, step| Node { progress: Some(Arc::new(Mutex::new((applied, step)))), ..Node::default() };
+
+    let catching_up = at(5, 1);
+    let output = ask(serve(catching_up.clone()).await, &line).await;
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let progress = catching_up.progress.expect("it says").lock().expect("no panic").0;
+    assert_eq!(progress, 8, "it was asked at 5, 6 and 7, which is where the jobs are");
+
+    let stuck = serve(at(6, 0)).await;
+    let output = ask(stuck, &line).await;
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let reason =
+        format!("error: the jobs are applied, but {stuck} has not got to log index 7 in time\nhint: ");
+    assert!(text(&output.stderr).starts_with(&reason), "{output:?}");
+
+    let output = ask(serve(Node::default()).await, &line).await;
+    assert_eq!(output.status.code(), Some(3), "nobody said that it has them: {output:?}");
 }
 
 #[tokio::test]

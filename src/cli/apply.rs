@@ -99,22 +99,27 @@ async fn wait(index: u64, context: &Context, printer: &mut Printer) -> Result<()
     let client = context.client()?;
     let deadline = Instant::now() + context.global.timeout;
     loop {
-        let (mut behind, mut silent) = (Vec::new(), Vec::new());
+        let (mut behind, mut silent, mut there) = (Vec::new(), Vec::new(), 0);
         for (endpoint, status) in client.statuses().await {
             match status {
                 Ok(status) if status.applied_index < index => behind.push(endpoint.to_string()),
-                Ok(_) => {}
+                Ok(_) => there += 1,
                 Err(_) => silent.push(endpoint.to_string()),
             }
         }
-        if behind.is_empty() {
+        if behind.is_empty() && there > 0 {
             if !silent.is_empty() {
                 printer.note(&format!("not waited for {}, which does not answer", silent.join(", ")));
             }
             return Ok(());
         }
         if Instant::now() >= deadline {
-            return Err(Failure::Behind { endpoints: behind, index });
+            let none = behind.is_empty();
+            return Err(if none {
+                Failure::NoEndpoint
+            } else {
+                Failure::Behind { endpoints: behind, index }
+            });
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
