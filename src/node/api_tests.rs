@@ -2,6 +2,7 @@
 
 mod export;
 mod jobs;
+mod runs;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
@@ -32,6 +33,7 @@ use crate::storage::DataDir;
 struct Node {
     api: Api,
     raft: Raft,
+    log: Arc<OnceLock<Arc<RunLog>>>,
     _dir: TempDir,
 }
 
@@ -66,8 +68,9 @@ impl Node {
         let mut leadership = raft.leadership();
         let leads = leadership.wait_for(|now| now.is_leader);
         tokio::time::timeout(Duration::from_secs(30), leads).await.expect("a leader").unwrap();
-        let api = Api::new(raft.clone(), log, TrustedClock::alone(), Arc::new(Vec::new), Dialer::tcp());
-        Self { api, raft, _dir: dir }
+        let (seen, clock) = (Arc::clone(&log), TrustedClock::alone());
+        let api = Api::new(raft.clone(), seen, clock, Arc::new(Vec::new), Dialer::tcp());
+        Self { api, raft, log, _dir: dir }
     }
 
     async fn apply(&self, jobs: Vec<pb::JobSpec>, dry_run: bool) -> Vec<pb::AppliedJob> {
