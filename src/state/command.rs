@@ -4,6 +4,7 @@
 //! the dice. Each names what it expects to find, so proposing it twice is harmless: the second is
 //! rejected. `apply` is total: a command that may not be is an [`Outcome::Rejected`], never a panic.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -114,6 +115,15 @@ pub struct Request {
     pub reason: String,
 }
 
+/// A run that someone makes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// Which.
+    pub run: RunId,
+    /// The first run of its chain, maybe itself.
+    pub chain: RunId,
+}
+
 /// A proposed change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
@@ -151,6 +161,9 @@ pub enum Command {
         job: JobRef,
         /// Who.
         request: Request,
+        /// When it is to end by itself.
+        #[serde(default)]
+        until: Option<Timestamp>,
     },
     /// Lets occurrences be created again.
     ResumeJob {
@@ -167,6 +180,23 @@ pub enum Command {
     TriggerJob {
         /// Which.
         job: JobRef,
+        /// Who.
+        request: Request,
+        /// Parameters with other values than the job's.
+        #[serde(default)]
+        params: BTreeMap<String, String>,
+        /// The run that is made again.
+        #[serde(default)]
+        again: Option<Again>,
+    },
+    /// Makes a run for each of some past instants.
+    Backfill {
+        /// Which.
+        job: JobRef,
+        /// The version whose schedule they were computed from.
+        version: u64,
+        /// Nominal instants, ascending, at most [`super::limits::BACKFILL`].
+        instants: Vec<Timestamp>,
         /// Who.
         request: Request,
     },
@@ -287,6 +317,7 @@ impl Command {
             | Self::PauseJob { request, .. }
             | Self::ResumeJob { request, .. }
             | Self::TriggerJob { request, .. }
+            | Self::Backfill { request, .. }
             | Self::CancelRun { request, .. }
             | Self::TripBreaker { request, .. }
             | Self::ResetBreaker { request, .. } => Some(request),
@@ -377,6 +408,13 @@ pub enum Outcome {
         /// Its identity.
         run: RunId,
     },
+    /// The runs of a backfill wait for their turn.
+    Backfilled {
+        /// Its number, by which they can be told.
+        backfill: u64,
+        /// How many.
+        runs: u32,
+    },
     /// The attempt may leave for its worker.
     Started {
         /// The run.
@@ -437,6 +475,9 @@ pub enum Rejection {
     /// The command contradicts itself.
     #[error("malformed command")]
     Malformed,
+    /// The job would run after itself.
+    #[error("the job would run after itself")]
+    Cycle,
 }
 
 impl Rejection {
@@ -454,6 +495,7 @@ impl Rejection {
             Self::Early => "early",
             Self::Limit => "limit",
             Self::Malformed => "malformed",
+            Self::Cycle => "cycle",
         }
     }
 }

@@ -35,7 +35,9 @@ pub mod breaker;
 mod command;
 mod evidence;
 mod fire;
+pub mod group;
 mod job;
+pub mod join;
 pub mod limits;
 mod operation;
 pub mod run;
@@ -53,10 +55,12 @@ use serde::{Deserialize, Serialize};
 
 use breaker::{Breaker, Status, StatusKind};
 pub use command::{
-    BreakerKey, Change, CodecError, Command, Due, Entry, JobRef, Outcome, Rejection, Request, Verdict,
+    Again, BreakerKey, Change, CodecError, Command, Due, Entry, JobRef, Outcome, Rejection, Request, Verdict,
 };
 pub use evidence::{BreakerChange, StateHash};
-pub use job::{Fault, Job, LastRun, Pause};
+use group::{Group, GroupKey};
+pub use job::{Fault, Job, LastRun, Origin, Pause};
+use join::Join;
 pub use operation::JobChange;
 use operation::Remembered;
 pub use run::{JobId, RunId};
@@ -75,6 +79,8 @@ pub struct Applied {
     /// Places of commands that were known by their operation id: nothing was done again, and the outcome is that
     /// of the first time.
     pub repeats: Vec<usize>,
+    /// Runs and records that came of runs that ended: those of jobs that run `after` others, in order.
+    pub made: Vec<RunId>,
 }
 
 /// A term of leadership, as its leader recorded it.
@@ -109,6 +115,8 @@ pub struct State {
     leases: OrdMap<Arc<str>, Timestamp>,
     operations: OrdMap<Arc<str>, Remembered>,
     operations_by_age: OrdMap<u64, Arc<str>>,
+    groups: OrdMap<GroupKey, Arc<Group>>,
+    joins: OrdMap<join::JoinKey, Arc<Join>>,
     // Derived from the above.
     names: OrdMap<(Arc<str>, Arc<str>), JobId>,
     due: OrdSet<(Timestamp, JobId)>,
@@ -122,6 +130,10 @@ pub struct State {
     cooling: OrdSet<(Timestamp, BreakerKey)>,
     probing: OrdSet<BreakerKey>,
     sharers: OrdSet<(BreakerKey, JobId)>,
+    members: OrdSet<(GroupKey, JobId)>,
+    group_loads: OrdMap<GroupKey, u32>,
+    followers: OrdSet<(Arc<str>, Arc<str>, JobId)>,
+    ending_pauses: OrdSet<(Timestamp, JobId)>,
 }
 
 impl State {
@@ -288,6 +300,11 @@ impl State {
         self.cooling.iter().map(|(until, key)| (*until, key))
     }
 
+    /// Pauses that end by themselves, with their jobs, the earliest first.
+    pub fn ending_pauses(&self) -> impl Iterator<Item = (Timestamp, JobId)> + '_ {
+        self.ending_pauses.iter().copied()
+    }
+
     /// Half-open breakers.
     pub fn probing(&self) -> impl Iterator<Item = &BreakerKey> {
         self.probing.iter()
@@ -320,6 +337,7 @@ impl State {
     fn remove_job(&mut self, id: JobId) {
         self.unindex_job(id);
         self.jobs.remove(&id);
+        self.remove_joins(id);
         self.remove_breaker(&BreakerKey::Job(id));
     }
 
@@ -336,6 +354,17 @@ impl State {
         if let key @ BreakerKey::Shared(..) = job.breaker() {
             self.sharers.insert((key, job.id));
         }
+        if let Some(group) = job.spec.group() {
+            self.members.insert((group, job.id));
+        }
+        if !job.deleted {
+            for row in upstream_rows(job) {
+                self.followers.insert(row);
+            }
+        }
+        if let Some(until) = job.pause.as_ref().and_then(|pause| pause.until).filter(|_| !job.deleted) {
+            self.ending_pauses.insert((until, job.id));
+        }
     }
 
     fn unindex_job(&mut self, id: JobId) {
@@ -348,6 +377,15 @@ impl State {
             self.names.remove(&(job.spec.namespace.as_str().into(), job.spec.name.as_str().into()));
         }
         self.sharers.remove(&(job.breaker(), id));
+        if let Some(group) = job.spec.group() {
+            self.members.remove(&(group, id));
+        }
+        for row in upstream_rows(job) {
+            self.followers.remove(&row);
+        }
+        if let Some(until) = job.pause.as_ref().and_then(|pause| pause.until) {
+            self.ending_pauses.remove(&(until, id));
+        }
     }
 
     fn put_run(&mut self, run: Run) {
@@ -376,6 +414,9 @@ impl State {
                     let load = self.load(&attempt.worker);
                     self.loads.insert(attempt.worker.clone(), load + 1);
                 }
+                if let Some(group) = &run.group {
+                    self.group_loads.insert(group.clone(), self.group_load(group) + 1);
+                }
                 if run.cancel.is_some() {
                     self.stopping.insert(run.id);
                 }
@@ -399,6 +440,12 @@ impl State {
                     match self.load(&attempt.worker) {
                         0 | 1 => self.loads.remove(&attempt.worker),
                         load => self.loads.insert(attempt.worker.clone(), load - 1),
+                    };
+                }
+                if let Some(group) = &run.group {
+                    match self.group_load(group) {
+                        0 | 1 => self.group_loads.remove(group),
+                        load => self.group_loads.insert(group.clone(), load - 1),
                     };
                 }
                 self.stopping.remove(&run.id);
@@ -448,6 +495,12 @@ impl State {
             Some(Status::Closed) | None => {}
         }
     }
+}
+
+/// The rows that say which jobs a job runs after.
+fn upstream_rows(job: &Job) -> impl Iterator<Item = (Arc<str>, Arc<str>, JobId)> {
+    let names = job.spec.after.iter().flat_map(|after| &after.jobs);
+    names.map(|name| (job.spec.namespace.as_str().into(), name.as_str().into(), job.id))
 }
 
 /// When a live run needs a look: its wait ends, it expires, or its attempt is overdue.

@@ -37,6 +37,8 @@ pub const fn cause(cause: Cause) -> pb::Cause {
         Cause::Schedule => pb::Cause::Schedule,
         Cause::Manual => pb::Cause::Manual,
         Cause::CatchUp => pb::Cause::CatchUp,
+        Cause::Backfill => pb::Cause::Backfill,
+        Cause::After => pb::Cause::After,
     }
 }
 
@@ -82,6 +84,11 @@ pub fn to_pb(run: &Run) -> pb::Run {
         retry_at: retry_at.map(instant),
         actor: run.actor.clone(),
         scheduled_from: run.scheduled_from.map(instant),
+        params: run.params.clone(),
+        chain_id: run.chain.unwrap_or(run.id).to_string(),
+        upstream: run.upstream.iter().map(ToString::to_string).collect(),
+        retry_of: run.retry_of.map(|run| run.to_string()).unwrap_or_default(),
+        backfill: run.backfill.unwrap_or(0),
     }
 }
 

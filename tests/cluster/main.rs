@@ -7,6 +7,7 @@
 mod chance;
 
 mod breakers;
+mod chains;
 mod durability;
 mod evidence;
 mod harness;
