@@ -13,6 +13,7 @@ mod evidence;
 mod harness;
 mod linear;
 mod membership;
+mod own_workers;
 mod pages;
 mod receiver;
 mod takeover;
