@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaker::{Breaker, Moment, Status, StatusKind, Why};
-use super::command::{BreakerKey, Change, Command, Due, Entry, Outcome, Rejection, Request};
+use super::command::{BreakerKey, Change, Command, Due, Entry, Outcome, Request};
 use super::job::{Job, Origin, Pause, undecided};
 use super::limits;
+use super::rejection::Rejection;
 use super::run::{JobId, Reason, Run, RunId};
 use super::spec::JobSpec;
 use super::time::Timestamp;

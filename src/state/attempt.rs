@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::apply::Applying;
 use super::breaker::{Breaker, StatusKind};
-use super::command::{Outcome, Rejection};
+use super::command::Outcome;
 use super::limits;
+use super::rejection::Rejection;
 use super::run::{Attempt, AttemptOutcome, Phase, Reason, Report, Run, RunId, RunState};
 use super::spec::{OnLost, Retry, RetryOn};
 use super::time::Timestamp;
