@@ -108,6 +108,7 @@ impl Applying<'_> {
             Command::Expire { run } => self.expire(*run),
             Command::CancelRun { run, request } => self.cancel(*run, request),
             Command::HalfOpen { breaker, opened } => self.half_open(breaker, *opened),
+            Command::SetQueue { queue, limits, request } => self.set_queue(queue, limits, request),
             Command::TripBreaker { breaker, open_for, request } => self.trip(breaker, *open_for, request),
             Command::ResetBreaker { breaker, request } => self.reset(breaker, request),
         };

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::queue::QueueLimits;
 use super::rejection::Rejection;
 use super::run::{AttemptOutcome, Cause, JobId, Report, RunId};
 use super::spec::JobSpec;
@@ -290,6 +291,15 @@ pub enum Command {
         /// Log index of its opening.
         opened: u64,
     },
+    /// Sets the limits of a queue; without any it has none.
+    SetQueue {
+        /// Which.
+        queue: Arc<str>,
+        /// All of them.
+        limits: QueueLimits,
+        /// Who.
+        request: Request,
+    },
     /// Opens a breaker by hand.
     TripBreaker {
         /// Which.
@@ -320,6 +330,7 @@ impl Command {
             | Self::TriggerJob { request, .. }
             | Self::Backfill { request, .. }
             | Self::CancelRun { request, .. }
+            | Self::SetQueue { request, .. }
             | Self::TripBreaker { request, .. }
             | Self::ResetBreaker { request, .. } => Some(request),
             Self::Lead { .. }

@@ -90,6 +90,7 @@ impl State {
     }
 
     fn index_run(&mut self, run: &Run) {
+        self.count_in_queue(run, |count| count.saturating_add(1));
         match run.phase {
             Phase::Waiting => self.wait(run),
             Phase::Held => {
@@ -116,6 +117,7 @@ impl State {
     }
 
     fn unindex_run(&mut self, run: &Run) {
+        self.count_in_queue(run, |count| count.saturating_sub(1));
         match run.phase {
             Phase::Waiting => self.wait_no_more(run),
             Phase::Held => {

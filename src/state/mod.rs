@@ -41,6 +41,7 @@ mod job;
 pub mod join;
 pub mod limits;
 mod operation;
+pub mod queue;
 mod rejection;
 pub mod run;
 pub mod schedule;
@@ -65,6 +66,7 @@ pub use job::{Fault, Job, LastRun, Origin, Pause};
 use join::Join;
 pub use operation::JobChange;
 use operation::Remembered;
+use queue::{Queue, QueueLoad};
 pub use rejection::Rejection;
 pub use run::{JobId, RunId};
 use run::{Phase, Run};
@@ -119,6 +121,7 @@ pub struct State {
     operations: OrdMap<Arc<str>, Remembered>,
     operations_by_age: OrdMap<u64, Arc<str>>,
     groups: OrdMap<GroupKey, Arc<Group>>,
+    queues: OrdMap<Arc<str>, Arc<Queue>>,
     joins: OrdMap<join::JoinKey, Arc<Join>>,
     // Derived from the above.
     names: OrdMap<(Arc<str>, Arc<str>), JobId>,
@@ -135,6 +138,7 @@ pub struct State {
     sharers: OrdSet<(BreakerKey, JobId)>,
     members: OrdSet<(GroupKey, JobId)>,
     group_loads: OrdMap<GroupKey, u32>,
+    queue_loads: OrdMap<Arc<str>, QueueLoad>,
     followers: OrdSet<(Arc<str>, Arc<str>, JobId)>,
     ending_pauses: OrdSet<(Timestamp, JobId)>,
 }

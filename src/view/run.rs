@@ -97,10 +97,12 @@ pub fn to_pb(run: &Run) -> pb::Run {
 #[must_use]
 pub fn in_state(state: &State, run: &Run) -> pb::Run {
     let mut message = to_pb(run);
-    let group = || state.job(run.id.job).and_then(|job| job.spec.group());
-    if run.phase == Phase::Waiting
-        && group().is_some_and(|group| !state.has_group_room(&group, 0, state.now()))
-    {
+    let is_kept = || {
+        let group = state.job(run.id.job).and_then(|job| job.spec.group());
+        let has_group_room = group.is_none_or(|group| state.has_group_room(&group, 0, state.now()));
+        !has_group_room || !state.has_queue_room(&run.queue, 0, state.now())
+    };
+    if run.phase == Phase::Waiting && is_kept() {
         message.reason = Reason::Limit.as_str().to_owned();
     }
     message
