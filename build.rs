@@ -17,6 +17,8 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, Fi
 const JOB_FILE: &str = "JobSpec";
 /// Messages that a single word may stand for in a job file: `overlap: skip`.
 const SHORT: [&str; 2] = ["CatchUp", "Overlap"];
+/// The message that a list of names, or one name, may stand for: `after: [load]`.
+const NAMES: &str = "After";
 /// Spoken between nodes and workers in binary form alone.
 const NO_TEXT: &str = "chronarch/v1/worker.proto";
 
@@ -85,6 +87,9 @@ fn field_text(field: &FieldDescriptorProto, sparse: bool) -> Vec<String> {
         (_, ".google.protobuf.Duration") => attributes.push("with = \"crate::pb::span::option\"".to_owned()),
         (Type::Message, _) if SHORT.contains(&target) => {
             attributes.push("deserialize_with = \"crate::pb::short::word_or_mapping\"".to_owned());
+        }
+        (Type::Message, _) if target == NAMES => {
+            attributes.push("deserialize_with = \"crate::pb::short::names_or_mapping\"".to_owned());
         }
         (Type::Message, _) if list && target == "Schedule" => {
             attributes.push("deserialize_with = \"crate::pb::short::one_or_list\"".to_owned());

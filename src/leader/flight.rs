@@ -7,7 +7,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::scheduler::plan::InFlight;
-use crate::state::Command;
+use crate::state::group::GroupKey;
+use crate::state::run::RunId;
+use crate::state::{Command, State};
 
 /// The keys of what is in flight.
 #[derive(Debug, Default)]
@@ -15,20 +17,29 @@ pub(super) struct Flight {
     pub(super) in_flight: InFlight,
     /// Starts in flight for each worker.
     pub(super) starts: HashMap<Arc<str>, u32>,
+    /// The groups that starts in flight count against, as they were when those were proposed.
+    groups: HashMap<RunId, GroupKey>,
     /// Applied entries that the loop has not seen in a state yet.
     landed: Vec<(u64, Arc<Vec<Command>>)>,
 }
 
 impl Flight {
-    pub(super) fn take_off(&mut self, commands: &[Command]) {
+    pub(super) fn take_off(&mut self, commands: &[Command], state: &State) {
         for command in commands {
             match command {
                 Command::Fire { job, .. } | Command::Disarm { job, .. } => {
                     self.in_flight.jobs.insert(*job);
                 }
+                Command::ResumeJob { job, .. } => {
+                    self.in_flight.jobs.insert(job.id);
+                }
                 Command::Start { run, worker, .. } => {
                     self.in_flight.runs.insert(*run);
                     *self.starts.entry(worker.clone()).or_insert(0) += 1;
+                    if let Some(group) = state.job(run.job).and_then(|job| job.spec.group()) {
+                        *self.in_flight.groups.entry(group.clone()).or_insert(0) += 1;
+                        self.groups.insert(*run, group);
+                    }
                 }
                 Command::Complete { run, .. } | Command::Retry { run } | Command::Expire { run } => {
                     self.in_flight.runs.insert(*run);
@@ -43,8 +54,8 @@ impl Flight {
                 | Command::PutJob { .. }
                 | Command::DeleteJob { .. }
                 | Command::PauseJob { .. }
-                | Command::ResumeJob { .. }
                 | Command::TriggerJob { .. }
+                | Command::Backfill { .. }
                 | Command::CancelRun { .. }
                 | Command::TripBreaker { .. }
                 | Command::ResetBreaker { .. } => {}
@@ -74,6 +85,9 @@ impl Flight {
                 Command::Fire { job, .. } | Command::Disarm { job, .. } => {
                     self.in_flight.jobs.remove(job);
                 }
+                Command::ResumeJob { job, .. } => {
+                    self.in_flight.jobs.remove(&job.id);
+                }
                 Command::Start { run, worker, .. } => {
                     self.in_flight.runs.remove(run);
                     if let Some(starts) = self.starts.get_mut(worker) {
@@ -82,6 +96,7 @@ impl Flight {
                             self.starts.remove(worker);
                         }
                     }
+                    self.forget_group(*run);
                 }
                 Command::Complete { run, .. } | Command::Retry { run } | Command::Expire { run } => {
                     self.in_flight.runs.remove(run);
@@ -96,11 +111,21 @@ impl Flight {
                 | Command::PutJob { .. }
                 | Command::DeleteJob { .. }
                 | Command::PauseJob { .. }
-                | Command::ResumeJob { .. }
                 | Command::TriggerJob { .. }
+                | Command::Backfill { .. }
                 | Command::CancelRun { .. }
                 | Command::TripBreaker { .. }
                 | Command::ResetBreaker { .. } => {}
+            }
+        }
+    }
+
+    fn forget_group(&mut self, run: RunId) {
+        let Some(group) = self.groups.remove(&run) else { return };
+        if let Some(starts) = self.in_flight.groups.get_mut(&group) {
+            *starts -= 1;
+            if *starts == 0 {
+                self.in_flight.groups.remove(&group);
             }
         }
     }

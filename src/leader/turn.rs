@@ -259,7 +259,7 @@ impl Loop {
     }
 
     fn propose(&mut self, term: u64, at: Timestamp, commands: Vec<Command>, reports: Vec<PendingReport>) {
-        self.flight.take_off(&commands);
+        self.flight.take_off(&commands, &self.state);
         let commands = Arc::new(commands);
         let entry = Entry { at, commands: commands.as_ref().clone() };
         let answer = self.raft.submit(Some(term), entry);

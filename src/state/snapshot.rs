@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use super::breaker::Breaker;
 use super::command::{BreakerKey, CodecError, decode, encode};
+use super::group::{Group, GroupKey};
 use super::job::Job;
+use super::join::{Join, JoinKey};
 use super::operation::Remembered;
 use super::run::Run;
 use super::time::Timestamp;
@@ -21,6 +23,8 @@ const RUN: u8 = 3;
 const BREAKER: u8 = 4;
 const LEASE: u8 = 5;
 const OPERATION: u8 = 6;
+const GROUP: u8 = 7;
+const JOIN: u8 = 8;
 const END: u8 = 255;
 
 /// The longest item that is believed; a longer one means that the bytes are no snapshot.
@@ -60,6 +64,12 @@ impl State {
             if let Some(remembered) = self.operations.get(key) {
                 item(out, OPERATION, &encode(&(number, key.as_ref(), remembered)))?;
             }
+        }
+        for (key, group) in &self.groups {
+            item(out, GROUP, &encode(&(key, group.as_ref())))?;
+        }
+        for (key, join) in &self.joins {
+            item(out, JOIN, &encode(&(key, join.as_ref())))?;
         }
         item(out, END, &[])
     }
@@ -112,6 +122,14 @@ impl State {
             OPERATION => {
                 let (number, key, remembered): (u64, String, Remembered) = decode(bytes)?;
                 self.remember(number, key.into(), remembered);
+            }
+            GROUP => {
+                let (key, group): (GroupKey, Group) = decode(bytes)?;
+                self.groups.insert(key, Arc::new(group));
+            }
+            JOIN => {
+                let (key, join): (JoinKey, Join) = decode(bytes)?;
+                self.put_join(key, join);
             }
             other => return Err(CodecError::Section(other)),
         }

@@ -4,9 +4,10 @@ use super::{instant, span};
 use crate::pb::v1 as pb;
 use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
 use crate::state::spec::{
-    BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, OnLost, OnOpen, OnResume, Overlap, OverlapPolicy,
-    Program, Retention, Retry, RetryOn, Target,
+    After, AfterOn, AfterWhen, BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, Limits, OnLost, OnOpen,
+    OnResume, Overlap, OverlapPolicy, Program, Rate, Retention, Retry, RetryOn, Target,
 };
+use crate::state::time::span_text;
 
 /// The message of a definition. Read again, it gives the same definition.
 #[must_use]
@@ -37,7 +38,39 @@ pub fn to_pb(spec: &JobSpec) -> pb::JobSpec {
         on_resume: on_resume.into(),
         breaker: Some(breaker_policy(&spec.breaker)),
         retention: Some(retention(&spec.retention)),
+        params: spec.params.clone(),
+        limits: spec.limits.as_ref().map(limits),
+        after: spec.after.as_ref().map(after),
+        priority: spec.priority,
     }
+}
+
+fn limits(limits: &Limits) -> pb::Limits {
+    let rate = |rate: Rate| match span_text(rate.per).as_str() {
+        "1s" => format!("{}/s", rate.starts),
+        "1m" => format!("{}/m", rate.starts),
+        "1h" => format!("{}/h", rate.starts),
+        "1d" => format!("{}/d", rate.starts),
+        other => format!("{}/{other}", rate.starts),
+    };
+    pb::Limits {
+        group: limits.group.clone().unwrap_or_default(),
+        concurrency: limits.concurrency,
+        rate: limits.rate.map(rate).unwrap_or_default(),
+    }
+}
+
+fn after(after: &After) -> pb::After {
+    let when = match after.when {
+        AfterWhen::All => pb::AfterWhen::All,
+        AfterWhen::Any => pb::AfterWhen::Any,
+    };
+    let on = match after.on {
+        AfterOn::Success => pb::AfterOn::Success,
+        AfterOn::Failure => pb::AfterOn::Failure,
+        AfterOn::Always => pb::AfterOn::Always,
+    };
+    pb::After { jobs: after.jobs.clone(), when: when.into(), on: on.into() }
 }
 
 fn schedule(schedule: &Schedule) -> pb::Schedule {
@@ -89,7 +122,7 @@ fn target(target: &Target) -> pb::Target {
                 body: body.clone(),
                 success: success.clone(),
             }),
-            exec: None,
+            ..pb::Target::default()
         },
         Target::Exec { program, env, cwd, stdin } => {
             let (command, shell) = match program {
@@ -103,7 +136,10 @@ fn target(target: &Target) -> pb::Target {
                 cwd: cwd.clone().unwrap_or_default(),
                 stdin: stdin.clone().unwrap_or_default(),
             };
-            pb::Target { http: None, exec: Some(exec) }
+            pb::Target { exec: Some(exec), ..pb::Target::default() }
+        }
+        Target::Queue { payload } => {
+            pb::Target { queue: Some(pb::QueueTarget { payload: payload.clone() }), ..pb::Target::default() }
         }
     }
 }

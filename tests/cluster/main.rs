@@ -7,11 +7,13 @@
 mod chance;
 
 mod breakers;
+mod chains;
 mod durability;
 mod evidence;
 mod harness;
 mod linear;
 mod membership;
+mod own_workers;
 mod pages;
 mod receiver;
 mod takeover;

@@ -1,5 +1,6 @@
 //! What was proposed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -58,6 +59,8 @@ enum Arguments<'a> {
     PauseJob {
         #[serde(flatten)]
         job: JobNamed<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        until: Option<At>,
     },
     ResumeJob {
         #[serde(flatten)]
@@ -69,6 +72,16 @@ enum Arguments<'a> {
     TriggerJob {
         #[serde(flatten)]
         job: JobNamed<'a>,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        params: &'a BTreeMap<String, String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_of: Option<String>,
+    },
+    BackfillJob {
+        #[serde(flatten)]
+        job: JobNamed<'a>,
+        version: u64,
+        scheduled_at: Vec<At>,
     },
     Fire {
         #[serde(flatten)]
@@ -221,11 +234,20 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
         Command::DeleteJob { job, cancel_runs, .. } => {
             Arguments::DeleteJob { job: job.into(), cancel_runs: *cancel_runs }
         }
-        Command::PauseJob { job, .. } => Arguments::PauseJob { job: job.into() },
+        Command::PauseJob { job, until, .. } => Arguments::PauseJob { job: job.into(), until: until.map(At) },
+        Command::Backfill { job, version, instants, .. } => Arguments::BackfillJob {
+            job: job.into(),
+            version: *version,
+            scheduled_at: instants.iter().copied().map(At).collect(),
+        },
         Command::ResumeJob { job, version, next, .. } => {
             Arguments::ResumeJob { job: job.into(), version: *version, next: next.map(Armed::from) }
         }
-        Command::TriggerJob { job, .. } => Arguments::TriggerJob { job: job.into() },
+        Command::TriggerJob { job, params, again, .. } => Arguments::TriggerJob {
+            job: job.into(),
+            params,
+            retry_of: again.map(|again| again.run.to_string()),
+        },
         Command::Fire { job, version, expect, verdicts, next } => Arguments::Fire {
             job: JobNamed::of(*job, scene),
             version: *version,
