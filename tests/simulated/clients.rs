@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use chronarch::client::{Client, Error, job_file};
-use chronarch::pb::v1;
+use chronarch::pb::{instant, v1};
 use tokio::time::sleep;
 
 use crate::lab::chance::Chance;
@@ -15,6 +15,8 @@ use crate::truth::Truth;
 const NAMES: [&str; 6] = ["ant", "bee", "cat", "dog", "elk", "fox"];
 /// Which of the things that a person does is to cancel a run.
 const CANCEL: u64 = 9;
+const RETRY: u64 = 11;
+const QUEUE: u64 = 12;
 /// How long a client waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(4);
 
@@ -23,8 +25,18 @@ fn random_job(name: &str, chance: &mut Chance) -> String {
     let every = chance.pick(&["500ms", "1s", "1500ms", "4s", "9s"]);
     let jitter = if chance.one_in(3) { ", jitter: 300ms" } else { "" };
     let slow = if chance.one_in(4) { "slow" } else { "quick" };
+    let occurs = match chance.between(0, 3) {
+        // Cycles, and jobs that are not there, are refused.
+        0 => {
+            let (first, second) = (chance.pick(&NAMES), chance.pick(&NAMES));
+            let jobs = if first == second { first.to_owned() } else { format!("{first}, {second}") };
+            let (when, on) = (chance.pick(&["all", "any"]), chance.pick(&["success", "always", "failure"]));
+            format!("after: {{jobs: [{jobs}], when: {when}, on: {on}}}")
+        }
+        _ => format!("schedule: {{every: {every}{jitter}}}"),
+    };
     let mut text = format!(
-        "name: {name}\nschedule: {{every: {every}{jitter}}}\ntarget: {{http: {{url: \"http://target/{slow}\"}}}}\n\
+        "name: {name}\n{occurs}\ntarget: {{http: {{url: \"http://target/{slow}\"}}}}\n\
          timeout: {}s\nretry: {{max_attempts: {}, initial: {}ms, max: 2s}}\n\
          catch_up: {{runs: {}, window: {}s, max: {}}}\n",
         chance.between(2, 8),
@@ -44,6 +56,12 @@ fn random_job(name: &str, chance: &mut Chance) -> String {
         ),
         _ => "overlap: replace\n".to_owned(),
     };
+    if chance.one_in(3) {
+        let group = chance.pick(&["", "group: shared, "]);
+        let (concurrency, rate) = (chance.between(1, 3), chance.between(2, 6));
+        text += &format!("limits: {{{group}concurrency: {concurrency}, rate: {rate}/1s}}\n");
+    }
+    text += &format!("priority: {}\nlabels: {{team: {}}}\n", chance.between(0, 3), chance.pick(&["x", "y"]));
     if chance.one_in(3) {
         text += &format!("start_within: {}s\n", chance.between(1, 4));
     }
@@ -125,7 +143,7 @@ impl Person {
     }
 
     async fn act(&mut self) {
-        let (name, what) = self.draw(|chance| (chance.pick(&NAMES).to_owned(), chance.between(0, 11)));
+        let (name, what) = self.draw(|chance| (chance.pick(&NAMES).to_owned(), chance.between(0, 14)));
         let operation_id = format!("{}-{what}", self.operation());
         let (operation, client) = (operation_id.clone(), &self.client);
         let reason = "a simulation".to_owned();
@@ -144,7 +162,10 @@ impl Person {
                 client.delete_job(request).await.map(drop)
             }
             6 => {
-                let request = v1::PauseJobRequest { name, operation_id, reason, ..Default::default() };
+                let until = self.draw(|chance| chance.one_in(2).then(|| chance.between(200, 8_000)));
+                let now = self.truth.state().now();
+                let until = until.map(|millis| instant::write(now.plus(Duration::from_millis(millis))));
+                let request = v1::PauseJobRequest { name, operation_id, reason, until, ..Default::default() };
                 client.pause_job(request).await.map(drop)
             }
             7 => {
@@ -156,6 +177,27 @@ impl Person {
                 client.trigger_job(request).await.map(drop)
             }
             CANCEL => self.cancel(operation_id).await,
+            RETRY => self.retry(&name, operation_id).await,
+            QUEUE => {
+                let [concurrency, max_waiting] = self
+                    .draw(|chance| [chance.pick(&[None, Some(2), Some(6)]), chance.pick(&[None, Some(4)])]);
+                let name = "default".to_owned();
+                let request = v1::SetQueueRequest {
+                    name,
+                    concurrency,
+                    max_waiting,
+                    operation_id,
+                    ..Default::default()
+                };
+                client.set_queue(request).await.map(drop)
+            }
+            13 => {
+                let labels = [("team".to_owned(), "x".to_owned())].into();
+                let request = v1::ResumeJobsRequest { labels, operation_id, ..Default::default() };
+                // Each job that was paused is an operation; which those were is not told to a repeat.
+                let _ = client.resume_jobs(request).await;
+                return;
+            }
             10 => {
                 let name = "feed".to_owned();
                 let request = v1::ResetBreakerRequest { name, operation_id, reason, ..Default::default() };
@@ -173,8 +215,19 @@ impl Person {
             Ok(()) => self.truth.acknowledged(&operation),
             Err(Error::UnknownResult { .. } | Error::Unreachable { .. }) => self.truth.unknown(),
             Err(Error::NotFound { .. } | Error::Refused { .. }) => {}
+            // The jobs that it would run after are not there, or it would run after itself.
+            Err(Error::InvalidArgument { message, .. }) if message.contains(".after") => {}
             Err(error) => panic!("{operation}: {error:?}"),
         }
+    }
+
+    /// The newest ended run of a job again.
+    async fn retry(&self, name: &str, operation_id: String) -> Result<(), Error> {
+        let state = self.truth.state();
+        let last = state.job_named("default", name).and_then(|job| job.last);
+        let Some(last) = last else { return Err(Error::NotFound { message: String::new(), hint: None }) };
+        let request = v1::RetryRunRequest { run_id: last.id.to_string(), operation_id, ..Default::default() };
+        self.client.retry_run(request).await.map(drop)
     }
 
     async fn cancel(&self, operation_id: String) -> Result<(), Error> {

@@ -29,6 +29,12 @@ figures! {
     breakers_across_a_change,
     snapshots_installed,
     acknowledged,
+    /// Runs and records that came of others that ended.
+    made,
+    /// Leaders that began while a join waited for more.
+    joins_across_a_change,
+    /// Entries after which limits kept something from starting.
+    kept_by_limits,
     /// Operations of which a client was told that nobody knows.
     unknown,
     kills,

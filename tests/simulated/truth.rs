@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use chronarch::raft::Observed;
 use chronarch::state::breaker::StatusKind;
 use chronarch::state::run::{AttemptOutcome, RunState};
-use chronarch::state::{Applied, Command, Entry, Outcome, State};
+use chronarch::state::{Applied, Command, Entry, Job, Outcome, State};
 
 use crate::figures::Figures;
 use crate::lab::invariants::{Committed, Held, Invariants};
@@ -292,6 +292,11 @@ impl Inner {
         for (command, outcome) in entry.commands.iter().zip(&applied.outcomes) {
             self.note(index, command, outcome, &before);
         }
+        self.figures.made += applied.made.len() as u64;
+        let (state, now) = (&self.state, self.state.now());
+        let is_kept = state.groups().any(|(key, _)| !state.has_group_room(key, 0, now))
+            || state.queues().any(|(name, _)| !state.has_queue_room(name, 0, now));
+        self.figures.kept_by_limits += u64::from(is_kept);
         for run in &applied.finished {
             assert!(
                 run.state != RunState::Pending && run.state != RunState::Running,
@@ -315,6 +320,9 @@ impl Inner {
             assert!(self.leader.is_none_or(|(_, old, _)| old < *term), "two leaders in term {term}");
             let carried = before.breakers().any(|(_, breaker)| breaker.kind() != StatusKind::Closed);
             self.figures.breakers_across_a_change += u64::from(carried && self.leader.is_some());
+            let waits = |job: &Arc<Job>| before.joins_of(job.id).any(|(_, join)| !join.is_decided);
+            let joins = before.jobs_after(None).any(waits);
+            self.figures.joins_across_a_change += u64::from(joins && self.leader.is_some());
             self.figures.leader_changes += u64::from(self.leader.is_some());
             self.leader = Some((*node, *term, index));
         }
