@@ -28,6 +28,7 @@ mod serve;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -59,8 +60,9 @@ enum Command {
     Server(ServerArgs),
     /// Runs a local cluster of real node processes in one terminal, for trying things out
     Dev(DevArgs),
-    /// Runs a stand-alone worker: attempts are carried out on machines that are not nodes
-    Worker(WorkerArgs),
+    /// Runs a stand-alone worker: attempts are carried out on machines that are not nodes. With a subcommand: the
+    /// workers that the cluster knows
+    Worker(worker::WorkerLine),
     /// Jobs: what runs, when, and under which policies
     Job {
         #[command(subcommand)]
@@ -120,6 +122,7 @@ enum ShortCommand {
     Job(job::JobCommand),
     Run(run::RunCommand),
     Breaker(breaker::BreakerCommand),
+    Worker(worker::WorkerCommand),
     Cluster(cluster::ClusterCommand),
     Schedule(schedule::ScheduleCommand),
     Bench(bench::BenchCommand),
@@ -140,7 +143,12 @@ where
     Ok(match command {
         Command::Server(args) => Invocation::Server(Box::new(args)),
         Command::Dev(args) => Invocation::Dev(Box::new(args)),
-        Command::Worker(args) => Invocation::Worker(Box::new(args), Box::new(global)),
+        Command::Worker(worker::WorkerLine { command: Some(command), .. }) => {
+            short(global, ShortCommand::Worker(command))
+        }
+        Command::Worker(worker::WorkerLine { run, command: None }) => {
+            Invocation::Worker(Box::new(run), Box::new(global))
+        }
         Command::Job { command } => short(global, ShortCommand::Job(command)),
         Command::Run { command } => short(global, ShortCommand::Run(command)),
         Command::Breaker { command } => short(global, ShortCommand::Breaker(command)),
@@ -159,6 +167,7 @@ pub async fn carry_out(short: Short, clock: Clock) -> ExitCode {
         ShortCommand::Job(command) => job::carry_out(command, &context, &mut printer).await,
         ShortCommand::Run(command) => run::carry_out(command, &context, &mut printer).await,
         ShortCommand::Breaker(command) => breaker::carry_out(command, &context, &mut printer).await,
+        ShortCommand::Worker(command) => worker::carry_out(command, &context, &mut printer).await,
         ShortCommand::Cluster(command) => cluster::carry_out(command, &context, &mut printer).await,
         ShortCommand::Schedule(command) => schedule::carry_out(&command, &context, &mut printer),
         ShortCommand::Bench(command) => bench::carry_out(command, &context, &mut printer).await,

@@ -6,13 +6,17 @@
 #[path = "../lab/chance.rs"]
 mod chance;
 
+mod accounted;
 mod breakers;
 mod durability;
 mod evidence;
+mod fleet;
 mod harness;
 mod linear;
+mod lost;
 mod membership;
 mod pages;
 mod receiver;
+mod staff;
 mod takeover;
 mod workers;

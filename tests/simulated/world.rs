@@ -14,6 +14,7 @@
 //! the run log's loss at a crash: its files are closed in order here.
 
 use std::cell::RefCell;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -114,7 +115,7 @@ async fn node(
 
 async fn worker(
     name: String,
-    nodes: u64,
+    endpoints: RangeInclusive<u64>,
     skew_ms: Arc<AtomicI64>,
     seed: u64,
     service: Service,
@@ -125,7 +126,9 @@ async fn worker(
         labels: std::collections::BTreeMap::new(),
         slots: 4,
         allow_exec: false,
-        endpoints: (1..=nodes).map(|node| format!("n{node}:{}", net::CLIENT_PORT)).collect(),
+        endpoints: endpoints.map(|node| format!("n{node}:{}", net::CLIENT_PORT)).collect(),
+        node: None,
+        drain_grace: Duration::from_secs(30),
     };
     let mut surroundings = Surroundings::real(clock(&skew_ms, seed));
     surroundings.dialer = net::dialer();
@@ -165,11 +168,13 @@ impl World<'_> {
                 node(id, nodes, dir.clone(), Arc::clone(&skew_ms), lives(), with.clone())
             });
         }
-        for place in &workers {
+        // The first knows all nodes, the second one alone, which carries its stream when others lead and it is cut off
+        // from them.
+        for (place, endpoints) in workers.iter().zip([1..=nodes, 1..=1]) {
             let (name, skew_ms) = (place.name.clone(), Arc::clone(&place.skew_ms));
             let (lives, service) = (seeds(chance.draw()), service.clone());
             sim.host(place.name.as_str(), move || {
-                worker(name.clone(), nodes, Arc::clone(&skew_ms), lives(), service.clone())
+                worker(name.clone(), endpoints.clone(), Arc::clone(&skew_ms), lives(), service.clone())
             });
         }
         for person in ["p1", "p2"] {

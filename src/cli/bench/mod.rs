@@ -31,8 +31,10 @@ mod process;
 mod receiver;
 mod report;
 mod saturation;
+mod staff;
 mod stage;
 mod stats;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -68,6 +70,9 @@ pub(super) enum BenchCommand {
     /// How long it takes to fire many jobs that are due at one instant
     #[command(after_long_help = instant::HELP)]
     Instant(instant::InstantArgs),
+    /// What stand-alone workers carry out, how soon they have an order, and what they cost when idle
+    #[command(after_long_help = workers::HELP)]
+    Workers(workers::WorkersArgs),
 }
 
 /// Flags of every bench.
@@ -146,6 +151,7 @@ impl BenchCommand {
             Self::Lateness(args) => &args.shared,
             Self::Saturation(args) => &args.shared,
             Self::Instant(args) => &args.shared,
+            Self::Workers(args) => &args.shared,
         }
     }
 
@@ -156,6 +162,7 @@ impl BenchCommand {
             Self::Lateness(_) => "lateness",
             Self::Saturation(_) => "saturation",
             Self::Instant(_) => "instant",
+            Self::Workers(_) => "workers",
         }
     }
 
@@ -168,6 +175,12 @@ impl BenchCommand {
             Self::Lateness(args) => vec![("jobs", args.jobs), ("rate", args.rate), ("seconds", args.seconds)],
             Self::Saturation(args) => vec![("jobs", args.jobs), ("seconds", args.seconds)],
             Self::Instant(args) => vec![("jobs", args.jobs)],
+            Self::Workers(args) => vec![
+                ("jobs", args.jobs),
+                ("seconds", args.seconds),
+                ("streams", args.streams),
+                ("orders", args.orders),
+            ],
         };
         settings.extend(own.into_iter().map(|(name, value)| (name, value.to_string())));
         settings
@@ -180,6 +193,7 @@ impl BenchCommand {
             Self::Lateness(args) => lateness::measure(args, stage).await,
             Self::Saturation(args) => saturation::measure(args, stage).await,
             Self::Instant(args) => instant::measure(args, stage).await,
+            Self::Workers(args) => workers::measure(args, stage).await,
         }
     }
 }
