@@ -17,12 +17,14 @@ use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, Fi
 const JOB_FILE: &str = "JobSpec";
 /// Messages that a single word may stand for in a job file: `overlap: skip`.
 const SHORT: [&str; 2] = ["CatchUp", "Overlap"];
+/// The message that a list of names, or one name, may stand for: `after: [load]`.
+const NAMES: &str = "After";
 /// Spoken between nodes and workers in binary form alone.
 const NO_TEXT: &str = "chronarch/v1/worker.proto";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let public = ["job", "run", "breaker", "cluster", "fleet", "worker"];
+    let public = ["job", "run", "breaker", "queue", "cluster", "fleet", "worker"];
     let mut files: Vec<String> = public.iter().map(|name| format!("chronarch/v1/{name}.proto")).collect();
     files.push("chronarch/peer/v1/raft.proto".to_owned());
 
@@ -85,6 +87,9 @@ fn field_text(field: &FieldDescriptorProto, sparse: bool) -> Vec<String> {
         (_, ".google.protobuf.Duration") => attributes.push("with = \"crate::pb::span::option\"".to_owned()),
         (Type::Message, _) if SHORT.contains(&target) => {
             attributes.push("deserialize_with = \"crate::pb::short::word_or_mapping\"".to_owned());
+        }
+        (Type::Message, _) if target == NAMES => {
+            attributes.push("deserialize_with = \"crate::pb::short::names_or_mapping\"".to_owned());
         }
         (Type::Message, _) if list && target == "Schedule" => {
             attributes.push("deserialize_with = \"crate::pb::short::one_or_list\"".to_owned());

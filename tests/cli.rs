@@ -81,7 +81,7 @@ impl JobService for Node {
             "resting" => {
                 let at = prost_types::Timestamp { seconds: 1_774_746_000, nanos: 0 };
                 let (actor, reason) = ("ada".into(), "disk".into());
-                let pause = Some(Pause { actor, reason, paused_at: Some(at) });
+                let pause = Some(Pause { actor, reason, paused_at: Some(at), until: None });
                 Ok(Response::new(Job { pause, ..job() }))
             }
             "over" => {
@@ -119,6 +119,31 @@ impl JobService for Node {
             return Ok(Response::new(Run { reason, detail, ..run(RunState::Skipped) }));
         }
         Ok(Response::new(run(RunState::Pending)))
+    }
+
+    async fn pause_jobs(&self, request: Request<PauseJobsRequest>) -> Answer<ChangedJobs> {
+        assert_eq!(request.into_inner().labels["team"], "data");
+        Ok(Response::new(ChangedJobs { jobs: vec!["feed".into(), "load".into()] }))
+    }
+
+    async fn resume_jobs(&self, _: Request<ResumeJobsRequest>) -> Answer<ChangedJobs> {
+        Ok(Response::new(ChangedJobs::default()))
+    }
+
+    async fn backfill_job(&self, request: Request<BackfillJobRequest>) -> Answer<BackfillJobResponse> {
+        let backfill = if request.into_inner().dry_run { 0 } else { 4_096 };
+        let scheduled_at = vec![prost_types::Timestamp { seconds: 1_774_746_060, nanos: 0 }];
+        Ok(Response::new(BackfillJobResponse { backfill, scheduled_at, present: 3 }))
+    }
+
+    async fn list_versions(&self, _: Request<ListVersionsRequest>) -> Answer<ListVersionsResponse> {
+        let version = |version, description: &str| JobVersion {
+            version,
+            actor: "ada".into(),
+            spec: Some(JobSpec { description: description.into(), ..job().spec.unwrap_or_default() }),
+            ..JobVersion::default()
+        };
+        Ok(Response::new(ListVersionsResponse { versions: vec![version(7, "new"), version(3, "old")] }))
     }
 
     async fn next_occurrences(
@@ -164,6 +189,14 @@ impl RunService for Node {
 
     async fn cancel_run(&self, _: Request<CancelRunRequest>) -> Answer<Run> {
         Ok(Response::new(run(RunState::Cancelled)))
+    }
+
+    async fn cancel_runs(&self, _: Request<CancelRunsRequest>) -> Answer<CancelRunsResponse> {
+        Ok(Response::new(CancelRunsResponse { run_ids: vec!["r1".into()] }))
+    }
+
+    async fn retry_run(&self, _: Request<RetryRunRequest>) -> Answer<Run> {
+        Ok(Response::new(run(RunState::Pending)))
     }
 
     async fn explain_run(&self, _: Request<ExplainRunRequest>) -> Answer<Explanation> {
@@ -405,6 +438,34 @@ async fn diff_asks_what_apply_would_change_and_writes_nothing() {
 
     std::fs::write(&file, "name: a\n---\nname: bad\n").expect("written");
     assert_eq!(ask(address, &line).await.status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn commands_that_steer_many_say_what_they_did() {
+    let node = Node::default();
+    let address = serve(node.clone()).await;
+    let paused = ask(address, "job pause -l team=data").await;
+    assert_eq!(text(&paused.stdout), "JOB\nfeed\nload\n");
+    assert!(text(&paused.stderr).contains("2 jobs were changed"), "{paused:?}");
+    let both = ask(address, "job pause feed -l team=data").await;
+    assert_eq!(both.status.code(), Some(2), "one job or a label, not both: {both:?}");
+    let filled = ask(address, "job backfill feed --from 2026-03-01T00:00:00Z").await;
+    assert!(
+        text(&filled.stderr).contains("backfill 4096: 1 runs wait for their turn; 3 of the range"),
+        "{filled:?}"
+    );
+    let rolled = ask(address, "job rollback feed").await;
+    assert_eq!(rolled.status.code(), Some(0), "{rolled:?}");
+    let applied = node.applied.lock().expect("no panic").pop().expect("it was applied");
+    assert_eq!(
+        (applied.jobs[0].description.as_str(), applied.reason.as_str()),
+        ("old", "rollback to version 3")
+    );
+    let unknown = ask(address, "job rollback feed --to 5").await;
+    assert_eq!(unknown.status.code(), Some(4), "{unknown:?}");
+    let cancelled = ask(address, "run cancel --backfill 4096 -o json").await;
+    assert_eq!(document(&cancelled)["run_ids"][0], "r1");
+    assert_eq!(text(&ask(address, "run retry r1 --param day=monday").await.stdout), "r1\n");
 }
 
 #[tokio::test]

@@ -62,7 +62,12 @@ impl Log {
         for jobs in jobs.chunks(COMMANDS) {
             let state = self.state.clone();
             let named = |job: &JobId| state.job(*job).expect("a job").reference();
-            let trigger = |job| Command::TriggerJob { job: named(job), request: Request::default() };
+            let trigger = |job| Command::TriggerJob {
+                job: named(job),
+                request: Request::default(),
+                params: [].into(),
+                again: None,
+            };
             self.apply(when, jobs.iter().map(trigger).collect());
         }
     }

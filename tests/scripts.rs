@@ -6,7 +6,7 @@
 //! - `worker NAME [slots=N] [queues=A/B] [kinds=exec/http] [label=K.V]`, `silence NAME`, `revive NAME`
 //! - `job NAME KEY=VALUE…` creates or edits from the defaults of `lab::spec`; `edit NAME KEY=VALUE…`
 //!   changes the definition that stands; `delete NAME [cancel]`, `pause`, `resume`,
-//!   `trigger NAME [id=OPERATION]`, `cancel RUN`, `trip BREAKER [for=SPAN]`, `reset BREAKER`
+//!   `queue NAME [concurrency=N] [starts=N/SPAN] [waiting=N]`, `trigger NAME [id=OPERATION] [param=K.V]`, `repeat RUN`, `backfill NAME INSTANT…`, `cancel RUN`, `trip BREAKER [for=SPAN]`, `reset BREAKER`
 //! - `advance SPAN` with the leader at work, `gap SPAN` with none, then `leader N [ahead=SPAN|behind=SPAN]`, by the clock of its node
 //! - `report RUN ok|fail|timeout|cancelled|lost [exit=N] [http=N] [fence=N] [wait=SPAN]`
 //! - `raw retry|expire|start|lose|fire|disarm|half-open …` proposes what a leader with an old view would;
@@ -22,10 +22,11 @@ use std::sync::Arc;
 
 use chronarch::scheduler::backoff::backoff;
 use chronarch::state::breaker::Status;
+use chronarch::state::queue::QueueLimits;
 use chronarch::state::run::{AttemptOutcome, Cause, Report, RunId};
 use chronarch::state::spec::{JobSpec, OnResume};
 use chronarch::state::time::Timestamp;
-use chronarch::state::{Command, Due, JobRef, Request, Verdict};
+use chronarch::state::{Again, Command, Due, JobRef, Request, Verdict};
 use goldenscript::{Argument, Context};
 use lab::names;
 use lab::single::{LEASE, Single, Worker, session};
@@ -182,7 +183,10 @@ impl Script {
                 let cancel_runs = args.words.get(1).is_some_and(|word| word == "cancel");
                 Command::DeleteJob { job: self.reference(word)?, cancel_runs, request }
             }
-            "pause" => Command::PauseJob { job: self.reference(word)?, request },
+            "pause" => {
+                let until = args.get("until").map(instant).transpose()?;
+                Command::PauseJob { job: self.reference(word)?, request, until }
+            }
             "resume" => {
                 let id = self.lab.names.job(word)?;
                 let job = self.lab.state.job(id).ok_or("no such job")?.clone();
@@ -192,7 +196,35 @@ impl Script {
                 };
                 Command::ResumeJob { job: self.reference(word)?, version: job.version, next, request }
             }
-            "trigger" => Command::TriggerJob { job: self.reference(word)?, request },
+            "trigger" => {
+                let params = args.get("param").and_then(lab::spec::param).into_iter().collect();
+                Command::TriggerJob { job: self.reference(word)?, request, params, again: None }
+            }
+            "repeat" => {
+                let run = self.lab.names.run(word)?;
+                let ended =
+                    self.lab.finished.iter().find(|ended| ended.id == run).ok_or("it has not ended")?;
+                let again = Some(Again { run, chain: ended.chain.unwrap_or(run) });
+                let job = self.reference(&self.lab.names.label(run.job))?;
+                Command::TriggerJob { job, request, params: ended.params.clone(), again }
+            }
+            "queue" => {
+                let number = |key: &str| args.get(key).map(str::parse).transpose();
+                let mut spec = lab::spec::job("any");
+                for (key, value) in args.pairs.iter().filter(|(key, _)| key == "starts") {
+                    lab::spec::set(&mut spec, key, value)?;
+                }
+                let rate = spec.limits.and_then(|limits| limits.rate);
+                let limits =
+                    QueueLimits { concurrency: number("concurrency")?, rate, waiting: number("waiting")? };
+                Command::SetQueue { queue: word.into(), limits, request }
+            }
+            "backfill" => {
+                let id = self.lab.names.job(word)?;
+                let version = self.lab.state.job(id).ok_or("no such job")?.version;
+                let instants = args.words[1..].iter().map(|at| instant(at)).collect::<Result<_, _>>()?;
+                Command::Backfill { job: self.reference(word)?, version, instants, request }
+            }
             "cancel" => Command::CancelRun { run: self.lab.names.run(word)?, request },
             "trip" => {
                 let open_for = args.get("for").map(span).transpose()?;
@@ -304,7 +336,14 @@ impl Script {
                 let armed = names::due(job.armed());
                 let fault = job.fault.as_ref().map_or_else(String::new, |it| format!(", faulty: {}", it.why));
                 let changed = format!("version {} of {}", job.version, clock(job.updated_at));
-                writeln!(out, "{changed}, armed {armed}{paused}{deleted}{fault}")?;
+                let previous: Vec<String> =
+                    job.previous.iter().map(|(origin, _)| origin.version.to_string()).collect();
+                let kept = if previous.is_empty() {
+                    String::new()
+                } else {
+                    format!(", before it {}", previous.join(" "))
+                };
+                writeln!(out, "{changed}, armed {armed}{paused}{deleted}{fault}{kept}")?;
             }
             "breaker" => match state.breaker(&names.breaker(args.word(1)?)?) {
                 None => writeln!(out, "closed, nothing counted")?,

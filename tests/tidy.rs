@@ -223,6 +223,25 @@ fn files_are_short_and_finished() {
 }
 
 #[test]
+fn each_planted_fault_fits_the_code() {
+    for path in fs::read_dir(root().join("tests/mutants"))
+        .expect("tests/mutants")
+        .map(|file| file.expect("a file").path())
+    {
+        let fault: toml::Table = fs::read_to_string(&path).expect("a fault").parse().expect("TOML");
+        let text = |key: &str| fault[key].as_str().unwrap_or_else(|| panic!("{}: {key}", path.display()));
+        let code = fs::read_to_string(root().join(text("file"))).expect("the file of the fault");
+        assert_eq!(
+            code.matches(text("before")).count(),
+            1,
+            "{} does not fit {}",
+            path.display(),
+            text("file")
+        );
+    }
+}
+
+#[test]
 fn no_page_is_left_half_merged() {
     for page in ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md"] {
         let text = fs::read_to_string(root().join(page)).expect(page);

@@ -40,7 +40,7 @@ pub fn commands(kind: u8, bytes: &[u8], state: &State, now: Timestamp) -> Result
             let mut message = decode::<pb::PauseJobRequest>(bytes)?;
             let request = asked(&mut message)?;
             let job = job(state, &message.namespace, &message.name)?.reference();
-            Ok(vec![Command::PauseJob { job, request }])
+            Ok(vec![Command::PauseJob { job, request, until: None }])
         }
         3 => {
             let mut message = decode::<pb::ResumeJobRequest>(bytes)?;
@@ -53,7 +53,7 @@ pub fn commands(kind: u8, bytes: &[u8], state: &State, now: Timestamp) -> Result
             let mut message = decode::<pb::TriggerJobRequest>(bytes)?;
             let request = asked(&mut message)?;
             let job = job(state, &message.namespace, &message.name)?.reference();
-            Ok(vec![Command::TriggerJob { job, request }])
+            Ok(vec![Command::TriggerJob { job, request, params: [].into(), again: None }])
         }
         5 => {
             let mut message = decode::<pb::CancelRunRequest>(bytes)?;

@@ -1,6 +1,9 @@
 //! `JobService`.
 
+mod after;
 pub(super) mod apply;
+mod backfill;
+pub(super) mod many;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,9 +16,9 @@ use super::{Api, forward, limits, page, status};
 use crate::pb::v1 as pb;
 use crate::pb::v1::job_service_client::JobServiceClient;
 use crate::pb::v1::job_service_server::JobService;
-use crate::scheduler::occurrences::arm;
+use crate::scheduler::occurrences;
 use crate::scheduler::set::ScheduleSet;
-use crate::state::spec::{JobSpec, OnResume};
+use crate::state::spec::JobSpec;
 use crate::state::time::Timestamp;
 use crate::state::{self, Command, Due, Job, JobChange, Outcome, State};
 use crate::view;
@@ -31,11 +34,7 @@ pub(super) fn compiled(spec: &JobSpec) -> Result<ScheduleSet, Status> {
 
 /// The occurrence to arm when a job is resumed.
 pub(super) fn resumed(job: &Job, now: Timestamp) -> Result<Option<Due>, Status> {
-    let set = compiled(&job.spec)?;
-    match (job.spec.on_resume, &job.pause) {
-        (OnResume::CatchUp, Some(pause)) => Ok(pause.armed.or_else(|| arm(&job.spec, &set, pause.paused_at))),
-        (OnResume::Skip | OnResume::CatchUp, _) => Ok(arm(&job.spec, &set, now)),
-    }
+    Ok(occurrences::resumed(job, &compiled(&job.spec)?, now))
 }
 
 impl Api {
@@ -46,7 +45,7 @@ impl Api {
 
     /// Decides a change of a job that a client names. A repeat is told the first outcome, also when the
     /// job is gone or another one stands under its name.
-    async fn decide_job(
+    pub(super) async fn decide_job(
         &self,
         change: JobChange,
         (namespace, name): (&str, &str),
@@ -84,9 +83,10 @@ impl Api {
 
     async fn pause_here(self, mut message: pb::PauseJobRequest) -> Result<pb::Job, Status> {
         let request = message.request();
+        let until = many::until(message.until.as_ref())?;
         let named = (message.namespace.as_str(), message.name.as_str());
         self.decide_job(JobChange::Pause, named, &request, |job, _| {
-            Ok(Command::PauseJob { job: job.reference(), request: request.clone() })
+            Ok(Command::PauseJob { job: job.reference(), request: request.clone(), until })
         })
         .await?;
         self.shown(self.shared.raft.state(), &message.namespace, &message.name).await
@@ -105,15 +105,20 @@ impl Api {
 
     async fn trigger_here(self, mut message: pb::TriggerJobRequest) -> Result<pb::Run, Status> {
         let request = message.request();
+        let params = std::mem::take(&mut message.params);
         let named = (message.namespace.as_str(), message.name.as_str());
-        let make = |job: &Job, _| Ok(Command::TriggerJob { job: job.reference(), request: request.clone() });
+        let make = |job: &Job, _| {
+            many::known_params(job, &params)?;
+            let (job, request, params) = (job.reference(), request.clone(), params.clone());
+            Ok(Command::TriggerJob { job, request, params, again: None })
+        };
         let done = self.decide_job(JobChange::Trigger, named, &request, make).await?;
         let Outcome::Triggered { run } = done else {
             return Err(status::unexpected());
         };
         let state = self.shared.raft.state();
         let found = self.find_run(&state, run).await?;
-        found.map(|run| view::run::to_pb(&run)).ok_or_else(|| status::no_run(&run.to_string()))
+        found.map(|run| view::run::in_state(&state, &run)).ok_or_else(|| status::no_run(&run.to_string()))
     }
 
     async fn explain_job_here(&self, message: &pb::ExplainJobRequest) -> Result<pb::Explanation, Status> {
@@ -131,7 +136,7 @@ impl Api {
 }
 
 /// The next occurrences, odd days marked.
-fn occurrences(set: &ScheduleSet, after: Timestamp, count: usize) -> Vec<pb::Occurrence> {
+fn described(set: &ScheduleSet, after: Timestamp, count: usize) -> Vec<pb::Occurrence> {
     let mut found = Vec::new();
     let mut cursor = after;
     while found.len() < count
@@ -205,6 +210,40 @@ impl JobService for Api {
         self.write(request, Self::trigger_here, there).await
     }
 
+    async fn pause_jobs(
+        &self,
+        request: Request<pb::PauseJobsRequest>,
+    ) -> Result<Response<pb::ChangedJobs>, Status> {
+        let there = |channel, request| async { limited(channel).pause_jobs(request).await };
+        self.write(request, Self::pause_many, there).await
+    }
+
+    async fn resume_jobs(
+        &self,
+        request: Request<pb::ResumeJobsRequest>,
+    ) -> Result<Response<pb::ChangedJobs>, Status> {
+        let there = |channel, request| async { limited(channel).resume_jobs(request).await };
+        self.write(request, Self::resume_many, there).await
+    }
+
+    async fn backfill_job(
+        &self,
+        request: Request<pb::BackfillJobRequest>,
+    ) -> Result<Response<pb::BackfillJobResponse>, Status> {
+        let there = |channel, request| async { limited(channel).backfill_job(request).await };
+        self.write(request, Self::backfill_here, there).await
+    }
+
+    async fn list_versions(
+        &self,
+        request: Request<pb::ListVersionsRequest>,
+    ) -> Result<Response<pb::ListVersionsResponse>, Status> {
+        let message = request.into_inner();
+        let state = self.state(message.stale).await?;
+        let job = job(&state, &message.namespace, &message.name)?;
+        Ok(Response::new(pb::ListVersionsResponse { versions: view::job::versions(job) }))
+    }
+
     async fn next_occurrences(
         &self,
         request: Request<pb::NextOccurrencesRequest>,
@@ -220,7 +259,7 @@ impl JobService for Api {
         let job = job(&state, &message.namespace, &message.name)?;
         let set = compiled(&job.spec)?;
         let after = after.unwrap_or_else(|| self.shared.clock.now().unwrap_or_else(|| state.now()));
-        let occurrences = occurrences(&set, after, count);
+        let occurrences = described(&set, after, count);
         Ok(Response::new(pb::NextOccurrencesResponse { occurrences }))
     }
 

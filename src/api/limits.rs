@@ -90,6 +90,24 @@ pub const ARGUMENTS: usize = 256;
 pub const ARGUMENT_BYTES: usize = 8 << 10;
 /// Classes of failures in `retry.on`.
 pub const RETRY_CLASSES: usize = 32;
+/// Parameters of a job.
+pub const PARAMS: usize = 64;
+/// Bytes of a parameter's name.
+pub const PARAM_NAME_BYTES: usize = 63;
+/// Bytes of a parameter's value.
+pub const PARAM_BYTES: usize = 4 << 10;
+/// The least and the highest priority of a job.
+pub const PRIORITY: std::ops::RangeInclusive<i32> = -100..=100;
+/// Attempts of a group that may run at the same time.
+pub const CONCURRENCY: u32 = 100_000;
+/// Runs that may wait in a queue.
+pub const WAITING: u32 = 1_000_000;
+/// Starts that a rate may count.
+pub const RATE_STARTS: u32 = 1_000_000;
+/// The longest span of a rate.
+pub const RATE_SPAN: Duration = DAY;
+/// Jobs or runs that one call may change by their labels; more is refused.
+pub const BULK: usize = 10_000;
 /// Runs of a job at a time, and runs that wait in its overlap queue.
 pub const PARALLEL: u32 = 1_000;
 /// Runs that `catch_up: all` makes at most.

@@ -1,5 +1,8 @@
 //! `RunService`.
 
+mod control;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -15,8 +18,9 @@ use super::{Api, forward, limits, page, status};
 use crate::pb::v1 as pb;
 use crate::pb::v1::run_service_client::RunServiceClient;
 use crate::pb::v1::run_service_server::RunService;
-use crate::state::run::{Run, RunId, RunState};
-use crate::state::{Command, Rejection, State};
+use crate::state::run::{Cause, JobId, Run, RunId, RunState};
+use crate::state::time::Timestamp;
+use crate::state::{Command, Job, Rejection, State};
 use crate::view;
 use crate::view::explain::Explaining;
 
@@ -56,17 +60,60 @@ pub(super) fn filter(message: &pb::ListRunsRequest) -> Result<view::runs::Filter
     }
     let from = value::instant("from", message.from.as_ref(), &mut problems);
     let to = value::instant("to", message.to.as_ref(), &mut problems);
+    let spans = std::time::Duration::ZERO..=limits::TIMEOUT;
+    let min_duration = value::span("min_duration", message.min_duration.as_ref(), spans, &mut problems);
+    value::labels("labels", &message.labels, &mut problems);
+    value::most("causes", "causes", message.causes.len(), STATES, &mut problems);
+    let mut causes = Vec::new();
+    for (place, number) in message.causes.iter().take(STATES).enumerate() {
+        match value::word(&format!("causes[{place}]"), *number, &mut problems) {
+            Some(pb::Cause::Schedule) => causes.push(Cause::Schedule),
+            Some(pb::Cause::Manual) => causes.push(Cause::Manual),
+            Some(pb::Cause::Backfill) => causes.push(Cause::Backfill),
+            Some(pb::Cause::CatchUp) => causes.push(Cause::CatchUp),
+            Some(pb::Cause::After) => causes.push(Cause::After),
+            Some(pb::Cause::Unspecified) | None => {}
+        }
+    }
     if problems.is_empty() {
-        Ok(view::runs::Filter { namespace, job, states, from, to })
+        let chain = Some(message.chain_id.as_str()).filter(|id| !id.is_empty()).map(run_id).transpose()?;
+        Ok(view::runs::Filter {
+            namespace,
+            job,
+            states,
+            from,
+            to,
+            reason: some(&message.reason),
+            worker: some(&message.worker),
+            min_duration,
+            now: Timestamp::MIN,
+            jobs: None,
+            chain,
+            backfill: Some(message.backfill).filter(|backfill| *backfill != 0),
+            causes,
+        })
     } else {
         Err(status::invalid(&problems))
     }
 }
 
+/// The jobs that have these labels now; none where no label is asked for.
+fn labelled(
+    state: &State,
+    filter: &view::runs::Filter,
+    labels: &BTreeMap<String, String>,
+) -> Option<BTreeSet<JobId>> {
+    let fits = |job: &&Arc<Job>| {
+        filter.namespace.as_ref().is_none_or(|namespace| job.spec.namespace == *namespace)
+            && labels.iter().all(|(key, value)| job.spec.labels.get(key) == Some(value))
+    };
+    (!labels.is_empty()).then(|| state.jobs_after(None).filter(fits).map(|job| job.id).collect())
+}
+
 impl Api {
     async fn run_shown(&self, state: &State, id: RunId) -> Result<pb::Run, Status> {
         let found = self.find_run(state, id).await?;
-        found.map(|run| view::run::to_pb(&run)).ok_or_else(|| status::no_run(&id.to_string()))
+        found.map(|run| view::run::in_state(state, &run)).ok_or_else(|| status::no_run(&id.to_string()))
     }
 
     async fn cancel_here(self, mut message: pb::CancelRunRequest) -> Result<pb::Run, Status> {
@@ -142,8 +189,10 @@ impl RunService for Api {
         let message = request.into_inner();
         let limit = page::page_size(message.page_size)?;
         let after = page::run(&message.page_token)?;
-        let filter = filter(&message)?;
+        let mut filter = filter(&message)?;
         let state = self.state(message.stale).await?;
+        filter.now = self.shared.clock.now().unwrap_or_else(|| state.now());
+        filter.jobs = labelled(&state, &filter, &message.labels);
         if !message.stale {
             self.whole_log()?;
         }
@@ -186,6 +235,19 @@ impl RunService for Api {
     async fn cancel_run(&self, request: Request<pb::CancelRunRequest>) -> Result<Response<pb::Run>, Status> {
         let there = |channel, request| async { RunServiceClient::new(channel).cancel_run(request).await };
         self.write(request, Self::cancel_here, there).await
+    }
+
+    async fn cancel_runs(
+        &self,
+        request: Request<pb::CancelRunsRequest>,
+    ) -> Result<Response<pb::CancelRunsResponse>, Status> {
+        let there = |channel, request| async { RunServiceClient::new(channel).cancel_runs(request).await };
+        self.write(request, Self::cancel_many, there).await
+    }
+
+    async fn retry_run(&self, request: Request<pb::RetryRunRequest>) -> Result<Response<pb::Run>, Status> {
+        let there = |channel, request| async { RunServiceClient::new(channel).retry_run(request).await };
+        self.write(request, Self::retry_here, there).await
     }
 
     async fn explain_run(

@@ -7,6 +7,7 @@
 
 mod policy;
 mod schedule;
+pub(super) mod sharing;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -58,6 +59,10 @@ fn read(spec: &pb::JobSpec, problems: &mut Problems) -> Option<JobSpec> {
     let on_resume: Option<pb::OnResume> = value::word("on_resume", spec.on_resume, problems);
     let breaker = policy::breaker(spec.breaker.as_ref(), problems);
     let retention = policy::retention(spec.retention.as_ref(), problems);
+    value::params("params", &spec.params, problems);
+    let limits = sharing::limits(spec.limits.as_ref(), problems);
+    let after = sharing::after(spec, problems);
+    value::within("priority", spec.priority, &limits::PRIORITY, problems);
     let target = target?;
     Some(JobSpec {
         namespace: namespace.to_owned(),
@@ -69,7 +74,9 @@ fn read(spec: &pb::JobSpec, problems: &mut Problems) -> Option<JobSpec> {
             (Some(pb::OnLost::Rerun), _) => OnLost::Rerun,
             (Some(pb::OnLost::Fail), _) => OnLost::Fail,
             (None | Some(pb::OnLost::Unspecified), Target::Exec { .. }) => OnLost::Fail,
-            (None | Some(pb::OnLost::Unspecified), Target::Http { .. }) => OnLost::Rerun,
+            (None | Some(pb::OnLost::Unspecified), Target::Http { .. } | Target::Queue { .. }) => {
+                OnLost::Rerun
+            }
         },
         target,
         queue: queue.to_owned(),
@@ -85,5 +92,9 @@ fn read(spec: &pb::JobSpec, problems: &mut Problems) -> Option<JobSpec> {
         },
         breaker,
         retention,
+        params: spec.params.clone(),
+        limits,
+        after,
+        priority: spec.priority,
     })
 }

@@ -138,9 +138,11 @@ pub(super) fn rejected(rejection: Rejection) -> Status {
             Status::unavailable(format!("{text}; nothing was done, try again"))
         }
         Rejection::Limit => Status::resource_exhausted(text),
-        Rejection::Fence | Rejection::BreakerOpen | Rejection::Early | Rejection::Malformed => {
-            Status::failed_precondition(text)
-        }
+        Rejection::Fence
+        | Rejection::BreakerOpen
+        | Rejection::Early
+        | Rejection::Malformed
+        | Rejection::Cycle => Status::failed_precondition(text),
     }
 }
 

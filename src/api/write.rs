@@ -51,11 +51,17 @@ macro_rules! writes {
 }
 
 writes! {
-    ApplyJobsRequest { operation_id, actor }
+    ApplyJobsRequest { operation_id, actor, reason }
     DeleteJobRequest { operation_id, actor, reason }
     PauseJobRequest { operation_id, actor, reason }
     ResumeJobRequest { operation_id, actor, reason }
     TriggerJobRequest { operation_id, actor, reason }
+    PauseJobsRequest { operation_id, actor, reason }
+    ResumeJobsRequest { operation_id, actor, reason }
+    BackfillJobRequest { operation_id, actor, reason }
+    RetryRunRequest { operation_id, actor, reason }
+    SetQueueRequest { operation_id, actor, reason }
+    CancelRunsRequest { operation_id, actor, reason }
     CancelRunRequest { operation_id, actor, reason }
     TripBreakerRequest { operation_id, actor, reason }
     ResetBreakerRequest { operation_id, actor, reason }
@@ -192,6 +198,47 @@ impl Api {
                 }
                 Outcome::Rejected(rejection) => return Err(status::rejected(rejection)),
                 outcome => return Ok(outcome),
+            }
+        }
+    }
+
+    /// Proposes all the commands that `make` computes from the state, in few entries, and again what the state has
+    /// moved on underneath. Returns those that took effect.
+    pub(super) async fn decide_all(
+        &self,
+        operation_id: &str,
+        make: impl Fn(&State, Timestamp) -> Result<Vec<Command>, Status>,
+    ) -> Result<Vec<Command>, Status> {
+        let deadline = Instant::now() + limits::SETTLE_WAIT;
+        // Only a leader that a majority follows can tell which there are.
+        self.barrier().await?;
+        let mut done = Vec::new();
+        loop {
+            let state = self.shared.raft.state();
+            let at = self.stamp(&state).await?;
+            let wanted = make(&state, at)?;
+            if done.len() + wanted.len() > limits::BULK {
+                let most = limits::BULK;
+                return Err(Status::resource_exhausted(format!("more than {most} would be changed at once")));
+            }
+            let mut again = None;
+            for commands in wanted.chunks(limits::COMMANDS_PER_ENTRY) {
+                let proposed = self.propose(at, commands.to_vec(), operation_id).await?;
+                for (command, outcome) in commands.iter().zip(&proposed.applied.outcomes) {
+                    match outcome {
+                        Outcome::Rejected(rejection @ (Rejection::Stale | Rejection::OccurrenceDue)) => {
+                            again = Some((*rejection, proposed.index));
+                        }
+                        // It has ended or gone by itself.
+                        Outcome::Rejected(Rejection::NoRun | Rejection::NoJob) => {}
+                        Outcome::Rejected(rejection) => return Err(status::rejected(*rejection)),
+                        _ => done.push(command.clone()),
+                    }
+                }
+            }
+            match again {
+                Some((rejection, index)) => self.moved_on(rejection, index, deadline).await?,
+                None => return Ok(done),
             }
         }
     }

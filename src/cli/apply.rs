@@ -8,7 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use tokio::time::Instant;
 
-use super::args::{IdentityFlags, Output};
+use super::args::{Output, WriteFlags, pair};
+use super::job::prune::prune;
 use super::printer::Printer;
 use super::{Context, Failure, tables};
 use crate::client::Error;
@@ -28,6 +29,7 @@ Examples:
   chronarch job apply -f isin-download.yaml
   chronarch job apply -f jobs/ --dry-run       every job file in a folder; nothing is written
   chronarch job apply -f jobs/ --wait          until every node that answers has them
+  chronarch job apply -f jobs/ --prune         and delete what is in none of the files
   generate-jobs | chronarch job apply -f -     from standard input
   chronarch -n staging job apply -f jobs.yaml  for jobs that name no namespace";
 
@@ -66,8 +68,15 @@ pub(super) struct ApplyArgs {
     /// reads; exit code 1 when one has not within the timeout
     #[arg(long, conflicts_with = "dry_run")]
     wait: bool,
+    /// Afterwards delete the jobs that are in none of the files, of the namespaces that the files name. Live runs go on
+    /// to their end
+    #[arg(long)]
+    prune: bool,
+    /// With --prune: only jobs with this label; may be given several times, all must match
+    #[arg(long = "prune-label", value_name = "KEY=VALUE", value_parser = pair, requires = "prune")]
+    prune_labels: Vec<(String, String)>,
     #[command(flatten)]
-    identity: IdentityFlags,
+    write: WriteFlags,
 }
 
 pub(super) async fn carry_out(
@@ -77,13 +86,17 @@ pub(super) async fn carry_out(
 ) -> Result<(), Failure> {
     let request = ApplyJobsRequest {
         dry_run: args.dry_run,
-        actor: args.identity.actor(),
-        operation_id: args.identity.operation_id,
+        actor: args.write.identity.actor(),
+        operation_id: args.write.identity.operation_id,
+        reason: args.write.reason,
         ..ApplyJobsRequest::default()
     };
-    let answer = ask(&args.files, request, context).await?;
+    let (request, answer) = ask(&args.files, request, context).await?;
     printer.list(&answer, &answer.results, |_| tables::applied(&answer.results))?;
     warn(&answer, printer);
+    if args.prune {
+        prune(&request.jobs, &args.prune_labels, &request, context, printer).await?;
+    }
     if args.dry_run {
         printer.note("dry run: nothing was written");
     }
@@ -128,7 +141,7 @@ async fn wait(index: u64, context: &Context, printer: &mut Printer) -> Result<()
 /// Says what `apply` would do, and changes nothing.
 pub(super) async fn diff(args: DiffArgs, context: &Context, printer: &mut Printer) -> Result<(), Failure> {
     let request = ApplyJobsRequest { dry_run: true, ..ApplyJobsRequest::default() };
-    let answer = ask(&args.files, request, context).await?;
+    let (_, answer) = ask(&args.files, request, context).await?;
     match printer.output() {
         Output::Table | Output::Wide => {
             tables::differences(&answer.results).iter().try_for_each(|line| printer.line(line))
@@ -150,16 +163,17 @@ fn warn(answer: &ApplyJobsResponse, printer: &mut Printer) {
     }
 }
 
-/// Puts the jobs of the files into a request and sends it.
+/// Puts the jobs of the files into a request and sends it; both, and what came back.
 async fn ask(
     FileFlags { files }: &FileFlags,
     mut request: ApplyJobsRequest,
     context: &Context,
-) -> Result<ApplyJobsResponse, Failure> {
+) -> Result<(ApplyJobsRequest, ApplyJobsResponse), Failure> {
     let documents = read_all(files, &context.global.namespace)?;
     request.jobs = documents.iter().map(|document| document.spec.clone()).collect();
-    let answer = context.client()?.apply_jobs(request).await;
-    answer.map_err(|error| in_terms_of_files(error, &documents))
+    let answer = context.client()?.apply_jobs(request.clone()).await;
+    let answer = answer.map_err(|error| in_terms_of_files(error, &documents))?;
+    Ok((request, answer))
 }
 
 /// Reads the files and gives jobs without a namespace that of the command line.

@@ -96,6 +96,14 @@ pub enum Failure {
         /// How far they should be.
         index: u64,
     },
+    /// A version of a job that is not kept.
+    #[error("job {name} has no such definition; kept are those of version {kept}")]
+    NoVersion {
+        /// The job.
+        name: String,
+        /// Those that it has.
+        kept: String,
+    },
     /// A bench.
     #[error(transparent)]
     Bench(#[from] BenchError),
@@ -153,6 +161,7 @@ impl Failure {
             },
             Self::Endpoints(_) | Self::Usage { .. } => Exit::Usage,
             Self::NoEndpoint => Exit::Unreachable,
+            Self::NoVersion { .. } => Exit::NotFound,
             Self::PipeClosed => Exit::Done,
             Self::JobFiles { .. }
             | Self::File { .. }
@@ -185,6 +194,7 @@ impl Failure {
                     .to_owned(),
             ),
             Self::Endpoints(_)
+            | Self::NoVersion { .. }
             | Self::JobFiles { .. }
             | Self::File { .. }
             | Self::Usage { .. }

@@ -1,18 +1,23 @@
 //! `job`: definitions of what runs, when, and under which policies.
 
+mod control;
+pub(super) mod prune;
+
 use clap::{Args, Subcommand};
 
 use super::args::{ListFlags, Output, ReadFlags, WriteFlags, instant, pair};
 use super::printer::Printer;
 use super::{Context, Failure, apply, run, tables};
-use crate::client::paging;
+use crate::client::{Client, paging};
 use crate::pb::instant::write;
 use crate::pb::v1::{
     DeleteJobRequest, ExplainJobRequest, GetJobRequest, Job, JobSpec, ListJobsRequest,
-    NextOccurrencesRequest, PauseJobRequest, ResumeJobRequest, RunState, TriggerJobRequest,
+    NextOccurrencesRequest, Run, RunState, TriggerJobRequest,
 };
 use crate::state::time::Timestamp;
 
+/// Jobs of a namespace that `job apply --prune` looks at, at most.
+pub(super) const PRUNE_MAX: usize = 100_000;
 /// Jobs that `job export` writes at most.
 const EXPORT_MAX: usize = 100_000;
 
@@ -41,30 +46,34 @@ pub(super) enum JobCommand {
         #[command(flatten)]
         write: WriteFlags,
     },
-    /// Stops the creation of occurrences until the job is resumed
-    Pause {
-        /// The job
-        name: String,
-        #[command(flatten)]
-        write: WriteFlags,
-    },
+    /// Stops the creation of occurrences until the job is resumed, or until an instant
+    Pause(control::PauseArgs),
     /// Lets a paused job go on; its `on_resume` says what becomes of the time in between
-    Resume {
-        /// The job
-        name: String,
-        #[command(flatten)]
-        write: WriteFlags,
-    },
+    Resume(control::ResumeArgs),
     /// Makes a run now and prints its id; exit code 1 when it is skipped at once (overlap, breaker)
     Trigger {
         /// The job
         name: String,
+        /// Another value than the job's for one of its parameters; may be given several times
+        #[arg(long = "param", value_name = "NAME=VALUE", value_parser = pair)]
+        params: Vec<(String, String)>,
         /// Wait until the run has ended; exit code 1 unless it succeeded
         #[arg(long)]
         wait: bool,
         #[command(flatten)]
         write: WriteFlags,
     },
+    /// Makes a run for each occurrence of a past range that has none, or whose record was skipped
+    Backfill(control::BackfillArgs),
+    /// Shows the definitions of a job that are kept, with who applied each, why, and what changed
+    Versions {
+        /// The job
+        name: String,
+        #[command(flatten)]
+        read: ReadFlags,
+    },
+    /// Applies an earlier definition of a job again
+    Rollback(control::RollbackArgs),
     /// Shows the next occurrences of a job, odd days marked
     Next {
         /// The job
@@ -137,19 +146,23 @@ pub(super) async fn carry_out(
         JobCommand::Delete { name, cancel_runs, write } => {
             delete(name, cancel_runs, write, context, printer).await
         }
-        JobCommand::Pause { name, write: WriteFlags { reason, identity } } => {
-            let (actor, operation_id) = (identity.actor(), identity.operation_id);
-            let request =
-                PauseJobRequest { namespace: namespace(context), name, operation_id, actor, reason };
-            print_changed(&context.client()?.pause_job(request).await?, printer)
+        JobCommand::Pause(args) => control::pause(args, context, printer).await,
+        JobCommand::Resume(args) => control::resume(args, context, printer).await,
+        JobCommand::Backfill(args) => control::backfill(args, context, printer).await,
+        JobCommand::Versions { name, read } => control::versions(name, read, context, printer).await,
+        JobCommand::Rollback(args) => control::rollback(args, context, printer).await,
+        JobCommand::Trigger { name, params, wait, write } => {
+            let WriteFlags { reason, identity } = write;
+            let request = TriggerJobRequest {
+                namespace: namespace(context),
+                name,
+                actor: identity.actor(),
+                operation_id: identity.operation_id,
+                reason,
+                params: params.into_iter().collect(),
+            };
+            trigger(request, wait, context, printer).await
         }
-        JobCommand::Resume { name, write: WriteFlags { reason, identity } } => {
-            let (actor, operation_id) = (identity.actor(), identity.operation_id);
-            let request =
-                ResumeJobRequest { namespace: namespace(context), name, operation_id, actor, reason };
-            print_changed(&context.client()?.resume_job(request).await?, printer)
-        }
-        JobCommand::Trigger { name, wait, write } => trigger(name, wait, write, context, printer).await,
     }
 }
 
@@ -178,7 +191,7 @@ async fn next(
     Ok(())
 }
 
-fn print_changed(job: &Job, printer: &mut Printer) -> Result<(), Failure> {
+pub(super) fn print_changed(job: &Job, printer: &mut Printer) -> Result<(), Failure> {
     printer.object(job, |wide| tables::jobs(std::slice::from_ref(job), wide))
 }
 
@@ -208,23 +221,30 @@ async fn delete(
 
 /// For people the run's id is printed at once, before any waiting; programs get one document.
 async fn trigger(
-    name: String,
+    request: TriggerJobRequest,
     wait: bool,
-    WriteFlags { reason, identity }: WriteFlags,
     context: &Context,
     printer: &mut Printer,
 ) -> Result<(), Failure> {
     let client = context.client()?;
-    let (namespace, actor, operation_id) = (namespace(context), identity.actor(), identity.operation_id);
-    let request = TriggerJobRequest { namespace, name, operation_id, actor, reason };
-    let mut run = client.trigger_job(request).await?;
+    let run = client.trigger_job(request).await?;
+    made(&client, run, wait, printer).await
+}
+
+/// Shows a run that was just made, and waits for its end if that is wanted.
+pub(super) async fn made(
+    client: &Client,
+    mut run: Run,
+    wait: bool,
+    printer: &mut Printer,
+) -> Result<(), Failure> {
     let for_people = matches!(printer.output(), Output::Table | Output::Wide);
     if for_people {
         printer.line(&run.run_id)?;
         printer.flush()?;
     }
     if wait {
-        run = run::wait(&client, run).await?;
+        run = run::wait(client, run).await?;
     }
     if !for_people {
         printer.object(&run, |_| tables::run(&run))?;
@@ -233,7 +253,7 @@ async fn trigger(
     if wait || run.state() == RunState::Skipped { run::verdict(&run) } else { Ok(()) }
 }
 
-fn namespace(context: &Context) -> String {
+pub(super) fn namespace(context: &Context) -> String {
     context.global.namespace.clone()
 }
 

@@ -21,6 +21,7 @@ mod failure;
 mod job;
 mod occurrences;
 mod printer;
+mod queue;
 mod run;
 pub mod running;
 mod schedule;
@@ -73,6 +74,12 @@ enum Command {
         #[command(subcommand)]
         command: run::RunCommand,
     },
+    /// Queues and their limits
+    Queue {
+        /// What to do
+        #[command(subcommand)]
+        command: queue::QueueCommand,
+    },
     /// Circuit breakers
     Breaker {
         #[command(subcommand)]
@@ -121,6 +128,7 @@ pub struct Short {
 enum ShortCommand {
     Job(job::JobCommand),
     Run(run::RunCommand),
+    Queue(queue::QueueCommand),
     Breaker(breaker::BreakerCommand),
     Worker(worker::WorkerCommand),
     Cluster(cluster::ClusterCommand),
@@ -151,6 +159,7 @@ where
         }
         Command::Job { command } => short(global, ShortCommand::Job(command)),
         Command::Run { command } => short(global, ShortCommand::Run(command)),
+        Command::Queue { command } => short(global, ShortCommand::Queue(command)),
         Command::Breaker { command } => short(global, ShortCommand::Breaker(command)),
         Command::Cluster { command } => short(global, ShortCommand::Cluster(command)),
         Command::Schedule { command } => short(global, ShortCommand::Schedule(command)),
@@ -166,6 +175,7 @@ pub async fn carry_out(short: Short, clock: Clock) -> ExitCode {
     let done = match short.command {
         ShortCommand::Job(command) => job::carry_out(command, &context, &mut printer).await,
         ShortCommand::Run(command) => run::carry_out(command, &context, &mut printer).await,
+        ShortCommand::Queue(command) => queue::carry_out(command, &context, &mut printer).await,
         ShortCommand::Breaker(command) => breaker::carry_out(command, &context, &mut printer).await,
         ShortCommand::Worker(command) => worker::carry_out(command, &context, &mut printer).await,
         ShortCommand::Cluster(command) => cluster::carry_out(command, &context, &mut printer).await,

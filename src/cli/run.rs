@@ -1,14 +1,18 @@
 //! `run`: the record of every decided occurrence.
 
+use std::time::Duration;
+
 use clap::{Args, Subcommand};
 
-use super::args::{ListFlags, Output, ReadFlags, WriteFlags, instant};
+use super::args::{ListFlags, Output, ReadFlags, WriteFlags, instant, pair, span};
 use super::printer::Printer;
-use super::{Context, Failure, tables};
+use super::{Context, Failure, job, tables};
 use crate::client::{Client, is_ended, paging};
 use crate::pb::instant::write;
+use crate::pb::span as pb_span;
 use crate::pb::v1::{
-    CancelRunRequest, ExplainRunRequest, Explanation, GetRunRequest, ListRunsRequest, Run, RunState,
+    CancelRunRequest, CancelRunsRequest, Cause, ExplainRunRequest, Explanation, GetRunRequest,
+    ListRunsRequest, RetryRunRequest, Run, RunState,
 };
 use crate::pb::word;
 use crate::state::time::Timestamp;
@@ -17,6 +21,7 @@ const EXAMPLES: &str = "\
 Examples:
   chronarch run list --job isin-download
   chronarch run list --state failed --state skipped --from 2026-03-29T00:00:00Z
+  chronarch run list --reason timeout --min-duration 10m --label team=data
   chronarch run list -A --limit 1000 -o jsonl | jq -r .run_id";
 
 #[derive(Debug, Subcommand)]
@@ -36,9 +41,17 @@ pub(super) enum RunCommand {
         run_id: String,
     },
     /// Cancels a run: a pending one ends at once, of a running one the processes are ended first
-    Cancel {
+    Cancel(CancelArgs),
+    /// Makes an ended run again, with the same parameters or others; prints the new run's id
+    Retry {
         /// The run
         run_id: String,
+        /// Another value than that run's for a parameter; may be given several times
+        #[arg(long = "param", value_name = "NAME=VALUE", value_parser = pair)]
+        params: Vec<(String, String)>,
+        /// Wait until the new run has ended; exit code 1 unless it succeeded
+        #[arg(long)]
+        wait: bool,
         #[command(flatten)]
         write: WriteFlags,
     },
@@ -52,6 +65,27 @@ pub(super) enum RunCommand {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct CancelArgs {
+    /// The run
+    #[arg(required_unless_present_any = ["job", "labels", "backfill", "chain"], conflicts_with_all = ["job", "labels", "backfill", "chain"])]
+    run_id: Option<String>,
+    /// All live runs of this job
+    #[arg(long, value_name = "NAME")]
+    job: Option<String>,
+    /// All live runs of jobs with this label; may be given several times, all must match
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    labels: Vec<(String, String)>,
+    /// All live runs of this backfill
+    #[arg(long, value_name = "NUMBER")]
+    backfill: Option<u64>,
+    /// All live runs of this chain
+    #[arg(long, value_name = "RUN_ID")]
+    chain: Option<String>,
+    #[command(flatten)]
+    write: WriteFlags,
+}
+
+#[derive(Debug, Args)]
 #[command(after_long_help = EXAMPLES)]
 pub(super) struct ListArgs {
     /// Only runs of this job
@@ -61,6 +95,27 @@ pub(super) struct ListArgs {
     /// given several times
     #[arg(long = "state", value_name = "STATE", value_delimiter = ',', value_parser = state)]
     states: Vec<i32>,
+    /// Only runs with this reason: overlap, breaker_open, timeout, exit …
+    #[arg(long, value_name = "REASON", default_value = "", hide_default_value = true)]
+    reason: String,
+    /// Only runs that this made: schedule, manual, backfill, catch_up, after; may be given several times
+    #[arg(long = "cause", value_name = "CAUSE", value_delimiter = ',', value_parser = cause)]
+    causes: Vec<i32>,
+    /// Only runs of jobs that have this label now; may be given several times, all must match
+    #[arg(short, long = "label", value_name = "KEY=VALUE", value_parser = pair)]
+    labels: Vec<(String, String)>,
+    /// Only runs of which an attempt was with this worker
+    #[arg(long, value_name = "WORKER", default_value = "", hide_default_value = true)]
+    worker: String,
+    /// Only runs that took so long at least, from the start of the first attempt to the end or to now
+    #[arg(long, value_name = "DURATION", value_parser = span)]
+    min_duration: Option<Duration>,
+    /// Only runs of this backfill
+    #[arg(long, value_name = "NUMBER", default_value_t = 0, hide_default_value = true)]
+    backfill: u64,
+    /// Only runs of this chain: the first run and all that came of it
+    #[arg(long, value_name = "RUN_ID", default_value = "", hide_default_value = true)]
+    chain: String,
     /// Only runs scheduled at this instant or later (RFC 3339)
     #[arg(long, value_name = "INSTANT", value_parser = instant)]
     from: Option<Timestamp>,
@@ -78,6 +133,10 @@ fn state(text: &str) -> Result<i32, String> {
     word::number::<RunState>(text).ok_or_else(|| format!("expected one of {}", word::choices::<RunState>()))
 }
 
+fn cause(text: &str) -> Result<i32, String> {
+    word::number::<Cause>(text).ok_or_else(|| format!("expected one of {}", word::choices::<Cause>()))
+}
+
 pub(super) async fn carry_out(
     command: RunCommand,
     context: &Context,
@@ -91,10 +150,13 @@ pub(super) async fn carry_out(
             print_run(&run, printer)
         }
         RunCommand::Watch { run_id } => watch(&client, run_id, printer).await,
-        RunCommand::Cancel { run_id, write: WriteFlags { reason, identity } } => {
+        RunCommand::Cancel(args) => cancel(args, context, printer).await,
+        RunCommand::Retry { run_id, params, wait, write: WriteFlags { reason, identity } } => {
             let (actor, operation_id) = (identity.actor(), identity.operation_id);
-            let run = client.cancel_run(CancelRunRequest { run_id, operation_id, actor, reason }).await?;
-            printer.object(&run, |wide| tables::runs(std::slice::from_ref(&run), wide))
+            let params = params.into_iter().collect();
+            let request = RetryRunRequest { run_id, params, operation_id, actor, reason };
+            let run = client.retry_run(request).await?;
+            job::made(&client, run, wait, printer).await
         }
         RunCommand::Explain { run_id, read } => {
             let explanation = client.explain_run(ExplainRunRequest { run_id, stale: read.stale }).await?;
@@ -112,6 +174,13 @@ async fn list(args: ListArgs, context: &Context, printer: &mut Printer) -> Resul
         from: args.from.map(write),
         to: args.to.map(write),
         stale: read.stale,
+        reason: args.reason,
+        causes: args.causes,
+        labels: args.labels.into_iter().collect(),
+        worker: args.worker,
+        min_duration: args.min_duration.map(pb_span::write),
+        backfill: args.backfill,
+        chain_id: args.chain,
         ..ListRunsRequest::default()
     };
     let found = paging::runs(&context.client()?, request, args.limit as usize).await?;
@@ -119,6 +188,34 @@ async fn list(args: ListArgs, context: &Context, printer: &mut Printer) -> Resul
     if !found.next_page_token.is_empty() {
         printer.note(&format!("there are more than {} runs; --limit shows more", args.limit));
     }
+    Ok(())
+}
+
+/// One run by its id, or all that fit.
+async fn cancel(args: CancelArgs, context: &Context, printer: &mut Printer) -> Result<(), Failure> {
+    let CancelArgs { run_id, job, labels, backfill, chain, write: WriteFlags { reason, identity } } = args;
+    let (actor, operation_id) = (identity.actor(), identity.operation_id);
+    let client = context.client()?;
+    if let Some(run_id) = run_id {
+        let run = client.cancel_run(CancelRunRequest { run_id, operation_id, actor, reason }).await?;
+        return printer.object(&run, |wide| tables::runs(std::slice::from_ref(&run), wide));
+    }
+    let request = CancelRunsRequest {
+        namespace: context.global.namespace.clone(),
+        job: job.unwrap_or_default(),
+        labels: labels.into_iter().collect(),
+        backfill: backfill.unwrap_or(0),
+        chain_id: chain.unwrap_or_default(),
+        operation_id,
+        actor,
+        reason,
+    };
+    let answer = client.cancel_runs(request).await?;
+    printer.list(&answer, &answer.run_ids, |_| tables::names("RUN ID", &answer.run_ids))?;
+    printer.note(&match answer.run_ids.len() {
+        1 => "1 run is cancelled".to_owned(),
+        many => format!("{many} runs are cancelled"),
+    });
     Ok(())
 }
 

@@ -3,7 +3,11 @@
 //! Every table has its header even when it is empty, so that a script that cuts columns is not
 //! surprised, and names what `-o json` calls the same.
 
+mod control;
+
 use comfy_table::Table;
+
+pub(super) use self::control::{names, queues, versions};
 
 use crate::pb::v1::{
     AppliedJob, Breaker, BreakerState, Cause, Change, ClusterStatus, Explanation, FieldChange, Job, JobState,
@@ -53,7 +57,10 @@ fn schedule(schedule: &Schedule) -> String {
 
 fn schedules(job: &Job) -> String {
     match job.spec.as_ref().map(|spec| spec.schedule.as_slice()) {
-        None | Some([]) => "on trigger".to_owned(),
+        None | Some([]) => match job.spec.as_ref().and_then(|spec| spec.after.as_ref()) {
+            Some(after) => format!("after {}", after.jobs.join(", ")),
+            None => "on trigger".to_owned(),
+        },
         Some(schedules) => schedules.iter().map(schedule).collect::<Vec<_>>().join("; "),
     }
 }
@@ -66,7 +73,8 @@ fn target(target: Option<&Target>) -> String {
         }
         Some(Target { exec: Some(exec), .. }) if exec.command.is_empty() => "exec shell".to_owned(),
         Some(Target { exec: Some(exec), .. }) => format!("exec {}", exec.command.join(" ")),
-        Some(Target { http: None, exec: None }) | None => "-".to_owned(),
+        Some(Target { queue: Some(_), .. }) => "queue".to_owned(),
+        Some(Target { http: None, exec: None, queue: None }) | None => "-".to_owned(),
     }
 }
 
@@ -128,14 +136,19 @@ pub(super) fn job(job: &Job) -> Table {
         ("version", job.version.to_string()),
         ("created_at", at(job.created_at.as_ref())),
         ("updated_at", at(job.updated_at.as_ref())),
+        ("applied by", or_dash(&job.actor).to_owned()),
         ("live_runs", or_dash(&job.live_runs.join(" ")).to_owned()),
     ];
+    if !job.reason.is_empty() {
+        rows.push(("applied because", job.reason.clone()));
+    }
     if !job.fault.is_empty() {
         rows.extend([("fault", job.fault.clone()), ("faulty_since", at(job.faulty_since.as_ref()))]);
     }
     if let Some(pause) = &job.pause {
         let who = format!("{} by {}", at(pause.paused_at.as_ref()), or_dash(&pause.actor));
         rows.extend([("paused_at", who), ("pause reason", or_dash(&pause.reason).to_owned())]);
+        rows.extend(pause.until.as_ref().map(|until| ("paused until", at(Some(until)))));
     }
     if let Some(breaker) = &job.breaker {
         rows.push(("breaker", format!("{} {}", breaker.name, word::<BreakerState>(breaker.state))));
@@ -250,6 +263,7 @@ pub(super) fn run(run: &Run) -> Table {
         ("stands_for", run.stands_for.to_string()),
         ("queue", or_dash(&run.queue).to_owned()),
     ]);
+    rows.extend(control::origin(run));
     rows.extend(retry);
     pairs(rows)
 }
@@ -337,7 +351,8 @@ pub(super) const NO_OCCURRENCE: &str = "the schedule has no further occurrence";
 pub(super) fn paused(pause: &Pause) -> String {
     let by = if pause.actor.is_empty() { String::new() } else { format!(" by {}", pause.actor) };
     let why = if pause.reason.is_empty() { String::new() } else { format!(" ({})", pause.reason) };
-    format!("paused{by} since {}{why}", at(pause.paused_at.as_ref()))
+    let until = pause.until.as_ref().map_or_else(String::new, |until| format!(" until {}", at(Some(until))));
+    format!("paused{by} since {}{until}{why}", at(pause.paused_at.as_ref()))
 }
 
 /// Occurrences, one a line.

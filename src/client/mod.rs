@@ -106,6 +106,7 @@ macro_rules! calls {
 use v1::breaker_service_client::BreakerServiceClient;
 use v1::cluster_service_client::ClusterServiceClient;
 use v1::job_service_client::JobServiceClient;
+use v1::queue_service_client::QueueServiceClient;
 use v1::run_service_client::RunServiceClient;
 use v1::worker_service_client::WorkerServiceClient;
 
@@ -124,6 +125,14 @@ calls! {
     write JobServiceClient::resume_job(ResumeJobRequest) -> Job;
     /// Makes a run now; the operation id is the idempotency key.
     write JobServiceClient::trigger_job(TriggerJobRequest) -> Run;
+    /// Pauses all jobs with some labels.
+    write JobServiceClient::pause_jobs(PauseJobsRequest) -> ChangedJobs;
+    /// Lets all paused jobs with some labels go on.
+    write JobServiceClient::resume_jobs(ResumeJobsRequest) -> ChangedJobs;
+    /// Makes runs for the occurrences of a past range that have none.
+    write JobServiceClient::backfill_job(BackfillJobRequest) -> BackfillJobResponse;
+    /// The definitions of a job that are kept.
+    read JobServiceClient::list_versions(ListVersionsRequest) -> ListVersionsResponse;
     /// The next occurrences of a job.
     read JobServiceClient::next_occurrences(NextOccurrencesRequest) -> NextOccurrencesResponse;
     /// Why a job did or did not run.
@@ -134,8 +143,16 @@ calls! {
     read RunServiceClient::get_run(GetRunRequest) -> Run;
     /// Cancels a run.
     write RunServiceClient::cancel_run(CancelRunRequest) -> Run;
+    /// Cancels all live runs that fit.
+    write RunServiceClient::cancel_runs(CancelRunsRequest) -> CancelRunsResponse;
+    /// Makes an ended run again.
+    write RunServiceClient::retry_run(RetryRunRequest) -> Run;
     /// What a run waits for, or why it ended as it did.
     read RunServiceClient::explain_run(ExplainRunRequest) -> Explanation;
+    /// Queues that have limits, and those that live runs are in.
+    read QueueServiceClient::list_queues(ListQueuesRequest) -> ListQueuesResponse;
+    /// Sets the limits of a queue.
+    write QueueServiceClient::set_queue(SetQueueRequest) -> Queue;
     /// One page of breakers.
     read BreakerServiceClient::list_breakers(ListBreakersRequest) -> ListBreakersResponse;
     /// One breaker.

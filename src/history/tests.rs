@@ -36,6 +36,12 @@ fn run(job: u64, at: i64, fired_at: i64) -> Arc<Run> {
         breaker: BreakerKey::Job(JobId(job)),
         start_by: None,
         overdue_at: None,
+        params: [].into(),
+        group: None,
+        chain: None,
+        upstream: Vec::new(),
+        retry_of: None,
+        backfill: None,
     })
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::sessions::{Message, SessionId};
 use super::turn::{Landed, Loop};
 use crate::raft::Proposed;
-use crate::state::run::{AttemptOutcome, RunId};
+use crate::state::run::{AttemptOutcome, Run, RunId};
 use crate::state::{Command, Job, Outcome, Verdict};
 
 impl Loop {
@@ -65,7 +65,8 @@ impl Loop {
         let Some(job) = self.state.job(run.job).cloned() else { return };
         let Some((_, session)) = self.sessions.of_worker(worker) else { return };
         session.known.insert((run, fence));
-        self.send(worker, order(&job, run, attempt, fence));
+        let order = order(&job, self.state.run(run).map(Arc::as_ref), (run, attempt, fence));
+        self.send(worker, order);
     }
 
     /// A worker has connected: it is told to stop what it holds and should not, and sent what it should
@@ -148,7 +149,9 @@ impl Loop {
     }
 }
 
-fn order(job: &Job, run: RunId, attempt: u32, fence: u64) -> Message {
+/// The order of an attempt. Where the run's entry is not seen yet, the run is one of the schedule, and has what its
+/// job says.
+fn order(job: &Job, live: Option<&Run>, (run, attempt, fence): (RunId, u32, u64)) -> Message {
     Message::Order {
         run,
         fence,
@@ -158,6 +161,8 @@ fn order(job: &Job, run: RunId, attempt: u32, fence: u64) -> Message {
         scheduled_at: run.at,
         timeout: job.spec.timeout,
         target: Box::new(job.spec.target.clone()),
+        params: Box::new(live.map_or(&job.spec.params, |live| &live.params).clone()),
+        chain: live.and_then(|live| live.chain).unwrap_or(run),
     }
 }
 

@@ -134,6 +134,10 @@ pub enum Message {
         timeout: Duration,
         /// What to do.
         target: Box<Target>,
+        /// The run's parameters.
+        params: Box<BTreeMap<String, String>>,
+        /// The first run of its chain.
+        chain: RunId,
     },
     /// Stop this attempt.
     Cancel {

@@ -293,7 +293,7 @@ impl Loop {
     }
 
     fn propose(&mut self, term: u64, at: Timestamp, commands: Vec<Command>, reports: Vec<PendingReport>) {
-        self.flight.take_off(&commands);
+        self.flight.take_off(&commands, &self.state);
         for command in &commands {
             if let Command::Start { worker, .. } = command
                 && let Some((_, session)) = self.sessions.of_worker(worker)

@@ -1,5 +1,6 @@
 //! The services of `api` on a real single node: real log, real run log, in a temporary folder.
 
+mod control;
 mod export;
 mod jobs;
 mod runs;
@@ -116,7 +117,7 @@ fn job(name: &str) -> pb::JobSpec {
     pb::JobSpec {
         name: name.to_owned(),
         schedule: vec![pb::Schedule { cron: "@yearly".to_owned(), ..Default::default() }],
-        target: Some(pb::Target { http: Some(http), exec: None }),
+        target: Some(pb::Target { http: Some(http), ..pb::Target::default() }),
         overlap: Some(pb::Overlap { policy: pb::OverlapPolicy::Allow.into(), ..Default::default() }),
         ..Default::default()
     }

@@ -85,7 +85,7 @@ impl Cluster {
         let job = pb::JobSpec {
             name: "each-second".to_owned(),
             schedule: vec![pb::Schedule { every, ..Default::default() }],
-            target: Some(pb::Target { http: Some(http), exec: None }),
+            target: Some(pb::Target { http: Some(http), ..pb::Target::default() }),
             ..Default::default()
         };
         let mut client = JobServiceClient::connect(format!("http://{}", self.address)).await.unwrap();

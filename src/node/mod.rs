@@ -60,6 +60,7 @@ use crate::target::Carrier;
 use crate::worker::DRAIN_GRACE_DEFAULT;
 
 pub use self::rejoin::RejoinError;
+pub use crate::raft::Observed;
 
 /// How long a node that stops waits for another to take over.
 const HAND_OVER: Duration = Duration::from_secs(2);
@@ -111,7 +112,7 @@ pub struct Surroundings {
     pub dialer: Dialer,
     /// Who carries out what the worker is given, instead of the targets.
     pub carrier: Option<Carrier>,
-    /// Sees each entry that the node applies.
+    /// Sees what happens to the node's replica.
     pub observer: Option<raft::Observer>,
 }
 

@@ -298,19 +298,30 @@ fn write(message: Message) -> pb::LeaderMessage {
         Message::Welcome { lease, term, protocol } => {
             Kind::Welcome(pb::Welcome { lease: Some(span(lease)), term, protocol, relayed_by: 0 })
         }
-        Message::Order { run, fence, attempt, namespace, job, scheduled_at, timeout, target } => {
-            Kind::Order(pb::Order {
-                run_id: run.to_string(),
-                fence,
-                attempt,
-                namespace: namespace.to_string(),
-                job: job.to_string(),
-                scheduled_at: Some(instant(scheduled_at)),
-                timeout: Some(span(timeout)),
-                target: Some(write_target(*target)),
-                traceparent: traceparent(run, fence),
-            })
-        }
+        Message::Order {
+            run,
+            fence,
+            attempt,
+            namespace,
+            job,
+            scheduled_at,
+            timeout,
+            target,
+            params,
+            chain,
+        } => Kind::Order(pb::Order {
+            run_id: run.to_string(),
+            fence,
+            attempt,
+            namespace: namespace.to_string(),
+            job: job.to_string(),
+            scheduled_at: Some(instant(scheduled_at)),
+            timeout: Some(span(timeout)),
+            target: Some(write_target(*target)),
+            traceparent: traceparent(run, fence),
+            params: params.as_ref().clone(),
+            chain_id: chain.to_string(),
+        }),
         Message::Cancel { run, fence } => Kind::Cancel(pb::Cancel { run_id: run.to_string(), fence }),
         Message::Acknowledged { run, fence, refused } => {
             Kind::Acknowledged(pb::Acknowledged { run_id: run.to_string(), fence, refused })
@@ -346,6 +357,9 @@ fn write_target(target: Target) -> pb::Target {
                 stdin: stdin.unwrap_or_default(),
             };
             pb::Target { exec: Some(exec), ..pb::Target::default() }
+        }
+        Target::Queue { payload } => {
+            pb::Target { queue: Some(pb::QueueTarget { payload }), ..pb::Target::default() }
         }
     }
 }

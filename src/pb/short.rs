@@ -1,7 +1,7 @@
 //! The short forms of job files.
 //!
 //! `catch_up: latest` and `overlap: skip` stand for a mapping with that policy alone; `schedule`
-//! takes one mapping or a list. Written is always the long form.
+//! takes one mapping or a list, `after` a name or a list of names. Written is always the long form.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{self, Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::v1::{CatchUp, CatchUpRuns, Overlap, OverlapPolicy};
+use super::v1::{After, CatchUp, CatchUpRuns, Overlap, OverlapPolicy};
 use super::word;
 
 /// Whether a field of a job file is as good as not written.
@@ -108,4 +108,41 @@ where
     T: Deserialize<'de>,
 {
     deserializer.deserialize_any(OneOrList(PhantomData))
+}
+
+struct NamesOrMapping;
+
+impl<'de> Visitor<'de> for NamesOrMapping {
+    type Value = Option<After>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the name of a job, a list of names, or a mapping")
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Self::Value, E> {
+        Ok(Some(After { jobs: vec![text.to_owned()], ..After::default() }))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
+        let mut jobs = Vec::new();
+        while let Some(name) = seq.next_element()? {
+            jobs.push(name);
+        }
+        Ok(Some(After { jobs, ..After::default() }))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Self::Value, A::Error> {
+        After::deserialize(MapAccessDeserializer::new(map)).map(Some)
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Self::Value, E> {
+        Ok(None)
+    }
+}
+
+/// Reads what a job runs after, or the names that stand for it; `null` is nothing.
+pub(crate) fn names_or_mapping<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<After>, D::Error> {
+    deserializer.deserialize_any(NamesOrMapping)
 }

@@ -11,9 +11,9 @@ use super::jitter;
 use super::set::ScheduleSet;
 use crate::state::limits;
 use crate::state::run::Cause;
-use crate::state::spec::{CatchUpRuns, JobSpec};
+use crate::state::spec::{CatchUpRuns, JobSpec, OnResume};
 use crate::state::time::Timestamp;
-use crate::state::{Due, Verdict};
+use crate::state::{Due, Job, Verdict};
 
 /// Instants that one decision walks over at most; what is left is decided next.
 pub const WALK: u64 = 100_000;
@@ -42,6 +42,15 @@ pub fn arm(spec: &JobSpec, set: &ScheduleSet, after: Timestamp) -> Option<Due> {
         jitter::due_at(schedule, seed(spec), scheduled_at, following)
     };
     Some(Due { due_at, scheduled_at })
+}
+
+/// The occurrence to arm when a job is resumed.
+#[must_use]
+pub fn resumed(job: &Job, set: &ScheduleSet, now: Timestamp) -> Option<Due> {
+    match (job.spec.on_resume, &job.pause) {
+        (OnResume::CatchUp, Some(pause)) => pause.armed.or_else(|| arm(&job.spec, set, pause.paused_at)),
+        (OnResume::Skip | OnResume::CatchUp, _) => arm(&job.spec, set, now),
+    }
 }
 
 /// Decides the occurrences of a job from the armed one on; `armed` must be due.

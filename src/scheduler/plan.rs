@@ -5,11 +5,13 @@
 //! whether this leader is a new one. What it plans may be out of date when it is applied; each command
 //! names what it expects, so the state refuses what no longer fits.
 //!
-//! Order within a plan: breakers whose cool-down is over, runs whose wait is over, workers whose lease
+//! Order within a plan: jobs whose pause is over, breakers whose cool-down is over, runs whose wait is over, workers whose lease
 //! is over, then starts of what waits, oldest first, then occurrences that are due, each with its
 //! start in the same commit where a worker has room.
 
 mod assign;
+mod limits;
+mod pauses;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -20,6 +22,7 @@ use super::backoff::backoff;
 use super::occurrences::{WALK, decide};
 use super::set::ScheduleSet;
 use crate::state::breaker::{Status, StatusKind};
+use crate::state::group::GroupKey;
 use crate::state::run::{AttemptOutcome, JobId, Phase, Report, Run, RunId};
 use crate::state::spec::JobSpec;
 use crate::state::time::Timestamp;
@@ -99,6 +102,10 @@ pub struct InFlight {
     pub breakers: HashSet<BreakerKey>,
     /// Workers with a `Renew` or `Lose`.
     pub workers: HashSet<Arc<str>>,
+    /// Starts in flight, for each group whose limits they count against.
+    pub groups: HashMap<GroupKey, u32>,
+    /// The same for each queue that has limits.
+    pub queues: HashMap<Arc<str>, u32>,
 }
 
 impl Default for InFlight {
@@ -109,6 +116,8 @@ impl Default for InFlight {
             runs: HashSet::new(),
             breakers: HashSet::new(),
             workers: HashSet::new(),
+            groups: HashMap::new(),
+            queues: HashMap::new(),
         }
     }
 }
@@ -171,9 +180,12 @@ pub fn plan(
         now,
         plan: Plan::default(),
         taken: HashSet::new(),
+        groups: HashMap::new(),
+        queues: HashMap::new(),
         verdicts: 0,
         walked: 0,
     };
+    planning.pauses(rules);
     planning.breakers();
     planning.deadlines();
     planning.leases();
@@ -191,6 +203,10 @@ struct Planning<'a> {
     plan: Plan,
     /// Runs that this plan already has a command for.
     taken: HashSet<RunId>,
+    /// Starts that this plan has, for each group.
+    groups: HashMap<GroupKey, u32>,
+    /// The same for each queue that has limits.
+    queues: HashMap<Arc<str>, u32>,
     verdicts: usize,
     /// Instants that these verdicts cover.
     walked: u64,
@@ -357,7 +373,16 @@ impl Planning<'_> {
     }
 
     fn start_attempt(&mut self, job: &Job, run: RunId, queue: &str, attempt: u32) -> bool {
+        if !self.has_room(&job.spec, queue) {
+            return false;
+        }
         let Some(worker) = self.assign(&job.spec, queue) else { return false };
+        if let Some(group) = job.spec.group() {
+            *self.groups.entry(group).or_insert(0) += 1;
+        }
+        if self.state.queue(queue).is_some() {
+            *self.queues.entry(queue.into()).or_insert(0) += 1;
+        }
         let lease_until = self.now.plus(self.sessions.lease);
         self.plan.commands.push(Command::Start { run, attempt, worker, lease_until });
         self.taken.insert(run);

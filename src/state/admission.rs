@@ -28,6 +28,10 @@ impl Applying<'_> {
             let detail = format!("{} runs are live in the cluster", limits::LIVE_RUNS);
             return self.end(run, RunState::Skipped, Some(Reason::Limit), detail);
         }
+        if let Some(most) = self.state.is_full(&run.queue) {
+            let detail = format!("{most} runs wait in queue `{}` already, and no more may", run.queue);
+            return self.end(run, RunState::Skipped, Some(Reason::Limit), detail);
+        }
         match self.breaker_kind(&run.breaker) {
             StatusKind::Open => self.enter_open(job, run),
             StatusKind::Closed | StatusKind::HalfOpen => self.enter_overlap(job, run),
@@ -79,11 +83,17 @@ impl Applying<'_> {
         let overlap = &job.spec.overlap;
         let others: Vec<Arc<Run>> =
             self.state.runs_of(job.id).filter(|other| other.id != run.id).cloned().collect();
-        let queued: Vec<&Arc<Run>> = others.iter().filter(|other| other.phase == Phase::Queued).collect();
+        let is_queued = |other: &&Arc<Run>| other.phase == Phase::Queued && other.backfill.is_none();
+        let queued: Vec<&Arc<Run>> = others.iter().filter(is_queued).collect();
         let active: Vec<&Arc<Run>> = others.iter().filter(|other| self.state.takes_place(other)).collect();
         let parallel = overlap.parallel();
         if active.len() < parallel && queued.is_empty() {
             return self.admit(run);
+        }
+        // What is due does not suffer from a backfill: it has the next place that one of its runs leaves.
+        let regular = active.iter().filter(|other| other.backfill.is_none()).count();
+        if regular < parallel && queued.is_empty() {
+            return self.enqueue(run);
         }
         match overlap.policy {
             // `all` promises each, and at once there is no room for more than one: they take turns. As many as
@@ -128,7 +138,7 @@ impl Applying<'_> {
         }
     }
 
-    fn enqueue(&mut self, mut run: Run) {
+    pub(super) fn enqueue(&mut self, mut run: Run) {
         run.phase = Phase::Queued;
         run.state = RunState::Pending;
         self.state.put_run(run);
@@ -165,15 +175,16 @@ impl Applying<'_> {
     fn admit_while_room(&mut self, job: JobId, parallel: usize) {
         loop {
             let mut active = 0;
-            let mut oldest = None;
+            let (mut oldest, mut backfilled) = (None, None);
             for run in self.state.runs_of(job) {
                 if run.phase == Phase::Queued {
-                    oldest = oldest.or_else(|| Some(run.clone()));
+                    let first = if run.backfill.is_some() { &mut backfilled } else { &mut oldest };
+                    first.get_or_insert_with(|| run.clone());
                 } else if self.state.takes_place(run) {
                     active += 1;
                 }
             }
-            match oldest {
+            match oldest.or(backfilled) {
                 Some(run) if active < parallel => self.admit(run.as_ref().clone()),
                 Some(_) | None => return,
             }
@@ -278,7 +289,11 @@ impl Applying<'_> {
             changed.last = Some(LastRun::of(&run));
             self.state.jobs.insert(job, Arc::new(changed));
         }
-        self.finished.push(Arc::new(run));
+        let run = Arc::new(run);
+        if self.state.followers(&run.namespace, &run.job).next().is_some() {
+            self.ended.push_back(run.clone());
+        }
+        self.finished.push(run);
         self.admit_queued(job);
         self.drop_if_done(job);
     }

@@ -3,15 +3,18 @@
 //! The commands of the leader about occurrences are in `fire`, those about attempts in `attempt`;
 //! what lets a run through or makes it wait is in `admission`.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaker::{Breaker, Moment, Status, StatusKind, Why};
-use super::command::{BreakerKey, Change, Command, Due, Entry, Outcome, Rejection, Request};
-use super::job::{Job, Pause, undecided};
+use super::command::{BreakerKey, Change, Command, Due, Entry, Outcome, Request};
+use super::job::{Job, Origin, Pause, undecided};
 use super::limits;
+use super::rejection::Rejection;
 use super::run::{JobId, Reason, Run, RunId};
 use super::spec::JobSpec;
+use super::time::Timestamp;
 use super::{Applied, Leadership, State};
 
 /// One entry being applied.
@@ -25,6 +28,10 @@ pub(super) struct Applying<'a> {
     pub(super) admitting: bool,
     /// The command was answered from memory.
     pub(super) repeated: bool,
+    /// Runs that ended and have not arrived at the jobs behind theirs.
+    pub(super) ended: VecDeque<Arc<Run>>,
+    /// Runs that came of others that ended.
+    pub(super) made: Vec<RunId>,
 }
 
 impl State {
@@ -41,6 +48,8 @@ impl State {
             finished: Vec::new(),
             admitting: false,
             repeated: false,
+            ended: VecDeque::new(),
+            made: Vec::new(),
         };
         let mut repeats = Vec::new();
         let outcomes = entry
@@ -51,14 +60,15 @@ impl State {
                 Some(number) => {
                     (applying.number, applying.repeated) = (number, false);
                     let outcome = applying.once(command);
+                    applying.follow_up();
                     repeats.extend(Some(place).filter(|_| applying.repeated));
                     outcome
                 }
                 None => Outcome::Rejected(Rejection::Limit),
             })
             .collect();
-        let finished = applying.finished;
-        Applied { outcomes, finished, repeats }
+        let Applying { finished, made, .. } = applying;
+        Applied { outcomes, finished, repeats, made }
     }
 }
 
@@ -72,11 +82,16 @@ impl Applying<'_> {
     pub(super) fn command(&mut self, command: &Command) -> Outcome {
         let done = match command {
             Command::Lead { node, term, silent_for } => self.lead(*node, *term, *silent_for),
-            Command::PutJob { spec, next, .. } => self.put(spec, *next),
+            Command::PutJob { spec, next, request } => self.put(spec, *next, request),
             Command::DeleteJob { job, cancel_runs, request } => self.delete(job.id, *cancel_runs, request),
-            Command::PauseJob { job, request } => self.pause(job.id, request),
+            Command::PauseJob { job, request, until } => self.pause(job.id, request, *until),
             Command::ResumeJob { job, version, next, .. } => self.resume(job.id, *version, *next),
-            Command::TriggerJob { job, request } => self.trigger(job.id, request),
+            Command::TriggerJob { job, request, params, again } => {
+                self.trigger(job.id, request, (params, *again))
+            }
+            Command::Backfill { job, version, instants, request } => {
+                self.backfill(job.id, *version, instants, request)
+            }
             Command::Fire { job, version, expect, verdicts, next } => {
                 self.fire(*job, *version, *expect, (verdicts, *next))
             }
@@ -93,6 +108,7 @@ impl Applying<'_> {
             Command::Expire { run } => self.expire(*run),
             Command::CancelRun { run, request } => self.cancel(*run, request),
             Command::HalfOpen { breaker, opened } => self.half_open(breaker, *opened),
+            Command::SetQueue { queue, limits, request } => self.set_queue(queue, limits, request),
             Command::TripBreaker { breaker, open_for, request } => self.trip(breaker, *open_for, request),
             Command::ResetBreaker { breaker, request } => self.reset(breaker, request),
         };
@@ -131,8 +147,14 @@ impl Applying<'_> {
         }
     }
 
-    fn put(&mut self, spec: &Arc<JobSpec>, next: Option<Due>) -> Result<Outcome, Rejection> {
+    fn put(
+        &mut self,
+        spec: &Arc<JobSpec>,
+        next: Option<Due>,
+        request: &Request,
+    ) -> Result<Outcome, Rejection> {
         let now = self.moment.at;
+        self.state.check_after(spec)?;
         let existing = self.state.job_named(&spec.namespace, &spec.name).cloned();
         let Some(old) = existing else {
             if self.state.names.len() >= limits::JOBS {
@@ -142,29 +164,17 @@ impl Applying<'_> {
             if next.is_some_and(|next| next.scheduled_at <= undecided()) {
                 return Err(Rejection::Malformed);
             }
-            let id = JobId(self.number);
-            self.state.put_job(Job {
-                id,
-                spec: spec.clone(),
-                version: 1,
-                created_at: now,
-                updated_at: now,
-                next,
-                pause: None,
-                deleted: false,
-                last: None,
-                decided_until: undecided(),
-                fault: None,
-            });
-            self.fit_breaker(id);
-            return Ok(Outcome::Put { job: id, version: 1, change: Change::Created });
+            return Ok(self.create(spec, next, request));
         };
         // What could not be evaluated is armed anew by applying it again, once it can be.
         if old.spec == *spec && old.fault.is_none() {
             return Ok(Outcome::Put { job: old.id, version: old.version, change: Change::Unchanged });
         }
         self.nothing_due(&old)?;
-        let old_breaker = old.breaker();
+        if old.spec.after != spec.after {
+            self.give_up_joins(&old);
+        }
+        let (old_breaker, old_group) = (old.breaker(), old.spec.group());
         let mut job = old.as_ref().clone();
         // Editing a job never fires it, and never loses what its unchanged schedule has armed, or an instant
         // that has come and is only put off by its jitter.
@@ -177,15 +187,44 @@ impl Applying<'_> {
             None => job.next = armed,
         }
         job.fault = None;
-        job.spec = spec.clone();
         job.version += 1;
         job.updated_at = now;
+        let before = std::mem::replace(&mut job.origin, origin(job.version, now, request));
+        job.previous.push((before, std::mem::replace(&mut job.spec, spec.clone())));
+        let surplus = job.previous.len().saturating_sub(limits::VERSIONS - 1);
+        job.previous.drain(..surplus);
         let (id, version) = (job.id, job.version);
         self.state.put_job(job);
         self.fit_breaker(id);
         self.drop_unshared(&old_breaker);
+        self.state.fit_group(spec, now);
+        if let Some(group) = old_group {
+            self.state.drop_ungrouped(&group);
+        }
         self.admit_queued(id);
         Ok(Outcome::Put { job: id, version, change: Change::Updated })
+    }
+
+    fn create(&mut self, spec: &Arc<JobSpec>, next: Option<Due>, request: &Request) -> Outcome {
+        let (id, now) = (JobId(self.number), self.moment.at);
+        self.state.put_job(Job {
+            id,
+            spec: spec.clone(),
+            version: 1,
+            created_at: now,
+            updated_at: now,
+            next,
+            pause: None,
+            deleted: false,
+            last: None,
+            decided_until: undecided(),
+            fault: None,
+            origin: origin(1, now, request),
+            previous: Vec::new(),
+        });
+        self.fit_breaker(id);
+        self.state.fit_group(spec, now);
+        Outcome::Put { job: id, version: 1, change: Change::Created }
     }
 
     /// Brings the breaker of a job in line with the job's policy.
@@ -243,21 +282,37 @@ impl Applying<'_> {
     /// Removes a deleted job once its last live run has ended.
     pub(super) fn drop_if_done(&mut self, id: JobId) {
         let Some(job) = self.state.jobs.get(&id).filter(|job| job.deleted) else { return };
-        let breaker = job.breaker();
+        let (breaker, group) = (job.breaker(), job.spec.group());
         if self.state.runs_of(id).next().is_none() {
             self.state.remove_job(id);
             self.drop_unshared(&breaker);
+            if let Some(group) = group {
+                self.state.drop_ungrouped(&group);
+            }
         }
     }
 
-    fn pause(&mut self, id: JobId, request: &Request) -> Result<Outcome, Rejection> {
+    fn pause(
+        &mut self,
+        id: JobId,
+        request: &Request,
+        until: Option<Timestamp>,
+    ) -> Result<Outcome, Rejection> {
         let job = self.live_job(id)?;
-        if job.pause.is_some() {
+        let mut paused = job.as_ref().clone();
+        if let Some(pause) = &mut paused.pause {
+            // One that is paused already is paused for as long as was asked for last.
+            if pause.until != until {
+                pause.until = until;
+                paused.updated_at = self.moment.at;
+                paused.version += 1;
+                self.state.put_job(paused);
+            }
             return Ok(Outcome::Done);
         }
         self.nothing_due(&job)?;
-        let mut paused = job.as_ref().clone();
-        paused.pause = Some(Pause { request: request.clone(), paused_at: self.moment.at, armed: job.next });
+        let (request, paused_at) = (request.clone(), self.moment.at);
+        paused.pause = Some(Pause { request, paused_at, armed: job.next, until });
         paused.next = None;
         paused.updated_at = self.moment.at;
         paused.version += 1;
@@ -351,6 +406,10 @@ impl Applying<'_> {
         self.closed(key, before);
         Ok(Outcome::Done)
     }
+}
+
+fn origin(version: u64, at: Timestamp, request: &Request) -> Origin {
+    Origin { version, at, actor: request.actor.clone(), reason: request.reason.clone() }
 }
 
 /// An occurrence computed before the last one was decided would be decided twice.

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::apply::Applying;
 use super::breaker::{Breaker, StatusKind};
-use super::command::{Outcome, Rejection};
+use super::command::Outcome;
 use super::limits;
+use super::rejection::Rejection;
 use super::run::{Attempt, AttemptOutcome, Phase, Reason, Report, Run, RunId, RunState};
 use super::spec::{OnLost, Retry, RetryOn};
 use super::time::Timestamp;
@@ -26,6 +27,13 @@ impl Applying<'_> {
         if number != expected || expired {
             return Err(Rejection::Stale);
         }
+        let spec = self.state.jobs.get(&id.job).ok_or(Rejection::NoJob)?.spec.clone();
+        let (timeout, group) = (spec.timeout, spec.group());
+        let at = self.moment.at;
+        let has_group_room = group.as_ref().is_none_or(|group| self.state.has_group_room(group, 0, at));
+        if !has_group_room || !self.state.has_queue_room(&old.queue, 0, at) {
+            return Err(Rejection::Limit);
+        }
         let probe = match old.phase {
             Phase::Waiting => None,
             Phase::Held => Some(self.admit_probe(&old)?),
@@ -33,7 +41,10 @@ impl Applying<'_> {
                 return Err(Rejection::Stale);
             }
         };
-        let timeout = self.state.jobs.get(&id.job).ok_or(Rejection::NoJob)?.spec.timeout;
+        if let Some(group) = &group {
+            self.state.take_token(group, at);
+        }
+        self.state.take_queue_token(&old.queue, at);
         self.state.fences += 1;
         let fence = self.state.fences;
         let mut run = old.as_ref().clone();
@@ -49,6 +60,7 @@ impl Applying<'_> {
         });
         run.phase = Phase::Running;
         run.state = RunState::Running;
+        run.group = group;
         run.overdue_at = Some(self.moment.at.plus(timeout).plus(limits::TIMEOUT_GRACE));
         self.state.put_run(run);
         let lease = self.state.leases.get(worker).copied().unwrap_or(lease_until).max(lease_until);
@@ -163,6 +175,7 @@ impl Applying<'_> {
         let (worker, probe) = (attempt.worker.clone(), attempt.probe);
         run.overdue_at = None;
         forget_old_output(&mut run.attempts);
+        run.group = None;
         // Not running any more, so that what follows sees the worker's and the job's true counts.
         run.phase = Phase::Backoff { retry_at: self.moment.at };
         run.state = RunState::Pending;

@@ -4,11 +4,14 @@
 //! the dice. Each names what it expects to find, so proposing it twice is harmless: the second is
 //! rejected. `apply` is total: a command that may not be is an [`Outcome::Rejected`], never a panic.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::queue::QueueLimits;
+use super::rejection::Rejection;
 use super::run::{AttemptOutcome, Cause, JobId, Report, RunId};
 use super::spec::JobSpec;
 use super::time::Timestamp;
@@ -114,6 +117,15 @@ pub struct Request {
     pub reason: String,
 }
 
+/// A run that someone makes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Again {
+    /// Which.
+    pub run: RunId,
+    /// The first run of its chain, maybe itself.
+    pub chain: RunId,
+}
+
 /// A proposed change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Command {
@@ -151,6 +163,9 @@ pub enum Command {
         job: JobRef,
         /// Who.
         request: Request,
+        /// When it is to end by itself.
+        #[serde(default)]
+        until: Option<Timestamp>,
     },
     /// Lets occurrences be created again.
     ResumeJob {
@@ -167,6 +182,23 @@ pub enum Command {
     TriggerJob {
         /// Which.
         job: JobRef,
+        /// Who.
+        request: Request,
+        /// Parameters with other values than the job's.
+        #[serde(default)]
+        params: BTreeMap<String, String>,
+        /// The run that is made again.
+        #[serde(default)]
+        again: Option<Again>,
+    },
+    /// Makes a run for each of some past instants.
+    Backfill {
+        /// Which.
+        job: JobRef,
+        /// The version whose schedule they were computed from.
+        version: u64,
+        /// Nominal instants, ascending, at most [`super::limits::BACKFILL`].
+        instants: Vec<Timestamp>,
         /// Who.
         request: Request,
     },
@@ -259,6 +291,15 @@ pub enum Command {
         /// Log index of its opening.
         opened: u64,
     },
+    /// Sets the limits of a queue; without any it has none.
+    SetQueue {
+        /// Which.
+        queue: Arc<str>,
+        /// All of them.
+        limits: QueueLimits,
+        /// Who.
+        request: Request,
+    },
     /// Opens a breaker by hand.
     TripBreaker {
         /// Which.
@@ -287,7 +328,9 @@ impl Command {
             | Self::PauseJob { request, .. }
             | Self::ResumeJob { request, .. }
             | Self::TriggerJob { request, .. }
+            | Self::Backfill { request, .. }
             | Self::CancelRun { request, .. }
+            | Self::SetQueue { request, .. }
             | Self::TripBreaker { request, .. }
             | Self::ResetBreaker { request, .. } => Some(request),
             Self::Lead { .. }
@@ -377,6 +420,13 @@ pub enum Outcome {
         /// Its identity.
         run: RunId,
     },
+    /// The runs of a backfill wait for their turn.
+    Backfilled {
+        /// Its number, by which they can be told.
+        backfill: u64,
+        /// How many.
+        runs: u32,
+    },
     /// The attempt may leave for its worker.
     Started {
         /// The run.
@@ -402,58 +452,4 @@ pub enum Change {
     Updated,
     /// It had this very definition.
     Unchanged,
-}
-
-/// Why a command was refused: deterministic, the same on every node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Rejection {
-    /// No such job.
-    #[error("no such job")]
-    NoJob,
-    /// No such live run.
-    #[error("no such live run")]
-    NoRun,
-    /// No such breaker.
-    #[error("no such breaker")]
-    NoBreaker,
-    /// Something has changed since the command was computed.
-    #[error("the state has moved on")]
-    Stale,
-    /// An occurrence of the job is due and must be decided first.
-    #[error("an occurrence of the job is being decided")]
-    OccurrenceDue,
-    /// The report's fence is not that of the running attempt.
-    #[error("stale fence")]
-    Fence,
-    /// The breaker does not let it through.
-    #[error("the breaker is open")]
-    BreakerOpen,
-    /// It is too early.
-    #[error("too early")]
-    Early,
-    /// A limit of the cluster is reached.
-    #[error("a limit of the cluster is reached")]
-    Limit,
-    /// The command contradicts itself.
-    #[error("malformed command")]
-    Malformed,
-}
-
-impl Rejection {
-    /// The word of the API.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoJob => "no_job",
-            Self::NoRun => "no_run",
-            Self::NoBreaker => "no_breaker",
-            Self::Stale => "stale",
-            Self::OccurrenceDue => "occurrence_due",
-            Self::Fence => "fence",
-            Self::BreakerOpen => "breaker_open",
-            Self::Early => "early",
-            Self::Limit => "limit",
-            Self::Malformed => "malformed",
-        }
-    }
 }

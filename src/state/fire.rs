@@ -1,24 +1,26 @@
 //! Decides occurrences, and makes runs by hand.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::apply::{Applying, who};
-use super::command::{Due, Outcome, Rejection, Request, Verdict};
+use super::command::{Again, Due, Outcome, Request, Verdict};
 use super::job::{Fault, Job};
 use super::limits;
+use super::rejection::Rejection;
 use super::run::{Cause, JobId, Phase, Reason, Run, RunId, RunState};
 use super::time::Timestamp;
 
 /// What makes one run different from the next of its job.
-struct Birth {
-    id: RunId,
+pub(super) struct Birth {
+    pub(super) id: RunId,
     /// The first instant that it stands for, if it stands for others.
-    from: Timestamp,
-    cause: Cause,
-    due_at: Timestamp,
-    stands_for: u64,
-    actor: String,
-    detail: String,
+    pub(super) from: Timestamp,
+    pub(super) cause: Cause,
+    pub(super) due_at: Timestamp,
+    pub(super) stands_for: u64,
+    pub(super) actor: String,
+    pub(super) detail: String,
 }
 
 impl Applying<'_> {
@@ -130,7 +132,7 @@ impl Applying<'_> {
         }
     }
 
-    fn born(&self, job: &Arc<Job>, birth: Birth) -> Run {
+    pub(super) fn born(&self, job: &Arc<Job>, birth: Birth) -> Run {
         Run {
             id: birth.id,
             namespace: job.spec.namespace.as_str().into(),
@@ -155,6 +157,12 @@ impl Applying<'_> {
             breaker: job.breaker(),
             start_by: job.spec.start_within.map(|span| birth.due_at.plus(span)),
             overdue_at: None,
+            params: job.spec.params.clone(),
+            group: None,
+            chain: None,
+            upstream: Vec::new(),
+            retry_of: None,
+            backfill: None,
         }
     }
 
@@ -190,17 +198,78 @@ impl Applying<'_> {
     }
 
     /// Makes a run now.
-    pub(super) fn trigger(&mut self, id: JobId, request: &Request) -> Result<Outcome, Rejection> {
+    pub(super) fn trigger(
+        &mut self,
+        id: JobId,
+        request: &Request,
+        (params, again): (&BTreeMap<String, String>, Option<Again>),
+    ) -> Result<Outcome, Rejection> {
         let job = self.live_job(id)?;
+        if params.keys().any(|name| !job.spec.params.contains_key(name)) {
+            return Err(Rejection::Malformed);
+        }
         let at = self.moment.at;
         let id = RunId { job: id, at, seq: self.number.max(1) };
         let actor = request.actor.clone();
-        let detail = format!("triggered{}", who(request));
-        let run = self.born(
+        let detail = match again {
+            Some(again) => format!("made again of run {}{}", again.run, who(request)),
+            None => format!("triggered{}", who(request)),
+        };
+        let mut run = self.born(
             &job,
             Birth { id, from: at, cause: Cause::Manual, due_at: at, stands_for: 1, actor, detail },
         );
+        run.params.extend(params.iter().map(|(name, value)| (name.clone(), value.clone())));
+        run.chain = again.map(|again| again.chain);
+        run.retry_of = again.map(|again| again.run);
         self.enter(&job, run);
         Ok(Outcome::Triggered { run: id })
+    }
+
+    /// Makes a run for each of these past instants. They wait for their turn, and what is due goes before them.
+    pub(super) fn backfill(
+        &mut self,
+        id: JobId,
+        version: u64,
+        instants: &[Timestamp],
+        request: &Request,
+    ) -> Result<Outcome, Rejection> {
+        let job = self.live_job(id)?;
+        if job.version != version {
+            return Err(Rejection::Stale);
+        }
+        let ascend = instants.windows(2).all(|pair| pair[0] < pair[1]);
+        let is_past = instants.last().is_some_and(|last| *last <= self.moment.at);
+        if !ascend || !is_past {
+            return Err(Rejection::Malformed);
+        }
+        let live = self.state.runs_of(id).count();
+        if instants.len() > limits::BACKFILL || live + instants.len() > limits::LIVE_RUNS_PER_JOB {
+            return Err(Rejection::Limit);
+        }
+        if self.state.runs.len() + instants.len() > limits::LIVE_RUNS {
+            return Err(Rejection::Limit);
+        }
+        let number = self.number.max(1);
+        let outer = std::mem::replace(&mut self.admitting, true);
+        for at in instants {
+            let id = RunId { job: id, at: *at, seq: number };
+            let birth = Birth {
+                id,
+                from: *at,
+                cause: Cause::Backfill,
+                due_at: self.moment.at,
+                stands_for: 1,
+                actor: request.actor.clone(),
+                detail: format!("backfill {number}{}", who(request)),
+            };
+            let mut run = self.born(&job, birth);
+            run.backfill = Some(number);
+            run.start_by = None;
+            self.enqueue(run);
+        }
+        self.admitting = outer;
+        self.admit_queued(id);
+        Ok(Outcome::Backfilled { backfill: number, runs: u32::try_from(instants.len()).unwrap_or(u32::MAX) })
     }
 }

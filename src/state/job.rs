@@ -36,6 +36,12 @@ pub struct Job {
     /// Why nothing is armed, when a leader could not evaluate the schedule; a change of the job ends it.
     #[serde(default)]
     pub fault: Option<Fault>,
+    /// Where the definition came from.
+    #[serde(default)]
+    pub origin: Origin,
+    /// The definitions before it, oldest first; with it at most [`super::limits::VERSIONS`].
+    #[serde(default)]
+    pub previous: Vec<(Origin, Arc<JobSpec>)>,
 }
 
 /// A schedule that a leader could not evaluate: its zone is gone, or a newer release wrote it.
@@ -61,6 +67,22 @@ pub struct Pause {
     pub paused_at: Timestamp,
     /// The occurrence that was armed then: where catch-up goes on with `on_resume: catch_up`.
     pub armed: Option<Due>,
+    /// When it ends by itself.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+}
+
+/// Where a definition came from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// The version of the job that it came with.
+    pub version: u64,
+    /// When it was applied.
+    pub at: Timestamp,
+    /// Who applied it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// What a job remembers of its newest record.

@@ -40,3 +40,17 @@ pub const HASH_EVERY: u64 = 1_024;
 /// Jobs, live runs and breakers together that a state may have and be hashed as often as that; a larger one is hashed
 /// at every second of these indexes, a much larger one at every fourth, and so on.
 pub const HASHED_ITEMS: usize = 16_384;
+/// Jobs that a job may run after.
+pub const AFTER: usize = 16;
+/// Jobs that a chain of `after` may pass through from a job up to its first ones; more is refused.
+pub const ANCESTORS: usize = 1_000;
+/// Joins of a job that still wait for some of the runs before it; the oldest one beyond ends as a record `upstream`.
+pub const JOINS_OPEN: usize = 1_000;
+/// Joins of a job that are decided and are kept, so that a run that is made again can mend them; the oldest is forgotten.
+pub const JOINS_DECIDED: usize = 8;
+/// Definitions of a job that are kept, the one in force included; the oldest is forgotten.
+pub const VERSIONS: usize = 10;
+/// Queues with limits; one more is refused.
+pub const QUEUES: usize = 1_000;
+/// Instants of one backfill; a longer range is refused.
+pub const BACKFILL: usize = 1_000;

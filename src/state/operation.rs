@@ -38,6 +38,8 @@ pub enum JobChange {
     Resume,
     /// A run by hand.
     Trigger,
+    /// Runs of a past range.
+    Backfill,
 }
 
 impl JobChange {
@@ -48,6 +50,7 @@ impl JobChange {
             Self::Pause => "pause",
             Self::Resume => "resume",
             Self::Trigger => "trigger",
+            Self::Backfill => "backfill",
         };
         format!("{word}/{namespace}/{name}/{id}")
     }
@@ -62,7 +65,9 @@ fn operation_key(command: &Command) -> Option<Arc<str>> {
         Command::PauseJob { job, .. } => JobChange::Pause.key(&job.namespace, &job.name, id),
         Command::ResumeJob { job, .. } => JobChange::Resume.key(&job.namespace, &job.name, id),
         Command::TriggerJob { job, .. } => JobChange::Trigger.key(&job.namespace, &job.name, id),
+        Command::Backfill { job, .. } => JobChange::Backfill.key(&job.namespace, &job.name, id),
         Command::CancelRun { run, .. } => format!("cancel/{run}/{id}"),
+        Command::SetQueue { queue, .. } => format!("queue/{queue}/{id}"),
         Command::TripBreaker { breaker, .. } => format!("trip/{breaker:?}/{id}"),
         Command::ResetBreaker { breaker, .. } => format!("reset/{breaker:?}/{id}"),
         Command::Lead { .. }

@@ -3,6 +3,7 @@
 //! A live run is in the state; when it ends it leaves the state for the run log and never changes
 //! again. `state` and `reason` are what users see; [`Phase`] says what a live run waits for.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::command::{BreakerKey, CodecError};
+use super::group::GroupKey;
 use super::time::Timestamp;
 
 /// Identity of a job for ever: from the log index of the entry that created it. A job that is deleted
@@ -79,6 +81,10 @@ pub enum Cause {
     Manual,
     /// Catch-up of a missed occurrence.
     CatchUp,
+    /// Someone's backfill of a past range.
+    Backfill,
+    /// Runs of the jobs before it.
+    After,
 }
 
 /// What users see of a run's progress.
@@ -123,7 +129,7 @@ pub enum Reason {
     Error,
     /// Someone cancelled it.
     Cancelled,
-    /// A limit of the cluster was reached.
+    /// A limit of the cluster was reached; of a pending one, the limits of its group.
     Limit,
     /// The leader could not evaluate the schedule.
     Schedule,
@@ -131,6 +137,8 @@ pub enum Reason {
     Worker,
     /// Pending: waits for its next attempt.
     Backoff,
+    /// The runs before it did not end as it waits for.
+    Upstream,
 }
 
 impl Reason {
@@ -153,6 +161,7 @@ impl Reason {
             Self::Schedule => "schedule",
             Self::Worker => "worker",
             Self::Backoff => "backoff",
+            Self::Upstream => "upstream",
         }
     }
 }
@@ -314,6 +323,24 @@ pub struct Run {
     pub start_by: Option<Timestamp>,
     /// While an attempt runs: when the cluster closes it as timed out, for its worker hangs.
     pub overdue_at: Option<Timestamp>,
+    /// Parameters that its attempts are told.
+    #[serde(default)]
+    pub params: BTreeMap<String, String>,
+    /// While an attempt runs: the group whose limits it counts against.
+    #[serde(default)]
+    pub group: Option<GroupKey>,
+    /// The first run of its chain; absent for that one itself.
+    #[serde(default)]
+    pub chain: Option<RunId>,
+    /// The runs that it runs after.
+    #[serde(default)]
+    pub upstream: Vec<RunId>,
+    /// The run that someone made again.
+    #[serde(default)]
+    pub retry_of: Option<RunId>,
+    /// Number of the backfill that it belongs to.
+    #[serde(default)]
+    pub backfill: Option<u64>,
 }
 
 impl Run {

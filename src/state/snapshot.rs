@@ -9,8 +9,11 @@ use std::sync::Arc;
 
 use super::breaker::Breaker;
 use super::command::{BreakerKey, CodecError, decode, encode};
+use super::group::{Group, GroupKey};
 use super::job::Job;
+use super::join::{Join, JoinKey};
 use super::operation::Remembered;
+use super::queue::Queue;
 use super::run::Run;
 use super::time::Timestamp;
 use super::{Leadership, State};
@@ -21,6 +24,9 @@ const RUN: u8 = 3;
 const BREAKER: u8 = 4;
 const LEASE: u8 = 5;
 const OPERATION: u8 = 6;
+const GROUP: u8 = 7;
+const JOIN: u8 = 8;
+const QUEUE: u8 = 9;
 const END: u8 = 255;
 
 /// The longest item that is believed; a longer one means that the bytes are no snapshot.
@@ -44,6 +50,10 @@ impl State {
             HEADER,
             &encode(&(self.now, self.before, self.applied, self.fences, self.leaderships.as_ref())),
         )?;
+        // Before the runs, which are counted into them.
+        for (name, queue) in &self.queues {
+            item(out, QUEUE, &encode(&(name.as_ref(), queue.as_ref())))?;
+        }
         for job in self.jobs.values() {
             item(out, JOB, &encode(job.as_ref()))?;
         }
@@ -60,6 +70,12 @@ impl State {
             if let Some(remembered) = self.operations.get(key) {
                 item(out, OPERATION, &encode(&(number, key.as_ref(), remembered)))?;
             }
+        }
+        for (key, group) in &self.groups {
+            item(out, GROUP, &encode(&(key, group.as_ref())))?;
+        }
+        for (key, join) in &self.joins {
+            item(out, JOIN, &encode(&(key, join.as_ref())))?;
         }
         item(out, END, &[])
     }
@@ -112,6 +128,18 @@ impl State {
             OPERATION => {
                 let (number, key, remembered): (u64, String, Remembered) = decode(bytes)?;
                 self.remember(number, key.into(), remembered);
+            }
+            GROUP => {
+                let (key, group): (GroupKey, Group) = decode(bytes)?;
+                self.groups.insert(key, Arc::new(group));
+            }
+            QUEUE => {
+                let (name, queue): (String, Queue) = decode(bytes)?;
+                self.put_queue(name.into(), queue);
+            }
+            JOIN => {
+                let (key, join): (JoinKey, Join) = decode(bytes)?;
+                self.put_join(key, join);
             }
             other => return Err(CodecError::Section(other)),
         }

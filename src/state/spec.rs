@@ -47,6 +47,18 @@ pub struct JobSpec {
     pub breaker: BreakerPolicy,
     /// How many records are kept, and for how long.
     pub retention: Retention,
+    /// Parameters that attempts are told, with their defaults; a trigger may change their values.
+    #[serde(default)]
+    pub params: BTreeMap<String, String>,
+    /// How many attempts may run or start at a time, together with those of other jobs.
+    #[serde(default)]
+    pub limits: Option<Limits>,
+    /// Jobs whose runs it runs after, instead of a schedule.
+    #[serde(default)]
+    pub after: Option<After>,
+    /// Of the runs that wait for a worker those of the highest start first; -100 to 100.
+    #[serde(default)]
+    pub priority: i32,
 }
 
 /// What an attempt does.
@@ -76,6 +88,11 @@ pub enum Target {
         /// Fed to standard input, which is empty where absent.
         stdin: Option<String>,
     },
+    /// A worker of the user's own.
+    Queue {
+        /// What it is given, as it is.
+        payload: String,
+    },
 }
 
 /// The process of an exec target.
@@ -94,6 +111,7 @@ impl Target {
         match self {
             Self::Http { .. } => "http",
             Self::Exec { .. } => "exec",
+            Self::Queue { .. } => "queue",
         }
     }
 }
@@ -249,6 +267,57 @@ pub enum OnOpen {
     Skip,
     /// The newest is kept and runs when the breaker lets it.
     Hold,
+}
+
+/// How many attempts may run or start at a time. Each attempt counts, for each is a call on the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Shared by the jobs of the namespace that name it; absent: the job's own.
+    pub group: Option<String>,
+    /// Attempts of the group that run at the same time.
+    pub concurrency: Option<u32>,
+    /// How often attempts of the group start.
+    pub rate: Option<Rate>,
+}
+
+/// A number of starts in a span of time: a token bucket that holds so many and is filled evenly.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// How many, at least 1.
+    pub starts: u32,
+    /// In which time, at least a millisecond.
+    pub per: Duration,
+}
+
+/// What a job runs after.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct After {
+    /// Names of jobs of the same namespace, each once.
+    pub jobs: Vec<String>,
+    /// How many of them it waits for.
+    pub when: AfterWhen,
+    /// Which ends count.
+    pub on: AfterOn,
+}
+
+/// How many of the jobs before it a job waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AfterWhen {
+    /// All of them.
+    All,
+    /// The first.
+    Any,
+}
+
+/// Which ends of a run before it let a job run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum AfterOn {
+    /// It succeeded.
+    Success,
+    /// It failed.
+    Failure,
+    /// Any, also that it was cancelled or skipped.
+    Always,
 }
 
 /// How many records of a job are kept, and for how long.

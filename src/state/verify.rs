@@ -56,11 +56,27 @@ impl State {
                 return Err(Broken::Lease(worker.to_string()));
             }
         }
-        self.breakers.keys().try_for_each(|key| self.verify_probes(key))
+        self.breakers.keys().try_for_each(|key| self.verify_probes(key))?;
+        self.verify_groups()
+    }
+
+    /// Groups are those that jobs name, and joins are those of jobs.
+    fn verify_groups(&self) -> Result<(), Broken> {
+        let named: std::collections::BTreeSet<_> = self.members.iter().map(|(group, _)| group).collect();
+        if !named.iter().copied().eq(self.groups.keys()) {
+            return Err(Broken::Derived("groups"));
+        }
+        match self.joins.keys().find(|(job, _)| !self.jobs.contains_key(job)) {
+            Some((job, _)) => Err(Broken::Idle(*job)),
+            None => Ok(()),
+        }
     }
 
     fn verify_derived(&self) -> Result<(), Broken> {
         let mut anew = Self::default();
+        for (name, queue) in &self.queues {
+            anew.put_queue(name.clone(), queue.as_ref().clone());
+        }
         self.jobs.values().for_each(|job| anew.put_job(job.as_ref().clone()));
         self.runs.values().for_each(|run| anew.put_run(run.as_ref().clone()));
         for (key, breaker) in &self.breakers {
@@ -80,6 +96,11 @@ impl State {
             ("cooling", self.cooling == anew.cooling),
             ("probing", self.probing == anew.probing),
             ("sharers", self.sharers == anew.sharers),
+            ("members", self.members == anew.members),
+            ("group_loads", self.group_loads == anew.group_loads),
+            ("queue_loads", self.queue_loads == anew.queue_loads),
+            ("followers", self.followers == anew.followers),
+            ("ending_pauses", self.ending_pauses == anew.ending_pauses),
             ("operations", self.operations_by_age.len() == self.operations.len()),
         ];
         sets.into_iter().find(|(_, same)| !same).map_or(Ok(()), |(name, _)| Err(Broken::Derived(name)))

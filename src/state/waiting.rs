@@ -39,9 +39,27 @@ impl Needs {
         self.spec.as_ref()
     }
 
-    fn target(&self) -> Option<(&'static str, &BTreeMap<String, String>)> {
-        self.spec.as_ref().map(|spec| (spec.target.kind(), &spec.requires))
+    /// Of the classes that a worker may take those of the highest priority go first.
+    #[must_use]
+    pub fn priority(&self) -> i32 {
+        self.spec.as_ref().map_or(0, |spec| spec.priority)
     }
+
+    /// What makes a class: a worker takes all runs of it or none, and they share the limits that they start under.
+    fn class(&self) -> Option<Class<'_>> {
+        self.spec.as_ref().map(|spec| (spec.target.kind(), &spec.requires, spec.priority, sharing(spec)))
+    }
+}
+
+/// Kind of target, labels, priority, limits.
+type Class<'a> = (&'static str, &'a BTreeMap<String, String>, i32, Option<Sharing<'a>>);
+
+/// Namespace, group, and the job where the limits are its own: [`JobSpec::group`] without making texts.
+type Sharing<'a> = (&'a str, Option<&'a str>, Option<&'a str>);
+
+fn sharing(spec: &JobSpec) -> Option<Sharing<'_>> {
+    let group = spec.limits.as_ref()?.group.as_deref();
+    Some((&spec.namespace, group, group.is_none().then_some(spec.name.as_str())))
 }
 
 impl Ord for Needs {
@@ -50,8 +68,8 @@ impl Ord for Needs {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (None, _) | (_, None) => false,
         };
-        let by_target = || if same { Ordering::Equal } else { self.target().cmp(&other.target()) };
-        self.queue.cmp(&other.queue).then_with(by_target)
+        let by_class = || if same { Ordering::Equal } else { self.class().cmp(&other.class()) };
+        self.queue.cmp(&other.queue).then_with(by_class)
     }
 }
 

@@ -72,6 +72,10 @@ pub struct Order {
     pub timeout: Option<Duration>,
     /// W3C trace context, if the run is traced.
     pub traceparent: Option<String>,
+    /// The run's parameters: names `[a-z][a-z0-9_]*`.
+    pub params: BTreeMap<String, String>,
+    /// The first run of the chain that the run belongs to.
+    pub chain_id: Option<String>,
     /// What to do.
     pub target: Target,
 }

@@ -4,15 +4,17 @@
 //! of which each target uses one: variables for a process, lower-case headers or metadata for everything else.
 //! The one header that goes by a name that is not ours, `idempotency-key`, is a second spelling of the run id.
 
+use std::borrow::Cow;
+
 use super::Order;
 
 /// One thing that a target is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Told {
     /// The name in a process's environment.
-    pub(super) variable: &'static str,
+    pub(super) variable: Cow<'static, str>,
     /// The name as a header.
-    pub(super) header: &'static str,
+    pub(super) header: Cow<'static, str>,
     pub(super) value: String,
 }
 
@@ -21,7 +23,11 @@ pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// All that a target is told, in a fixed order.
 pub(super) fn told(order: &Order) -> Vec<Told> {
-    let say = |variable, header, value| Told { variable, header, value };
+    let say = |variable: &'static str, header: &'static str, value| Told {
+        variable: variable.into(),
+        header: header.into(),
+        value,
+    };
     let mut all = vec![
         say("CHRONARCH_JOB", "chronarch-job", order.job.clone()),
         say("CHRONARCH_NAMESPACE", "chronarch-namespace", order.namespace.clone()),
@@ -30,9 +36,17 @@ pub(super) fn told(order: &Order) -> Vec<Told> {
         say("CHRONARCH_ATTEMPT", "chronarch-attempt", order.attempt.to_string()),
         say("CHRONARCH_FENCE", "chronarch-fence", order.fence.to_string()),
     ];
+    if let Some(chain_id) = &order.chain_id {
+        all.push(say("CHRONARCH_CHAIN_ID", "chronarch-chain-id", chain_id.clone()));
+    }
     if let Some(traceparent) = &order.traceparent {
         all.push(say("TRACEPARENT", "traceparent", traceparent.clone()));
     }
+    all.extend(order.params.iter().map(|(name, value)| Told {
+        variable: format!("CHRONARCH_PARAM_{}", name.to_ascii_uppercase()).into(),
+        header: format!("chronarch-param-{}", name.replace('_', "-")).into(),
+        value: value.clone(),
+    }));
     all
 }
 

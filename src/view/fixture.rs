@@ -69,6 +69,10 @@ pub(crate) fn minutely(name: &str) -> JobSpec {
         overlap: Overlap { policy: OverlapPolicy::Skip, limit: 1, keep: Keep::Newest, max_parallel: 1 },
         on_lost: OnLost::Fail,
         on_resume: OnResume::Skip,
+        params: [].into(),
+        limits: None,
+        after: None,
+        priority: 0,
         breaker: BreakerPolicy {
             name: None,
             consecutive_failures: 2,
@@ -155,7 +159,7 @@ impl Scene {
 
     pub(crate) async fn trigger(&mut self, job: JobId, request: Request) -> RunId {
         let job = self.state.job(job).expect("a job").reference();
-        match self.apply(Command::TriggerJob { job, request }).await {
+        match self.apply(Command::TriggerJob { job, request, params: [].into(), again: None }).await {
             Outcome::Triggered { run } => run,
             other => panic!("{other:?}"),
         }

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{breaker, instant, run, spec};
+use super::{breaker, diff, instant, run, spec};
 use crate::history::{HistoryError, RunLog};
 use crate::pb::v1 as pb;
-use crate::state::{Job, State};
+use crate::state::spec::JobSpec;
+use crate::state::{Job, Origin, State};
 
 /// Live runs that a job's message names.
 pub const LIVE_RUNS: usize = 100;
@@ -43,6 +44,7 @@ pub fn to_pb(state: &State, log: &RunLog, job: &Job) -> Result<pb::Job, HistoryE
             actor: pause.request.actor.clone(),
             reason: pause.request.reason.clone(),
             paused_at: Some(instant(pause.paused_at)),
+            until: pause.until.map(instant),
         }),
         live_runs: state.runs_of(job.id).take(LIVE_RUNS).map(|run| run.id.to_string()).collect(),
         breaker: breaker::of_job(state, job),
@@ -50,7 +52,35 @@ pub fn to_pb(state: &State, log: &RunLog, job: &Job) -> Result<pb::Job, HistoryE
         fault: job.fault.as_ref().map(|fault| fault.why.clone()).unwrap_or_default(),
         faulty_since: job.fault.as_ref().map(|fault| instant(fault.since)),
         applied_index: state.applied_index(),
+        actor: job.origin.actor.clone(),
+        reason: job.origin.reason.clone(),
     })
+}
+
+/// The definitions of a job that are kept, the newest first.
+#[must_use]
+pub fn versions(job: &Job) -> Vec<pb::JobVersion> {
+    let kept: Vec<(&Origin, &JobSpec)> = job
+        .previous
+        .iter()
+        .map(|(origin, spec)| (origin, spec.as_ref()))
+        .chain([(&job.origin, job.spec.as_ref())])
+        .collect();
+    let mut before: Option<&JobSpec> = None;
+    let mut versions = Vec::with_capacity(kept.len());
+    for (origin, of) in kept {
+        versions.push(pb::JobVersion {
+            version: origin.version,
+            applied_at: Some(instant(origin.at)),
+            actor: origin.actor.clone(),
+            reason: origin.reason.clone(),
+            spec: Some(spec::to_pb(of)),
+            changes: before.map_or_else(Vec::new, |before| diff::changes(before, of)),
+        });
+        before = Some(of);
+    }
+    versions.reverse();
+    versions
 }
 
 /// Which jobs a list wants.

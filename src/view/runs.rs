@@ -4,13 +4,15 @@
 //! Both are keys that a run keeps when it ends, so a run that ends between two pages is neither shown
 //! twice nor left out.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::run;
 use crate::history::{Decided, HistoryError, RunLog};
 use crate::pb::v1 as pb;
 use crate::state::State;
-use crate::state::run::{JobId, Run, RunId, RunState};
+use crate::state::run::{Cause, JobId, Run, RunId, RunState};
 use crate::state::time::Timestamp;
 
 /// Runs that a page looks at; a filter that fits little ends it early.
@@ -31,6 +33,22 @@ pub struct Filter {
     pub from: Option<Timestamp>,
     /// Scheduled before.
     pub to: Option<Timestamp>,
+    /// With this reason, in the word of the API.
+    pub reason: Option<String>,
+    /// With an attempt with this worker.
+    pub worker: Option<String>,
+    /// Took so long at least, from the start of the first attempt to the end, or to `now`.
+    pub min_duration: Option<Duration>,
+    /// What counts as the end of a live run.
+    pub now: Timestamp,
+    /// Of one of these jobs.
+    pub jobs: Option<BTreeSet<JobId>>,
+    /// Of this chain.
+    pub chain: Option<RunId>,
+    /// Of this backfill.
+    pub backfill: Option<u64>,
+    /// Made by one of these; empty: by any.
+    pub causes: Vec<Cause>,
 }
 
 impl Filter {
@@ -40,6 +58,25 @@ impl Filter {
             && (self.states.is_empty() || self.states.contains(&run.state))
             && self.from.is_none_or(|from| run.id.at >= from)
             && self.to.is_none_or(|to| run.id.at < to)
+            && self
+                .reason
+                .as_deref()
+                .is_none_or(|reason| run::reason(run).is_some_and(|of| of.as_str() == reason))
+            && self
+                .worker
+                .as_deref()
+                .is_none_or(|worker| run.attempts.iter().any(|attempt| &*attempt.worker == worker))
+            && self.min_duration.is_none_or(|least| self.took(run).is_some_and(|took| took >= least))
+            && self.jobs.as_ref().is_none_or(|jobs| jobs.contains(&run.id.job))
+            && self.chain.is_none_or(|chain| run.chain.unwrap_or(run.id) == chain)
+            && self.backfill.is_none_or(|backfill| run.backfill == Some(backfill))
+            && (self.causes.is_empty() || self.causes.contains(&run.cause))
+    }
+
+    /// How long a run took, once an attempt was started.
+    fn took(&self, run: &Run) -> Option<Duration> {
+        let begun = run.attempts.first()?.started_at;
+        Some(run.finished_at.unwrap_or(self.now).since(begun))
     }
 }
 
@@ -62,7 +99,7 @@ pub fn page(
     after: Option<Decided>,
     limit: usize,
 ) -> Result<Page, HistoryError> {
-    let mut page = Collecting { page: Page::default(), filter, limit, looked_at: 0 };
+    let mut page = Collecting { page: Page::default(), state, filter, limit, looked_at: 0 };
     match (&filter.namespace, &filter.job) {
         (Some(namespace), Some(job)) => {
             let mut jobs = log.jobs_named(namespace, job)?;
@@ -80,6 +117,7 @@ pub fn page(
 
 struct Collecting<'a> {
     page: Page,
+    state: &'a State,
     filter: &'a Filter,
     limit: usize,
     looked_at: usize,
@@ -90,7 +128,7 @@ impl Collecting<'_> {
     fn take(&mut self, found: &Run) -> bool {
         self.looked_at += 1;
         if self.filter.fits(found) {
-            self.page.runs.push(run::to_pb(found));
+            self.page.runs.push(run::in_state(self.state, found));
         }
         if self.page.runs.len() >= self.limit || self.looked_at >= LOOKED_AT {
             self.page.next = Some((found.fired_at, found.id));

@@ -4,9 +4,10 @@ use super::{instant, span};
 use crate::pb::v1 as pb;
 use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
 use crate::state::spec::{
-    BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, OnLost, OnOpen, OnResume, Overlap, OverlapPolicy,
-    Program, Retention, Retry, RetryOn, Target,
+    After, AfterOn, AfterWhen, BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, Limits, OnLost, OnOpen,
+    OnResume, Overlap, OverlapPolicy, Program, Rate, Retention, Retry, RetryOn, Target,
 };
+use crate::state::time::span_text;
 
 /// The message of a definition. Read again, it gives the same definition.
 #[must_use]
@@ -37,7 +38,46 @@ pub fn to_pb(spec: &JobSpec) -> pb::JobSpec {
         on_resume: on_resume.into(),
         breaker: Some(breaker_policy(&spec.breaker)),
         retention: Some(retention(&spec.retention)),
+        params: spec.params.clone(),
+        limits: spec.limits.as_ref().map(limits),
+        after: spec.after.as_ref().map(after),
+        priority: spec.priority,
     }
+}
+
+/// A rate as people write it: `100/s`, `5/30s`.
+#[must_use]
+pub fn rate(rate: Rate) -> String {
+    let per = span_text(rate.per);
+    let per = match per.as_str() {
+        "1s" => "s",
+        "1m" => "m",
+        "1h" => "h",
+        "1d" => "d",
+        other => other,
+    };
+    format!("{}/{per}", rate.starts)
+}
+
+fn limits(limits: &Limits) -> pb::Limits {
+    pb::Limits {
+        group: limits.group.clone().unwrap_or_default(),
+        concurrency: limits.concurrency,
+        rate: limits.rate.map(rate).unwrap_or_default(),
+    }
+}
+
+fn after(after: &After) -> pb::After {
+    let when = match after.when {
+        AfterWhen::All => pb::AfterWhen::All,
+        AfterWhen::Any => pb::AfterWhen::Any,
+    };
+    let on = match after.on {
+        AfterOn::Success => pb::AfterOn::Success,
+        AfterOn::Failure => pb::AfterOn::Failure,
+        AfterOn::Always => pb::AfterOn::Always,
+    };
+    pb::After { jobs: after.jobs.clone(), when: when.into(), on: on.into() }
 }
 
 fn schedule(schedule: &Schedule) -> pb::Schedule {
@@ -89,7 +129,7 @@ fn target(target: &Target) -> pb::Target {
                 body: body.clone(),
                 success: success.clone(),
             }),
-            exec: None,
+            ..pb::Target::default()
         },
         Target::Exec { program, env, cwd, stdin } => {
             let (command, shell) = match program {
@@ -103,7 +143,10 @@ fn target(target: &Target) -> pb::Target {
                 cwd: cwd.clone().unwrap_or_default(),
                 stdin: stdin.clone().unwrap_or_default(),
             };
-            pb::Target { http: None, exec: Some(exec) }
+            pb::Target { exec: Some(exec), ..pb::Target::default() }
+        }
+        Target::Queue { payload } => {
+            pb::Target { queue: Some(pb::QueueTarget { payload: payload.clone() }), ..pb::Target::default() }
         }
     }
 }

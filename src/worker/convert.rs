@@ -43,6 +43,8 @@ pub(super) fn order(order: pb::Order) -> Result<target::Order, OrderError> {
         fence: order.fence,
         timeout,
         traceparent: present(order.traceparent),
+        params: order.params,
+        chain_id: present(order.chain_id),
     })
 }
 
@@ -86,11 +88,12 @@ fn cut(mut error: String) -> String {
 }
 
 fn target_of(target: pb::Target) -> Result<target::Target, OrderError> {
-    match (target.http, target.exec) {
-        (Some(http), None) => Ok(target::Target::Http(http_of(http)?)),
-        (None, Some(exec)) => Ok(target::Target::Exec(exec_of(exec)?)),
-        (Some(_), Some(_)) => Err(OrderError::TwoTargets),
-        (None, None) => Err(OrderError::NoTarget),
+    match (target.http, target.exec, target.queue) {
+        (Some(http), None, None) => Ok(target::Target::Http(http_of(http)?)),
+        (None, Some(exec), None) => Ok(target::Target::Exec(exec_of(exec)?)),
+        // This worker never says that it carries these out.
+        (None, None, Some(_)) | (None, None, None) => Err(OrderError::NoTarget),
+        (_, _, _) => Err(OrderError::TwoTargets),
     }
 }
 
@@ -155,7 +158,7 @@ mod tests {
     fn shell(script: &str) -> pb::Target {
         pb::Target {
             exec: Some(pb::ExecTarget { shell: script.to_owned(), ..pb::ExecTarget::default() }),
-            http: None,
+            ..pb::Target::default()
         }
     }
 
@@ -177,7 +180,8 @@ mod tests {
         assert_eq!((exec.cwd, exec.stdin), (None, None));
 
         let http = pb::HttpTarget { url: "http://localhost/".to_owned(), ..pb::HttpTarget::default() };
-        let read = order(order_of(pb::Target { http: Some(http), exec: None })).expect("well-formed");
+        let read =
+            order(order_of(pb::Target { http: Some(http), ..pb::Target::default() })).expect("well-formed");
         let target::Target::Http(http) = read.target else { panic!("not http: {:?}", read.target) };
         assert_eq!(http.method, target::Method::Get);
         assert_eq!(http.body, None);
@@ -193,7 +197,7 @@ mod tests {
         let http = |method: &str, success: &str| {
             let (method, success) = (method.to_owned(), success.to_owned());
             let http = pb::HttpTarget { method, success, ..pb::HttpTarget::default() };
-            order(order_of(pb::Target { http: Some(http), exec: None }))
+            order(order_of(pb::Target { http: Some(http), ..pb::Target::default() }))
         };
         assert!(matches!(http("TRACE", ""), Err(OrderError::Method(_))));
         assert!(matches!(http("GET", "9"), Err(OrderError::Success(_))));

@@ -23,6 +23,8 @@ fn order(key: &Key) -> Result<target::Order, OrderError> {
         fence: key.fence,
         timeout: None,
         traceparent: None,
+        params: BTreeMap::new(),
+        chain_id: None,
         target: Target::Exec(exec),
     })
 }

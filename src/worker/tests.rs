@@ -69,7 +69,7 @@ impl Bench {
             namespace: "default".to_owned(),
             job: "job".to_owned(),
             scheduled_at: Some(prost_types::Timestamp { seconds: 1_774_746_000, nanos: 0 }),
-            target: Some(pb::Target { exec: Some(exec), http: None }),
+            target: Some(pb::Target { exec: Some(exec), ..pb::Target::default() }),
             ..pb::Order::default()
         })
     }

@@ -80,7 +80,6 @@ async fn records(harness: &Harness) -> BTreeMap<String, Vec<Run>> {
     by_job
 }
 
-#[expect(clippy::print_stdout, reason = "who looks at a failed test must know its seed")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn workers_and_leaders_are_killed_together_and_every_run_is_accounted_for() {
     let asked =

@@ -8,6 +8,7 @@ mod chance;
 
 mod accounted;
 mod breakers;
+mod chains;
 mod durability;
 mod evidence;
 mod fleet;
@@ -15,6 +16,7 @@ mod harness;
 mod linear;
 mod lost;
 mod membership;
+mod own_workers;
 mod pages;
 mod receiver;
 mod staff;

@@ -20,6 +20,14 @@ pub(crate) struct Hit {
     pub(crate) scheduled_at: Timestamp,
     pub(crate) attempt: u32,
     pub(crate) fence: u64,
+    headers: HeaderMap,
+}
+
+impl Hit {
+    /// What the request said of itself.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(|value| value.to_str().ok())
+    }
 }
 
 #[derive(Default)]
@@ -86,6 +94,7 @@ fn note(inner: &Inner, headers: &HeaderMap) {
         scheduled_at: text("chronarch-scheduled-at").parse().expect("an instant"),
         attempt: text("chronarch-attempt").parse().expect("a number"),
         fence: text("chronarch-fence").parse().expect("a number"),
+        headers: headers.clone(),
     };
     assert_eq!(text("idempotency-key"), hit.run_id, "the run id is the idempotency key");
     inner.hits.lock().unwrap_or_else(PoisonError::into_inner).push(hit);

@@ -1,5 +1,6 @@
 //! Short names for jobs, runs and breakers, so that a script can be read and written by hand:
-//! `a` and, deleted and created again, `a.2`; `a@00.05` a run of the schedule; `a/1` one made by hand.
+//! `a` and, deleted and created again, `a.2`; `a@00.05` a run of the schedule, `a@00.05.b` one of a backfill; `a/1` one made by hand, or
+//! after others.
 
 use std::collections::BTreeMap;
 
@@ -29,6 +30,12 @@ impl Names {
             let count = self.by_hand.values().filter(|known| known.job == id.job).count();
             self.by_hand.insert(format!("{label}/{}", count + 1), id);
         }
+    }
+
+    /// A run of a backfill: `a@00.05.b`.
+    pub(crate) fn backfilled(&mut self, id: RunId) {
+        let label = format!("{}@{}.b", self.label(id.job), clock(id.at));
+        self.by_hand.insert(label, id);
     }
 
     pub(crate) fn label(&self, id: JobId) -> String {

@@ -13,7 +13,7 @@ use chronarch::scheduler::occurrences::arm;
 use chronarch::scheduler::plan::{InFlight, Rules, Session, Sessions, plan};
 use chronarch::scheduler::set::ScheduleSet;
 use chronarch::state::breaker::Status;
-use chronarch::state::run::Run;
+use chronarch::state::run::{Run, RunId};
 use chronarch::state::spec::JobSpec;
 use chronarch::state::time::Timestamp;
 use chronarch::state::{Command, Due, Entry, Outcome, State, Verdict};
@@ -142,6 +142,9 @@ impl Single {
         assert_eq!(self.state, self.twin, "two replicas differ");
         self.state.verify().unwrap_or_else(|broken| panic!("{broken} after {:?}", entry.commands));
         self.refuses_again(&entry);
+        for id in &applied.made {
+            self.names.triggered(*id);
+        }
         self.describe(&before, &entry, &applied.outcomes, out);
         for run in &applied.finished {
             assert_eq!(Run::decode(&run.encode()).as_ref().ok(), Some(run.as_ref()), "a run reads back");
@@ -206,6 +209,10 @@ impl Single {
                     self.names.created(&spec.name, *job);
                 }
                 (_, Outcome::Triggered { run }) => self.names.triggered(*run),
+                (Command::Backfill { job, instants, .. }, Outcome::Backfilled { backfill, .. }) => {
+                    let ids = instants.iter().map(|at| RunId { job: job.id, at: *at, seq: *backfill });
+                    ids.for_each(|id| self.names.backfilled(id));
+                }
                 _ => {}
             }
             if matches!((command, outcome), (Command::Renew { .. }, Outcome::Done)) {
@@ -222,6 +229,7 @@ impl Single {
                     format!(" -> {change}, version {version}, next {}", names::due(next))
                 }
                 Outcome::Completed { ended: false } => " -> goes on".to_owned(),
+                Outcome::Backfilled { runs, .. } => format!(" -> {runs} runs"),
                 Outcome::Done | Outcome::Fired { .. } | Outcome::Completed { .. } => String::new(),
             };
             let _ = writeln!(out, "{} {told}{result}", clock(self.state.now()));
@@ -255,7 +263,12 @@ impl Single {
             Command::ResumeJob { job, next, .. } => {
                 format!("resume {}, next {}", self.names.label(job.id), names::due(*next))
             }
-            Command::TriggerJob { job, .. } => format!("trigger {}", self.names.label(job.id)),
+            Command::TriggerJob { job, again: None, .. } => format!("trigger {}", self.names.label(job.id)),
+            Command::TriggerJob { again: Some(again), .. } => format!("again {}", run(again.run)),
+            Command::Backfill { job, instants, .. } => {
+                let told: Vec<String> = instants.iter().map(|at| clock(*at)).collect();
+                format!("backfill {} [{}]", self.names.label(job.id), told.join(", "))
+            }
             Command::Fire { job, verdicts, next, .. } => {
                 let told: Vec<String> = verdicts.iter().map(verdict).collect();
                 format!("fire {} [{}] next {}", self.names.label(*job), told.join(", "), names::due(*next))
@@ -274,6 +287,7 @@ impl Single {
             Command::Retry { run: id } => format!("retry {}", run(*id)),
             Command::Expire { run: id } => format!("expire {}", run(*id)),
             Command::CancelRun { run: id, .. } => format!("cancel {}", run(*id)),
+            Command::SetQueue { queue, .. } => format!("queue {queue}"),
             Command::HalfOpen { breaker, .. } => format!("half-open {}", self.names.of_breaker(breaker)),
             Command::TripBreaker { breaker, .. } => format!("trip {}", self.names.of_breaker(breaker)),
             Command::ResetBreaker { breaker, .. } => format!("reset {}", self.names.of_breaker(breaker)),

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use chronarch::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
 use chronarch::state::spec::{
-    BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, OnLost, OnOpen, OnResume, Overlap, OverlapPolicy,
-    Program, Retention, Retry, RetryOn, Target,
+    After, AfterOn, AfterWhen, BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, Limits, OnLost, OnOpen,
+    OnResume, Overlap, OverlapPolicy, Program, Rate, Retention, Retry, RetryOn, Target,
 };
 use chronarch::state::time::Timestamp;
 
@@ -78,6 +78,10 @@ pub(crate) fn job(name: &str) -> JobSpec {
         overlap: Overlap { policy: OverlapPolicy::Skip, limit: 1, keep: Keep::Newest, max_parallel: 1 },
         on_lost: OnLost::Rerun,
         on_resume: OnResume::Skip,
+        params: [].into(),
+        limits: None,
+        after: None,
+        priority: 0,
         breaker: BreakerPolicy {
             name: None,
             consecutive_failures: 0,
@@ -130,6 +134,19 @@ fn retry_on(text: &str) -> Result<RetryOn, String> {
         return Ok(RetryOn::Http(status(from)?, status(to)?));
     }
     one_of(text, &[("failed", RetryOn::Failed), ("timeout", RetryOn::Timeout), ("lost", RetryOn::Lost)])
+}
+
+/// `NAME.VALUE`.
+pub(crate) fn param(text: &str) -> Option<(String, String)> {
+    text.split_once('.').map(|(name, value)| (name.to_owned(), value.to_owned()))
+}
+
+fn limits(spec: &mut JobSpec) -> &mut Limits {
+    spec.limits.get_or_insert(Limits { group: None, concurrency: None, rate: None })
+}
+
+fn after(spec: &mut JobSpec) -> &mut After {
+    spec.after.get_or_insert(After { jobs: Vec::new(), when: AfterWhen::All, on: AfterOn::Success })
 }
 
 /// Changes one property of a job. Properties of the schedule go to all schedules so far.
@@ -217,6 +234,21 @@ fn set_policy(spec: &mut JobSpec, key: &str, value: &str) -> Result<(), String> 
         "max_open_for" => breaker.max_open_for = span(value)?,
         "probes" => breaker.probes = number(value)?,
         "on_open" => breaker.on_open = one_of(value, &[("skip", OnOpen::Skip), ("hold", OnOpen::Hold)])?,
+        "group" => limits(spec).group = Some(value.to_owned()),
+        "concurrency" => limits(spec).concurrency = Some(number(value)?),
+        "starts" => {
+            let (starts, per) = value.split_once('/').ok_or("starts=N/SPAN")?;
+            limits(spec).rate = Some(Rate { starts: number(starts)?, per: span(per)? });
+        }
+        "after" => after(spec).jobs = value.split('/').map(str::to_owned).collect(),
+        "when" => after(spec).when = one_of(value, &[("all", AfterWhen::All), ("any", AfterWhen::Any)])?,
+        "after_on" => {
+            let ends =
+                [("success", AfterOn::Success), ("failure", AfterOn::Failure), ("always", AfterOn::Always)];
+            after(spec).on = one_of(value, &ends)?;
+        }
+        "param" => spec.params.extend(param(value)),
+        "priority" => spec.priority = value.parse().map_err(|_| format!("{value}: expected a number"))?,
         _ => return Err(format!("unknown property {key}")),
     }
     Ok(())

@@ -104,12 +104,12 @@ impl Replicas {
         match kind % 32 {
             0 | 1 => Command::PutJob { spec: Arc::new(spec(a, b, c)), next: self.later(a), request },
             2 => Command::DeleteJob { job: self.reference(a), cancel_runs: b & 1 == 0, request },
-            3 => Command::PauseJob { job: self.reference(a), request },
+            3 => Command::PauseJob { job: self.reference(a), request, until: None },
             4 => {
                 let version = self.one.job(self.job(a)).map_or(0, |job| job.version);
                 Command::ResumeJob { job: self.reference(a), version, next: self.later(b), request }
             }
-            5 | 6 => Command::TriggerJob { job: self.reference(a), request },
+            5 | 6 => Command::TriggerJob { job: self.reference(a), request, params: [].into(), again: None },
             7 => Command::CancelRun { run: self.run(a), request },
             8 => Command::TripBreaker { breaker: self.breaker(a), open_for: None, request },
             9 => Command::ResetBreaker { breaker: self.breaker(a), request },

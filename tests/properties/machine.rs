@@ -160,13 +160,20 @@ impl Machine {
             Operation::Trigger(name, id) => {
                 let operation_id = id.map_or_else(String::new, |id| format!("op-{id}"));
                 let request = Request { operation_id, ..request };
-                Command::TriggerJob { job: self.shipped(*name)?.reference(), request }
+                Command::TriggerJob {
+                    job: self.shipped(*name)?.reference(),
+                    request,
+                    params: [].into(),
+                    again: None,
+                }
             }
             Operation::Delete(name, cancel) => {
                 let job = self.shipped(*name)?.reference();
                 Command::DeleteJob { job, cancel_runs: *cancel, request }
             }
-            Operation::Pause(name) => Command::PauseJob { job: self.shipped(*name)?.reference(), request },
+            Operation::Pause(name) => {
+                Command::PauseJob { job: self.shipped(*name)?.reference(), request, until: None }
+            }
             Operation::Resume(name) => {
                 let job = self.shipped(*name)?;
                 let next = match job.spec.on_resume {
@@ -207,7 +214,7 @@ impl Machine {
         let outcome = applied.outcomes.first().cloned().expect("one outcome a command");
         match command {
             Command::PutJob { spec, .. } => self.put(&spec, &outcome)?,
-            Command::TriggerJob { job, request } => {
+            Command::TriggerJob { job, request, .. } => {
                 let is_new = request.operation_id.is_empty()
                     || self.asked.insert((job.name.to_string(), request.operation_id));
                 if let Some(job) = self.reference(job.id).filter(|job| is_new && !job.is_deleted) {

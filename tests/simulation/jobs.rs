@@ -1,13 +1,17 @@
 //! Random definitions of all policies, and what clients do to jobs.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chronarch::scheduler::occurrences::arm;
 use chronarch::scheduler::set::ScheduleSet;
-use chronarch::state::spec::{CatchUpRuns, JobSpec, Keep, OnLost, OnOpen, OnResume, OverlapPolicy, RetryOn};
+use chronarch::state::spec::{
+    After, AfterOn, AfterWhen, CatchUpRuns, JobSpec, Keep, Limits, OnLost, OnOpen, OnResume, OverlapPolicy,
+    Rate, RetryOn,
+};
 use chronarch::state::time::Timestamp;
-use chronarch::state::{Command, Due, Request, State};
+use chronarch::state::{Again, Command, Due, Request, State};
 
 use crate::lab::chance::Chance;
 use crate::lab::spec;
@@ -55,6 +59,29 @@ pub(crate) fn random(name: &str, chance: &mut Chance) -> JobSpec {
     breaker.max_open_for = Duration::from_secs(10);
     breaker.probes = chance.between(1, 3) as u32;
     breaker.on_open = chance.pick(&[OnOpen::Skip, OnOpen::Hold]);
+    if chance.one_in(3) {
+        let rate = Rate { starts: chance.between(1, 3) as u32, per: seconds(chance, 1, 4) };
+        job.limits = Some(Limits {
+            group: chance.one_in(2).then(|| "shared".to_owned()),
+            concurrency: chance.pick(&[None, Some(1), Some(2)]),
+            rate: Some(rate).filter(|_| chance.one_in(2)),
+        });
+    }
+    if chance.one_in(3) {
+        job.schedules.clear();
+        // Mostly those before it in the list, so that few definitions are refused as cycles.
+        let before: Vec<&str> = NAMES.into_iter().filter(|other| *other < name || chance.one_in(8)).collect();
+        let jobs: BTreeSet<&str> =
+            (0..2).filter_map(|_| before.get(chance.draw() as usize % 6)).copied().collect();
+        if !jobs.is_empty() {
+            job.after = Some(After {
+                jobs: jobs.into_iter().map(str::to_owned).collect(),
+                when: chance.pick(&[AfterWhen::All, AfterWhen::All, AfterWhen::Any]),
+                on: chance.pick(&[AfterOn::Success, AfterOn::Always, AfterOn::Failure]),
+            });
+        }
+    }
+    job.priority = chance.pick(&[0, 0, -3, 7]);
     job
 }
 
@@ -80,7 +107,10 @@ pub(crate) fn client(state: &State, wall: Timestamp, chance: &mut Chance) -> Opt
             Command::PutJob { spec: Arc::new(spec), next, request }
         }
         2 => Command::DeleteJob { job: job.reference(), cancel_runs: chance.one_in(2), request },
-        3 => Command::PauseJob { job: job.reference(), request },
+        3 => {
+            let until = chance.one_in(2).then(|| now.plus(Duration::from_millis(chance.between(100, 5_000))));
+            Command::PauseJob { job: job.reference(), request, until }
+        }
         4 | 5 => {
             let next = match job.spec.on_resume {
                 OnResume::CatchUp => job.armed(),
@@ -88,7 +118,17 @@ pub(crate) fn client(state: &State, wall: Timestamp, chance: &mut Chance) -> Opt
             };
             Command::ResumeJob { job: job.reference(), version: job.version, next, request }
         }
-        6 | 7 => Command::TriggerJob { job: job.reference(), request },
+        6 => {
+            let again =
+                job.last.map(|last| Again { run: last.id, chain: last.id }).filter(|_| chance.one_in(2));
+            Command::TriggerJob { job: job.reference(), request, params: [].into(), again }
+        }
+        7 => {
+            let instants =
+                (1..=chance.between(1, 4)).map(|n| Timestamp::from_millis(spec::MIDNIGHT - 9_000 + n as i64));
+            let (job, version, instants) = (job.reference(), job.version, instants.collect());
+            Command::Backfill { job, version, instants, request }
+        }
         8 | 9 => Command::CancelRun { run: run?, request },
         10 => Command::TripBreaker { breaker: job.breaker(), open_for: None, request },
         _ => Command::ResetBreaker { breaker: job.breaker(), request },

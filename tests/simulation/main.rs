@@ -7,12 +7,14 @@
 #[path = "../lab/mod.rs"]
 mod lab;
 
+mod figures;
 mod jobs;
 mod leader;
 mod worker;
 mod world;
 
-use world::{Figures, World};
+use figures::Figures;
+use world::World;
 
 /// How long a worker may be silent.
 pub(crate) const LEASE_MS: u64 = 3_000;

@@ -13,6 +13,7 @@ use chronarch::state::breaker::StatusKind;
 use chronarch::state::time::Timestamp;
 use chronarch::state::{Applied, Command, Entry, Outcome, State};
 
+use crate::figures::Figures;
 use crate::jobs;
 use crate::lab::chance::Chance;
 use crate::lab::invariants::{Committed, Invariants};
@@ -27,23 +28,6 @@ const WORKERS: usize = 3;
 const VERIFY_EVERY: usize = 10;
 /// Entries of a leader that may be under way.
 const PIPELINE: usize = 8;
-
-/// What must have happened for a run of many seeds to prove anything.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Figures {
-    pub(crate) leader_changes: u64,
-    pub(crate) decided: u64,
-    pub(crate) attempts: u64,
-    pub(crate) lost_attempts: u64,
-    pub(crate) late_reports: u64,
-    pub(crate) breaker_opens: u64,
-    pub(crate) breakers_across_a_change: u64,
-    pub(crate) unknown_and_committed: u64,
-    pub(crate) unknown_and_dropped: u64,
-    pub(crate) restarts: u64,
-    pub(crate) entries: u64,
-    pub(crate) refused: u64,
-}
 
 struct Node {
     state: State,
@@ -228,6 +212,9 @@ impl World {
         if self.truth.breakers().any(open) {
             self.figures.breakers_across_a_change += 1;
         }
+        let waits =
+            |job: &Arc<chronarch::state::Job>| self.truth.joins_of(job.id).any(|(_, join)| !join.is_decided);
+        self.figures.joins_across_a_change += u64::from(self.truth.jobs_after(None).any(waits));
         let keep = self.chance.between(0, self.underway.len() as u64) as usize;
         let rest = self.underway.split_off(keep);
         for underway in std::mem::take(&mut self.underway) {
@@ -297,6 +284,9 @@ impl World {
                 _ => {}
             }
         }
+        self.figures.made += applied.made.len() as u64;
+        let keeps = |key| !self.truth.has_group_room(key, 0, self.truth.now());
+        self.figures.kept_by_limits += u64::from(self.truth.groups().any(|(key, _)| keeps(key)));
         let opens = |state: &State| state.cooling().count() as u64;
         self.figures.breaker_opens += opens(&self.truth).saturating_sub(opens(before));
     }
@@ -459,35 +449,5 @@ impl World {
                 FromWorker::Report(held, outcome) => leader.report(&name, held, outcome, now),
             }
         }
-    }
-}
-
-impl Figures {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.leader_changes += other.leader_changes;
-        self.decided += other.decided;
-        self.attempts += other.attempts;
-        self.lost_attempts += other.lost_attempts;
-        self.late_reports += other.late_reports;
-        self.breaker_opens += other.breaker_opens;
-        self.breakers_across_a_change += other.breakers_across_a_change;
-        self.unknown_and_committed += other.unknown_and_committed;
-        self.unknown_and_dropped += other.unknown_and_dropped;
-        self.restarts += other.restarts;
-        self.entries += other.entries;
-        self.refused += other.refused;
-    }
-
-    /// The floors, for each seed.
-    pub(crate) fn suffices(&self, seeds: u64) -> bool {
-        self.leader_changes >= 3 * seeds
-            && self.decided >= 50 * seeds
-            && self.attempts >= 20 * seeds
-            && self.lost_attempts >= seeds / 2
-            && self.late_reports >= seeds
-            && self.breakers_across_a_change >= seeds
-            && self.unknown_and_committed >= seeds
-            && self.unknown_and_dropped >= seeds
-            && self.restarts >= seeds / 2
     }
 }

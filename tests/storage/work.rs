@@ -242,6 +242,12 @@ pub(crate) fn runs_at(index: u64) -> Vec<Arc<Run>> {
             breaker: BreakerKey::Job(job),
             start_by: None,
             overdue_at: None,
+            params: [].into(),
+            group: None,
+            chain: None,
+            upstream: Vec::new(),
+            retry_of: None,
+            backfill: None,
         })
     };
     (0..count).map(run).collect()

@@ -11,7 +11,7 @@ use tonic::Status;
 use super::super::problem::Problems;
 use super::super::write::Write as _;
 use super::super::{Api, limits, spec, status};
-use super::compiled;
+use super::{after, compiled};
 use crate::pb::v1 as pb;
 use crate::scheduler::occurrences::arm;
 use crate::scheduler::set::ScheduleSet;
@@ -26,13 +26,18 @@ const IS_OVER: &str = "its schedule has no occurrence from now on; it runs only 
 /// A job of the request, checked.
 pub(in crate::api) struct Wanted {
     /// Its place in the request.
-    place: usize,
-    spec: Arc<JobSpec>,
+    pub(super) place: usize,
+    pub(super) spec: Arc<JobSpec>,
     set: ScheduleSet,
     bytes: usize,
 }
 
 impl Wanted {
+    /// Namespace and name.
+    pub(super) fn name(&self) -> (String, String) {
+        (self.spec.namespace.clone(), self.spec.name.clone())
+    }
+
     /// What is proposed for it under the stamp `at`.
     pub(in crate::api) fn command(&self, request: &state::Request, at: Timestamp) -> Command {
         let next = arm(&self.spec, &self.set, at);
@@ -170,8 +175,12 @@ impl Api {
         let count = jobs.len();
         let checked = crate::threads::blocking(move || check(&jobs)).await;
         let mut wanted = checked.map_err(|_| Status::unavailable("the node is ending"))??;
+        if message.dry_run || wanted.iter().any(|wanted| wanted.spec.after.is_some()) {
+            after::check(self.state(false).await?.as_ref(), &mut wanted)?;
+        }
         if message.dry_run {
-            let state = self.state(false).await?;
+            wanted.sort_by_key(|wanted| wanted.place);
+            let state = self.shared.raft.state();
             let now = self.stamp(&state).await?;
             let foreseen = crate::threads::blocking(move || dry_run(&state, &wanted, now)).await;
             return foreseen.map_err(|_| Status::unavailable("the node is ending"))?;
@@ -220,7 +229,10 @@ impl Api {
                     let next = state.job(*job).and_then(|job| job.next);
                     answers.push((wanted.place, applied(&wanted, (*change, *version, next), at)));
                 }
-                Outcome::Rejected(rejection @ (Rejection::Stale | Rejection::OccurrenceDue)) => {
+                // A cycle may be one only until the other jobs of the request are applied.
+                Outcome::Rejected(
+                    rejection @ (Rejection::Stale | Rejection::OccurrenceDue | Rejection::Cycle),
+                ) => {
                     due |= *rejection == Rejection::OccurrenceDue;
                     again.push(wanted);
                 }
@@ -233,6 +245,7 @@ impl Api {
                 Outcome::Done
                 | Outcome::Fired { .. }
                 | Outcome::Triggered { .. }
+                | Outcome::Backfilled { .. }
                 | Outcome::Started { .. }
                 | Outcome::Completed { .. } => return Err(status::unexpected()),
             }

@@ -26,18 +26,23 @@ pub(super) fn target(target: Option<&pb::Target>, problems: &mut Problems) -> Op
         problems.add("target", "is missing");
         return None;
     };
-    match (&target.http, &target.exec) {
-        (Some(target), None) => Some(http(target, problems)),
-        (None, Some(target)) => exec(target, problems),
-        (None, None) => {
-            problems.add("target", "exactly one of http and exec is needed, found none");
-            None
-        }
-        (Some(_), Some(_)) => {
-            problems.add("target", "exactly one of http and exec is needed, found both");
-            None
-        }
+    let pb::Target { http, exec, queue } = target;
+    let named = [("http", http.is_some()), ("exec", exec.is_some()), ("queue", queue.is_some())];
+    let named: Vec<&str> =
+        named.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect();
+    if named.len() != 1 {
+        let found = if named.is_empty() { "none".to_owned() } else { named.join(" and ") };
+        problems.add("target", format!("exactly one of http, exec and queue is needed, found {found}"));
+        return None;
     }
+    let http = http.as_ref().map(|target| self::http(target, problems));
+    let queue = queue.as_ref().map(|target| self::queue(target, problems));
+    http.or(queue).or_else(|| exec.as_ref().and_then(|target| self::exec(target, problems)))
+}
+
+fn queue(target: &pb::QueueTarget, problems: &mut Problems) -> Target {
+    value::length("target.queue.payload", &target.payload, limits::BODY_BYTES, problems);
+    Target::Queue { payload: target.payload.clone() }
 }
 
 fn http(target: &pb::HttpTarget, problems: &mut Problems) -> Target {

@@ -10,7 +10,7 @@ fn http(name: &str) -> pb::JobSpec {
     let target = pb::HttpTarget { url: "https://example.org/list".to_owned(), ..Default::default() };
     pb::JobSpec {
         name: name.to_owned(),
-        target: Some(pb::Target { http: Some(target), exec: None }),
+        target: Some(pb::Target { http: Some(target), ..pb::Target::default() }),
         ..Default::default()
     }
 }
@@ -77,7 +77,7 @@ fn absent_fields_have_the_documented_defaults() {
     assert_eq!(spec.retention, Retention { runs: 100, age: 30 * 86_400 * second });
     let exec = pb::ExecTarget { shell: "true".to_owned(), ..Default::default() };
     let mut spec = http("job");
-    spec.target = Some(pb::Target { http: None, exec: Some(exec) });
+    spec.target = Some(pb::Target { exec: Some(exec), ..pb::Target::default() });
     assert_eq!(from_pb(&spec).expect("a job").on_lost, OnLost::Fail);
 }
 
@@ -181,7 +181,7 @@ fn a_definition_survives_the_way_out_and_in_again() {
 
 #[test]
 fn each_field_is_refused_under_its_own_path() {
-    let table: [(Change, &str); 36] = [
+    let table: [(Change, &str); 43] = [
         (|s| s.name.clear(), "name: is missing"),
         (|s| s.name = "A".to_owned(), "name: 'A' is not allowed, only a-z, 0-9, `.`, `_` and `-` are"),
         (|s| s.name = "a".repeat(129), "name: 129 bytes are too long, at most 128 are allowed"),
@@ -201,7 +201,7 @@ fn each_field_is_refused_under_its_own_path() {
         (|s| s.target = None, "target: is missing"),
         (
             |s| s.target = Some(pb::Target::default()),
-            "target: exactly one of http and exec is needed, found none",
+            "target: exactly one of http, exec and queue is needed, found none",
         ),
         (|s| http_of(s).url.clear(), "target.http.url: is missing"),
         (
@@ -284,6 +284,28 @@ fn each_field_is_refused_under_its_own_path() {
             |s| s.retention = Some(pb::Retention { runs: Some(100_001), age: None }),
             "retention.runs: 100001 is out of range, expected 1 to 100000",
         ),
+        (
+            |s| drop(s.params.insert("Day".to_owned(), String::new())),
+            "params.Day: a name has 1 to 63 characters out of a-z, 0-9 and `_`, the first a letter",
+        ),
+        (
+            |s| s.limits = Some(pb::Limits::default()),
+            "limits: neither concurrency nor rate is set: nothing would be limited",
+        ),
+        (
+            |s| s.limits = Some(pb::Limits { rate: "5/2d".to_owned(), ..Default::default() }),
+            "limits.rate: \"5/2d\" is no rate, expected a number from 1 to 1000000, `/`, and a span of 1ms to 1d: 100/s, 10/m, 5/30s",
+        ),
+        (
+            |s| s.limits = Some(pb::Limits { concurrency: Some(0), ..Default::default() }),
+            "limits.concurrency: 0 is out of range, expected 1 to 100000",
+        ),
+        (|s| s.after = Some(pb::After::default()), "after.jobs: is missing"),
+        (
+            |s| s.after = Some(pb::After { jobs: vec!["job".to_owned()], ..Default::default() }),
+            "after.jobs[0]: is the job itself",
+        ),
+        (|s| s.priority = 101, "priority: 101 is out of range, expected -100 to 100"),
         (
             |s| s.schedule = vec![pb::Schedule::default()],
             "schedule: exactly one of cron, every and at is needed, found none",

@@ -165,6 +165,28 @@ pub(in crate::api) fn labels(path: &str, labels: &BTreeMap<String, String>, prob
     }
 }
 
+/// Parameters of a job or a run.
+pub(in crate::api) fn params(path: &str, params: &BTreeMap<String, String>, problems: &mut Problems) {
+    most(path, "parameters", params.len(), limits::PARAMS, problems);
+    for (name, value) in params.iter().take(limits::PARAMS) {
+        let at = keyed(path, name);
+        let mut bytes = name.bytes();
+        let begins = bytes.next().is_some_and(|first| first.is_ascii_lowercase());
+        let goes_on = bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_');
+        if !begins || !goes_on || name.len() > limits::PARAM_NAME_BYTES {
+            let most = limits::PARAM_NAME_BYTES;
+            problems.add(
+                &at,
+                format!("a name has 1 to {most} characters out of a-z, 0-9 and `_`, the first a letter"),
+            );
+        }
+        length(&at, value, limits::PARAM_BYTES, problems);
+        if value.chars().any(char::is_control) {
+            problems.add(&at, "a value has no control characters");
+        }
+    }
+}
+
 /// Notes a list that is too long.
 pub(in crate::api) fn most(path: &str, what: &str, found: usize, limit: usize, problems: &mut Problems) {
     if found > limit {

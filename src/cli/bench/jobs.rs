@@ -22,7 +22,7 @@ fn job(kind: &str, number: u32, url: &str, schedule: Schedule) -> JobSpec {
         name: format!("{kind}-{number:06}"),
         namespace: "default".to_owned(),
         schedule: vec![schedule],
-        target: Some(Target { http: Some(http), exec: None }),
+        target: Some(Target { http: Some(http), ..Target::default() }),
         timeout: Some(span::write(TIMEOUT)),
         on_lost: OnLost::Rerun.into(),
         ..JobSpec::default()

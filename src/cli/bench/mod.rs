@@ -29,6 +29,7 @@ mod machine;
 mod probe;
 mod process;
 mod receiver;
+mod records;
 mod report;
 mod saturation;
 mod staff;
@@ -73,6 +74,9 @@ pub(super) enum BenchCommand {
     /// What stand-alone workers carry out, how soon they have an order, and what they cost when idle
     #[command(after_long_help = workers::HELP)]
     Workers(workers::WorkersArgs),
+    /// What many finished runs cost: disk, memory, questions, and a node that was away
+    #[command(after_long_help = records::HELP)]
+    Records(records::RecordsArgs),
 }
 
 /// Flags of every bench.
@@ -152,6 +156,7 @@ impl BenchCommand {
             Self::Saturation(args) => &args.shared,
             Self::Instant(args) => &args.shared,
             Self::Workers(args) => &args.shared,
+            Self::Records(args) => &args.shared,
         }
     }
 
@@ -163,6 +168,7 @@ impl BenchCommand {
             Self::Saturation(_) => "saturation",
             Self::Instant(_) => "instant",
             Self::Workers(_) => "workers",
+            Self::Records(_) => "records",
         }
     }
 
@@ -181,6 +187,7 @@ impl BenchCommand {
                 ("streams", args.streams),
                 ("orders", args.orders),
             ],
+            Self::Records(args) => vec![("records", args.records), ("rate", args.rate)],
         };
         settings.extend(own.into_iter().map(|(name, value)| (name, value.to_string())));
         settings
@@ -194,6 +201,7 @@ impl BenchCommand {
             Self::Saturation(args) => saturation::measure(args, stage).await,
             Self::Instant(args) => instant::measure(args, stage).await,
             Self::Workers(args) => workers::measure(args, stage).await,
+            Self::Records(args) => records::measure(args, stage, printer).await,
         }
     }
 }

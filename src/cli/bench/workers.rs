@@ -19,7 +19,7 @@ use super::{Shared, jobs};
 use crate::client::{Client, Endpoint};
 use crate::clock::Clock;
 use crate::config::{Config, Overrides};
-use crate::node::{self, Listeners, Surroundings};
+use crate::node::{self, Listeners, Observed, Surroundings};
 use crate::pb::v1 as pb;
 use crate::pb::v1::leader_message::Kind as FromLeader;
 use crate::pb::v1::worker_message::Kind as FromWorker;
@@ -174,7 +174,8 @@ async fn assignment(args: &WorkersArgs, stage: &Stage, measured: &mut Measured) 
     let mut with = Surroundings::real(stage.clock.clone());
     with.observer = Some(Arc::new(move |it| {
         let now = Instant::now();
-        for outcome in &it.applied.outcomes {
+        let Observed::Applied { applied, .. } = it else { return };
+        for outcome in &applied.outcomes {
             if let Outcome::Started { fence, .. } = outcome {
                 noted.lock().unwrap_or_else(PoisonError::into_inner).insert(*fence, now);
             }

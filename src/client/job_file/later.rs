@@ -5,9 +5,9 @@
 
 /// The key of the surrounding mapping (empty for the job itself) and the keys planned in it.
 const LATER: [(&str, &[&str]); 3] = [
-    ("", &["limits", "after", "notify"]),
+    ("", &["notify", "every_node"]),
     ("schedule", &["rrule", "calendar", "solar", "exclude"]),
-    ("target", &["grpc", "redis", "amqp", "nats", "kafka", "celery", "queue"]),
+    ("target", &["grpc", "redis", "amqp", "nats", "kafka", "celery"]),
 ];
 
 /// Whether `key`, found directly under `parent`, is one of them.

@@ -111,7 +111,11 @@ fn each_kind_of_bad_input_is_named_with_its_place() {
     let known_schedule =
         "known here: cron, dialect, day_rule, every, offset, at, timezone, dst, start_at, end_at, jitter";
     for (text, expected) in [
-        ("name: a\nlimits: {rate: 5}\n", "a.yaml:2:1: limits: this version does not support `limits`".to_owned()),
+        ("name: a\nnotify: {on: []}\n", "a.yaml:2:1: notify: this version does not support `notify`".to_owned()),
+        (
+            "name: a\nafter: 5s\nlimits: {rates: 5/s}\n",
+            "a.yaml:3:10: limits.rates: unknown key; did you mean `rate`?; known here: group, concurrency, rate".to_owned(),
+        ),
         (
             "name: a\ntarget:\n  kafka: {}\n",
             "a.yaml:3:3: target.kafka: this version does not support `kafka`".to_owned(),

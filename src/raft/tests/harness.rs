@@ -331,6 +331,10 @@ pub(super) fn job_spec() -> JobSpec {
         overlap: Overlap { policy: OverlapPolicy::Allow, limit: 1, keep: Keep::Newest, max_parallel: 100 },
         on_lost: OnLost::Fail,
         on_resume: OnResume::Skip,
+        params: [].into(),
+        limits: None,
+        after: None,
+        priority: 0,
         breaker: BreakerPolicy {
             name: None,
             consecutive_failures: 5,

@@ -2,7 +2,8 @@
 //!
 //! The plan walks classes of runs that need the same of a worker. One that no worker with room may take
 //! is passed over with all its runs; the heads of the others are merged, so that the run that was due
-//! first starts first, whatever it needs and in whatever queue.
+//! first starts first, whatever it needs and in whatever queue; a higher priority goes before that. A class whose limits are
+//! reached is passed over too.
 //!
 //! Cost: at most [`CLASSES`] classes are looked at, each against every open session; then one step for
 //! each start, and for each run that is in flight.
@@ -20,24 +21,25 @@ impl<'a> Planning<'a> {
     pub(super) fn waiting(&mut self, rules: &mut Rules) {
         let state: &'a State = self.state;
         let servable = self.servable(rules);
-        let mut lines: Vec<_> = servable.into_iter().map(|needs| state.waiting_like(needs)).collect();
+        let mut lines: Vec<_> =
+            servable.into_iter().map(|needs| (needs.priority(), state.waiting_like(needs))).collect();
         let mut heads: BinaryHeap<_> = lines
             .iter_mut()
             .enumerate()
-            .filter_map(|(line, runs)| runs.next().map(|head| Reverse((head, line))))
+            .filter_map(|(line, (priority, runs))| runs.next().map(|head| (*priority, Reverse((head, line)))))
             .collect();
-        while let Some(Reverse(((_, id), line))) = heads.pop() {
+        while let Some((priority, Reverse(((_, id), line)))) = heads.pop() {
             if self.full() {
                 return;
             }
             let is_planned = self.flight.runs.contains(&id) || self.taken.contains(&id);
             let is_passed = is_planned || state.run(id).is_none_or(|run| self.start(run, id));
-            // No worker with room is left for this class.
+            // No worker with room is left for this class, or its limits are reached.
             if !is_passed {
                 continue;
             }
-            if let Some(head) = lines.get_mut(line).and_then(Iterator::next) {
-                heads.push(Reverse((head, line)));
+            if let Some(head) = lines.get_mut(line).and_then(|(_, runs)| runs.next()) {
+                heads.push((priority, Reverse((head, line))));
             }
         }
     }
@@ -72,7 +74,10 @@ impl<'a> Planning<'a> {
             }
             looks += 1;
             let able = |spec| self.sessions.open.iter().any(|it| it.may_take(spec, class.queue()));
-            if class.spec().is_some_and(|spec| able(spec)) {
+            if let Some(spec) = class.spec()
+                && able(spec)
+                && self.has_room(spec, class.queue())
+            {
                 found.push(class);
             }
             at = Some(class);

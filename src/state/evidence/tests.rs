@@ -66,6 +66,8 @@ fn a_large_state_is_hashed_more_rarely_but_at_indexes_that_a_small_one_has_too()
             last: None,
             decided_until: Timestamp::MIN,
             fault: None,
+            origin: crate::state::Origin::default(),
+            previous: Vec::new(),
         };
         state.jobs.insert(JobId(number), Arc::new(job));
     }

@@ -146,7 +146,7 @@ impl Launcher {
         }
         let base = self.base_env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let own = own.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        let told = told(order).into_iter().map(|told| (told.variable.into(), told.value.into()));
+        let told = told(order).into_iter().map(|told| (told.variable.into_owned().into(), told.value.into()));
         Ok(base.chain(own).chain(told).collect())
     }
 

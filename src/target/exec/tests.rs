@@ -41,6 +41,8 @@ fn order(run_id: &str, exec: Exec) -> Order {
         fence: 4711,
         timeout: None,
         traceparent: None,
+        params: BTreeMap::new(),
+        chain_id: None,
         target: Target::Exec(exec),
     }
 }

@@ -1,5 +1,6 @@
 //! The request of an order, checked, and what becomes of it when the server sends it elsewhere.
 
+use std::borrow::Cow;
 use std::ops::RangeInclusive;
 
 use http::header::{
@@ -177,10 +178,14 @@ fn own_headers(http: &Http) -> Result<HeaderMap, NotSent> {
 
 fn told_headers(order: &Order) -> Result<HeaderMap, NotSent> {
     let mut headers = HeaderMap::new();
-    let key = (IDEMPOTENCY_KEY, order.run_id.clone());
+    let key = (Cow::Borrowed(IDEMPOTENCY_KEY), order.run_id.clone());
     for (name, value) in told(order).into_iter().map(|told| (told.header, told.value)).chain([key]) {
-        let value = HeaderValue::from_str(&value).map_err(|_| NotSent::BadValue(name.to_owned()))?;
-        headers.insert(HeaderName::from_static(name), value);
+        let value = HeaderValue::from_str(&value).map_err(|_| NotSent::BadValue(name.to_string()))?;
+        let name = match name {
+            Cow::Borrowed(name) => HeaderName::from_static(name),
+            Cow::Owned(name) => HeaderName::try_from(&name).map_err(|_| NotSent::BadName(name))?,
+        };
+        headers.insert(name, value);
     }
     Ok(headers)
 }

@@ -117,6 +117,8 @@ fn order(http: Http) -> Order {
         fence: 4711,
         timeout: Some(Duration::from_secs(20)),
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
+        params: BTreeMap::new(),
+        chain_id: None,
         target: Target::Http(http),
     }
 }

@@ -55,7 +55,8 @@ impl Explaining<'_> {
     fn pause(&self, job: &Job) -> Option<String> {
         let pause = job.pause.as_ref()?;
         let (who, why) = (words::by(&pause.request.actor), words::because(&pause.request.reason));
-        Some(format!("the job is paused{who} since {}{why}", pause.paused_at))
+        let until = pause.until.map_or_else(String::new, |until| format!(" until {until}"));
+        Some(format!("the job is paused{who} since {}{until}{why}", pause.paused_at))
     }
 
     fn next(&self, job: &Job) -> Option<String> {
@@ -75,7 +76,9 @@ impl Explaining<'_> {
     }
 
     fn now(&self, job: &Job, facts: &mut Facts) -> Result<String, HistoryError> {
+        self.after(job, facts);
         facts.maybe(self.breaker_of(job));
+        facts.maybe(self.limits_of(&job.spec));
         let live: Vec<&Arc<Run>> = self.state.runs_of(job.id).take(LIVE_RUNS + 1).collect();
         for run in live.iter().take(LIVE_RUNS) {
             let mut behind = Facts::default();
@@ -111,6 +114,9 @@ impl Explaining<'_> {
             let (since, why) = (fault.since, words::because(&fault.why));
             return Ok(format!("nothing is armed since {since}, for its schedule cannot be evaluated{why}"));
         }
+        if job.spec.after.is_some() {
+            return Ok("the job has no schedule: it runs after others".to_owned());
+        }
         if job.spec.schedules.is_empty() {
             return Ok("the job has no schedule: it runs when it is triggered".to_owned());
         }
@@ -137,7 +143,7 @@ impl Explaining<'_> {
                         run.id.at, run.id
                     )
                 }
-                Cause::CatchUp | Cause::Schedule | Cause::Manual => {
+                Cause::CatchUp | Cause::Schedule | Cause::Manual | Cause::Backfill | Cause::After => {
                     format!("run {} stands for the occurrence at {at} and others", run.id)
                 }
             });

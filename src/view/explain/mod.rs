@@ -6,6 +6,7 @@
 
 mod job;
 mod run;
+mod sharing;
 #[cfg(test)]
 mod tests;
 mod waiting;

@@ -35,7 +35,8 @@ fn triggered(run: &Run) -> String {
 
 /// The detail of a manual run that is about its trigger.
 fn told_trigger(run: &Run) -> Option<&str> {
-    Some(run.detail.as_str()).filter(|told| run.cause == Cause::Manual && told.starts_with("triggered"))
+    let begins = if run.retry_of.is_some() { "made again" } else { "triggered" };
+    Some(run.detail.as_str()).filter(|told| run.cause == Cause::Manual && told.starts_with(begins))
 }
 
 /// The detail of a run that is about its end.
@@ -146,6 +147,7 @@ impl Explaining<'_> {
                     Some(Reason::Superseded) => "a newer run took its place (overlap: replace)",
                     Some(Reason::Schedule) => "its schedule could not be evaluated",
                     Some(Reason::Limit) => "a limit of the cluster was reached",
+                    Some(Reason::Upstream) => "the runs before it did not end as it waits for (after)",
                     Some(_) | None => why,
                 };
                 format!("run {} was skipped at {at}: {plain}", run.id)

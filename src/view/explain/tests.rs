@@ -43,7 +43,7 @@ async fn paused_job_says_by_whom_and_why() {
     let mut scene = Scene::new();
     let job = scene.put(minutely("a")).await;
     let job = scene.state.job(job).unwrap().reference();
-    let pause = Command::PauseJob { job, request: request("ada", "moving the disk") };
+    let pause = Command::PauseJob { job, request: request("ada", "moving the disk"), until: None };
     scene.now("09:59:40").apply(pause).await;
     scene.now("10:01:30").apply(Command::Lead { node: 1, term: 1, silent_for: None }).await;
     assert_eq!(

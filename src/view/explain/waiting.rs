@@ -132,6 +132,9 @@ impl Explaining<'_> {
     /// What a run that waits for a worker waits for.
     pub(super) fn waits_for_worker(&self, run: &Run) -> String {
         let spec = self.state.job(run.id.job).map(|job| &job.spec);
+        if let Some(why) = spec.and_then(|spec| self.limits_of(spec)) {
+            return format!("it waits for its turn: {why}");
+        }
         match spec.and_then(|spec| self.workers_for(spec)) {
             Some(why) => format!("it waits for a worker of queue `{}`: {why}", run.queue),
             None => format!("it waits for a worker of queue `{}`, and one with room is connected", run.queue),

@@ -1,5 +1,6 @@
 //! What was proposed.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -58,6 +59,8 @@ enum Arguments<'a> {
     PauseJob {
         #[serde(flatten)]
         job: JobNamed<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        until: Option<At>,
     },
     ResumeJob {
         #[serde(flatten)]
@@ -69,6 +72,16 @@ enum Arguments<'a> {
     TriggerJob {
         #[serde(flatten)]
         job: JobNamed<'a>,
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        params: &'a BTreeMap<String, String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_of: Option<String>,
+    },
+    BackfillJob {
+        #[serde(flatten)]
+        job: JobNamed<'a>,
+        version: u64,
+        scheduled_at: Vec<At>,
     },
     Fire {
         #[serde(flatten)]
@@ -106,6 +119,15 @@ enum Arguments<'a> {
     Retry(RunNamed<'a>),
     Expire(RunNamed<'a>),
     CancelRun(RunNamed<'a>),
+    SetQueue {
+        queue: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        concurrency: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rate: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        max_waiting: Option<u32>,
+    },
     HalfOpen {
         #[serde(flatten)]
         breaker: BreakerNamed,
@@ -205,6 +227,12 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
         Command::Retry { run: id } => Arguments::Retry(run(id)),
         Command::Expire { run: id } => Arguments::Expire(run(id)),
         Command::CancelRun { run: id, .. } => Arguments::CancelRun(run(id)),
+        Command::SetQueue { queue, limits, .. } => Arguments::SetQueue {
+            queue,
+            concurrency: limits.concurrency,
+            rate: limits.rate.map(view::spec::rate),
+            max_waiting: limits.waiting,
+        },
         Command::HalfOpen { breaker, opened } => {
             Arguments::HalfOpen { breaker: BreakerNamed::of(breaker, scene), opened_index: *opened }
         }
@@ -221,11 +249,20 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
         Command::DeleteJob { job, cancel_runs, .. } => {
             Arguments::DeleteJob { job: job.into(), cancel_runs: *cancel_runs }
         }
-        Command::PauseJob { job, .. } => Arguments::PauseJob { job: job.into() },
+        Command::PauseJob { job, until, .. } => Arguments::PauseJob { job: job.into(), until: until.map(At) },
+        Command::Backfill { job, version, instants, .. } => Arguments::BackfillJob {
+            job: job.into(),
+            version: *version,
+            scheduled_at: instants.iter().copied().map(At).collect(),
+        },
         Command::ResumeJob { job, version, next, .. } => {
             Arguments::ResumeJob { job: job.into(), version: *version, next: next.map(Armed::from) }
         }
-        Command::TriggerJob { job, .. } => Arguments::TriggerJob { job: job.into() },
+        Command::TriggerJob { job, params, again, .. } => Arguments::TriggerJob {
+            job: job.into(),
+            params,
+            retry_of: again.map(|again| again.run.to_string()),
+        },
         Command::Fire { job, version, expect, verdicts, next } => Arguments::Fire {
             job: JobNamed::of(*job, scene),
             version: *version,

@@ -49,6 +49,10 @@ enum What<'a> {
     Triggered {
         run: RunSeen<'a>,
     },
+    Backfilled {
+        backfill: u64,
+        runs: u32,
+    },
     Started {
         fence: u64,
         run: RunSeen<'a>,
@@ -88,6 +92,7 @@ pub(super) fn of<'a>(
             What::Fired { runs: runs.iter().copied().map(seen).collect(), started: *started }
         }
         Outcome::Triggered { run } => What::Triggered { run: seen(*run) },
+        Outcome::Backfilled { backfill, runs } => What::Backfilled { backfill: *backfill, runs: *runs },
         Outcome::Started { run, fence } => {
             What::Started { fence: *fence, run: seen(*run), probe: is_probe(*run, *fence, scene) }
         }
@@ -136,6 +141,8 @@ const fn run_of(command: &Command) -> Option<RunId> {
         | Command::PauseJob { .. }
         | Command::ResumeJob { .. }
         | Command::TriggerJob { .. }
+        | Command::Backfill { .. }
+        | Command::SetQueue { .. }
         | Command::Fire { .. }
         | Command::Disarm { .. }
         | Command::Renew { .. }

@@ -23,6 +23,7 @@ use serde::Serialize;
 
 use self::breakers::Moved;
 use self::command::Proposed;
+use self::names::RunSeen;
 use self::text::At;
 use super::run;
 use crate::pb::v1 as pb;
@@ -75,6 +76,9 @@ enum Said<'a> {
         commands: Vec<Proposed<'a>>,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         breakers: Vec<Moved<'a>>,
+        /// Runs that came of others that ended: those of jobs that run after them.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        made: Vec<RunSeen<'a>>,
         #[serde(skip_serializing_if = "Vec::is_empty")]
         finished: Vec<pb::Run>,
     },
@@ -154,6 +158,7 @@ fn commands<'a>(
             })
             .collect(),
         breakers: breakers::moved(index, &scene),
+        made: applied.made.iter().map(|id| RunSeen::of(*id, &scene)).collect(),
         finished: applied.finished.iter().map(|run| run::to_pb(run)).collect(),
     }
 }

@@ -226,7 +226,7 @@ fn refusals_name_their_rule_and_repeats_say_that_they_are_ones() {
 
     let job = told.state.job(job).expect("a job").reference();
     let asked = Request { operation_id: "op-1".into(), ..request("ada", "now") };
-    let trigger = Command::TriggerJob { job, request: asked };
+    let trigger = Command::TriggerJob { job, request: asked, params: [].into(), again: None };
     let first = told.one("09:59:33.000", trigger.clone());
     assert_eq!(
         (&first["operation_id"], &first["actor"], &first["reason"]),
@@ -263,7 +263,7 @@ fn jobs_are_told_with_their_definition_and_what_is_armed() {
     assert_eq!(unchanged["decision"]["change"], "unchanged");
 
     let reference = told.state.job_named("default", "a").expect("a job").reference();
-    let pause = Command::PauseJob { job: reference.clone(), request: request.clone() };
+    let pause = Command::PauseJob { job: reference.clone(), request: request.clone(), until: None };
     let paused = told.one("09:59:40.000", pause);
     assert_eq!((&paused["decision"]["outcome"], &paused["decision"]["version"]), (&json!("done"), &json!(2)));
     assert!(paused["decision"].get("armed").is_none());
@@ -288,7 +288,12 @@ fn each_transition_of_a_breaker_is_told_with_what_it_was_before() {
     spec.overlap.policy = OverlapPolicy::Allow;
     let job = told.put_armed(spec, None);
     let reference = told.state.job(job).expect("a job").reference();
-    let trigger = Command::TriggerJob { job: reference.clone(), request: Request::default() };
+    let trigger = Command::TriggerJob {
+        job: reference.clone(),
+        request: Request::default(),
+        params: [].into(),
+        again: None,
+    };
     let run = id(&told.one("10:00:00.000", trigger.clone())["decision"]["run"]);
     told.one("10:00:01.000", told.start(run));
     let line = told.apply("10:00:02.000", vec![told.complete(run, AttemptOutcome::Failed)]);
@@ -358,7 +363,8 @@ fn attempts_that_are_lost_with_their_worker_are_named() {
     spec.overlap.policy = OverlapPolicy::Allow;
     let job = told.put(spec);
     let reference = told.state.job(job).expect("a job").reference();
-    let trigger = Command::TriggerJob { job: reference, request: Request::default() };
+    let trigger =
+        Command::TriggerJob { job: reference, request: Request::default(), params: [].into(), again: None };
     let run = id(&told.one("10:00:00.000", trigger)["decision"]["run"]);
     told.one("10:00:01.000", told.start(run));
     let expect = told.state.lease(&"w1".into()).expect("a lease");

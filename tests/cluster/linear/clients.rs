@@ -32,7 +32,7 @@ fn spec(job: &str, value: u64, url: &str) -> v1::JobSpec {
     v1::JobSpec {
         name: job.to_owned(),
         description: value.to_string(),
-        target: Some(v1::Target { http: Some(http), exec: None }),
+        target: Some(v1::Target { http: Some(http), ..v1::Target::default() }),
         overlap: Some(v1::Overlap {
             policy: v1::OverlapPolicy::Allow.into(),
             max_parallel: Some(1_000),

@@ -47,6 +47,8 @@ pub(super) fn make() -> State {
     apply(&mut state, 2_000, fail);
     let by_hand = state.job_named("default", "by-hand").expect("it is there").reference();
     let trigger = Command::TriggerJob {
+        params: [].into(),
+        again: None,
         job: by_hand,
         request: Request { operation_id: "op".to_owned(), actor: "me".to_owned(), reason: "x".to_owned() },
     };

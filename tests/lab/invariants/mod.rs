@@ -6,6 +6,8 @@
 mod at_most_once;
 mod breakers;
 mod decided_once;
+mod groups;
+mod joins;
 mod limits;
 mod never_early;
 mod one_at_a_time;
@@ -30,6 +32,7 @@ pub(crate) struct Invariants {
     at_most_once: at_most_once::AtMostOnce,
     one_at_a_time: one_at_a_time::OneAtATime,
     limits: limits::Limits,
+    groups: groups::Groups,
 }
 
 impl Invariants {
@@ -38,6 +41,8 @@ impl Invariants {
         never_early::committed(it);
         breakers::committed(it);
         self.limits.committed(it);
+        self.groups.committed(it);
+        joins::committed(it);
         self.at_most_once.committed(it);
     }
 

@@ -1,0 +1,80 @@
+//! What commands that steer jobs and runs show.
+
+use comfy_table::Table;
+
+use super::{at, columns, or_dash};
+use crate::pb::v1::{JobVersion, Queue, Run};
+
+/// Names, one a line.
+pub(in crate::cli) fn names(header: &str, names: &[String]) -> Table {
+    let mut table = columns(&[header]);
+    for name in names {
+        table.add_row([name]);
+    }
+    table
+}
+
+/// Definitions of a job, one a line, with what each changed.
+pub(in crate::cli) fn versions(versions: &[JobVersion]) -> Table {
+    let mut table = columns(&["VERSION", "APPLIED", "ACTOR", "REASON", "CHANGED"]);
+    for version in versions {
+        let paths: Vec<&str> = version.changes.iter().map(|change| change.path.as_str()).collect();
+        table.add_row([
+            version.version.to_string(),
+            at(version.applied_at.as_ref()),
+            or_dash(&version.actor).to_owned(),
+            or_dash(&version.reason).to_owned(),
+            or_dash(&paths.join(", ")).to_owned(),
+        ]);
+    }
+    table
+}
+
+/// Queues, one a line.
+pub(in crate::cli) fn queues(queues: &[Queue], wide: bool) -> Table {
+    let narrow = ["QUEUE", "WAITING", "RUNNING", "CONCURRENCY", "RATE", "MAX WAITING"];
+    let mut table =
+        if wide { columns(&[&narrow[..], &["SET", "ACTOR", "REASON"]].concat()) } else { columns(&narrow) };
+    let or_none = |limit: Option<u32>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
+    for queue in queues {
+        let mut row = vec![
+            queue.name.clone(),
+            queue.waiting.to_string(),
+            queue.running.to_string(),
+            or_none(queue.concurrency),
+            or_dash(&queue.rate).to_owned(),
+            or_none(queue.max_waiting),
+        ];
+        if wide {
+            row.extend([
+                at(queue.set_at.as_ref()),
+                or_dash(&queue.actor).to_owned(),
+                or_dash(&queue.reason).to_owned(),
+            ]);
+        }
+        table.add_row(row);
+    }
+    table
+}
+
+/// Where a run comes from, besides its schedule, and with which parameters.
+pub(super) fn origin(run: &Run) -> Vec<(&'static str, String)> {
+    let mut rows = Vec::new();
+    if run.chain_id != run.run_id {
+        rows.push(("chain_id", run.chain_id.clone()));
+    }
+    if !run.upstream.is_empty() {
+        rows.push(("upstream", run.upstream.join(" ")));
+    }
+    if !run.retry_of.is_empty() {
+        rows.push(("retry_of", run.retry_of.clone()));
+    }
+    if run.backfill != 0 {
+        rows.push(("backfill", run.backfill.to_string()));
+    }
+    if !run.params.is_empty() {
+        let each = run.params.iter().map(|(name, value)| format!("{name}={value}"));
+        rows.push(("params", each.collect::<Vec<_>>().join(" ")));
+    }
+    rows
+}

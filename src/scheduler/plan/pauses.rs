@@ -1,0 +1,33 @@
+//! Pauses that end by themselves.
+
+use super::{Planning, Rules};
+use crate::scheduler::occurrences::resumed;
+use crate::state::{Command, Request};
+
+impl Planning<'_> {
+    /// Jobs whose pause ends by itself go on.
+    pub(super) fn pauses(&mut self, rules: &mut Rules) {
+        for (until, id) in self.state.ending_pauses() {
+            if until > self.now {
+                return self.wake(until);
+            }
+            if self.full() {
+                return;
+            }
+            if self.flight.jobs.contains(&id) {
+                continue;
+            }
+            let Some(job) = self.state.job(id).cloned() else { continue };
+            // A schedule that cannot be evaluated is told of when someone resumes the job, or applies it again.
+            let Ok(set) = rules.of(&job) else { continue };
+            let next = resumed(&job, &set, self.now);
+            let request = Request { reason: "its pause is over".to_owned(), ..Request::default() };
+            self.plan.commands.push(Command::ResumeJob {
+                job: job.reference(),
+                version: job.version,
+                next,
+                request,
+            });
+        }
+    }
+}
