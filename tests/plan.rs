@@ -176,7 +176,7 @@ fn among_runs_of_different_needs_the_oldest_goes_first() {
         log.trigger(at(1 + second as u64), &[*job]);
     }
     let mut able = worker("w1", 2);
-    able.labels.insert("zone".to_owned(), "eu".to_owned());
+    Arc::make_mut(&mut able.labels).insert("zone".to_owned(), "eu".to_owned());
     assert_eq!(starts(&log.plan(&[able], at(9), &mut Rules::default())), jobs[..2]);
 }
 
@@ -189,7 +189,7 @@ fn a_plan_looks_at_so_many_needs_and_the_next_goes_on_there() {
     log.trigger(at(1), &stuck);
     log.trigger(at(2), &last);
     let mut able = worker("w1", 1);
-    able.labels.insert("zone".to_owned(), "eu".to_owned());
+    Arc::make_mut(&mut able.labels).insert("zone".to_owned(), "eu".to_owned());
     let mut rules = Rules::default();
     let first = log.plan(&[able.clone()], at(3), &mut rules);
     assert_eq!((starts(&first), first.wake_at.is_some_and(|wake| wake < at(4))), (vec![], true));

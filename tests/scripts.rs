@@ -138,7 +138,7 @@ impl Script {
         let queues = args.get("queues").unwrap_or("default");
         let mut session = session(name, queues, args.get("kinds").unwrap_or("exec"));
         if let Some((key, value)) = args.get("label").and_then(|label| label.split_once('.')) {
-            session.labels.insert(key.to_owned(), value.to_owned());
+            Arc::make_mut(&mut session.labels).insert(key.to_owned(), value.to_owned());
         }
         let slots = args.get("slots").unwrap_or("1").parse()?;
         self.lab.workers.insert(name.into(), Worker { session, slots, silent: false });

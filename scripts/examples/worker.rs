@@ -59,7 +59,8 @@ struct Worker {
     held: BTreeMap<Key, Attempt>,
     may_begin_until: Option<Instant>,
     ended: mpsc::Sender<(Key, Report)>,
-    draining: bool,
+    /// Why it takes nothing new: its process ends, or somebody asked the cluster for it.
+    draining: Option<Drain>,
 }
 
 impl Worker {
@@ -126,8 +127,8 @@ impl Worker {
                     None => return Ok(None),
                     Some(FromLeader::Welcome(welcome)) => {
                         lease = welcome.lease.and_then(|span| Duration::try_from(span).ok());
-                        if self.draining {
-                            send(FromWorker::Drain(Drain {})).await?;
+                        if let Some(drain) = &self.draining {
+                            send(FromWorker::Drain(drain.clone())).await?;
                         }
                         beat.reset_immediately();
                         for attempt in self.held.values() {
@@ -148,11 +149,21 @@ impl Worker {
                         }
                     }
                     Some(FromLeader::Acknowledged(it)) => drop(self.held.remove(&(it.run_id, it.fence))),
+                    Some(FromLeader::Drain(drain)) => {
+                        self.draining.get_or_insert(drain.clone());
+                        send(FromWorker::Drain(drain)).await?;
+                    }
+                    // The next hello comes without it.
+                    Some(FromLeader::Resume(_)) if !stop.is_cancelled() => {
+                        self.draining = None;
+                        return Ok(None);
+                    }
+                    Some(FromLeader::Resume(_)) => {}
                     // Answers come in order: this one is for the oldest that has none.
                     Some(FromLeader::Heartbeat(_)) => {
                         self.may_begin_until = unanswered.pop_front().zip(lease).map(|(sent, lease)| sent + lease);
                         self.begin();
-                        if self.draining && self.held.is_empty() {
+                        if self.draining.is_some() && self.held.is_empty() {
                             return Ok(None);
                         }
                     }
@@ -165,9 +176,9 @@ impl Worker {
                     unanswered.push_back(Instant::now());
                     send(FromWorker::Heartbeat(Heartbeat {})).await?;
                 }
-                () = stop.cancelled(), if !self.draining => {
-                    self.draining = true;
-                    send(FromWorker::Drain(Drain {})).await?;
+                () = stop.cancelled(), if self.draining.is_none() => {
+                    self.draining = Some(Drain::default());
+                    send(FromWorker::Drain(Drain::default())).await?;
                 }
             }
         }
@@ -189,12 +200,13 @@ pub(crate) async fn work(
         kinds: vec!["queue".to_owned()],
         slots: SLOTS,
         version: "example".to_owned(),
+        protocol: 1,
         ..Hello::default()
     };
-    let mut worker = Worker { hello, held: BTreeMap::new(), may_begin_until: None, ended, draining: false };
+    let mut worker = Worker { hello, held: BTreeMap::new(), may_begin_until: None, ended, draining: None };
     let mut leader = None;
     loop {
-        if (worker.draining || stop.is_cancelled()) && worker.held.is_empty() {
+        if (worker.draining.is_some() || stop.is_cancelled()) && worker.held.is_empty() {
             return Ok(());
         }
         endpoints.rotate_left(1);

@@ -28,7 +28,7 @@ mod forward;
 pub mod fuzzing;
 mod jobs;
 pub mod limits;
-mod page;
+pub(crate) mod page;
 pub mod problem;
 mod queues;
 mod reads;

@@ -21,7 +21,7 @@ pub(super) fn size(path: &str, asked: u32, (default, most): (u32, u32)) -> Resul
     usize::try_from(size).map_err(|_| status::invalid_field(path, "is out of range"))
 }
 
-pub(super) fn page_size(asked: u32) -> Result<usize, Status> {
+pub(crate) fn page_size(asked: u32) -> Result<usize, Status> {
     size("page_size", asked, limits::PAGE)
 }
 
@@ -47,11 +47,11 @@ fn read<T>(token: &str, parse: impl Fn(&str) -> Option<T>) -> Result<Option<T>, 
 }
 
 /// The token behind a name.
-pub(super) fn after_name(last: Option<&(String, String)>) -> String {
+pub(crate) fn after_name(last: Option<&(String, String)>) -> String {
     last.map(|(namespace, name)| wrap(&format!("{namespace}/{name}"))).unwrap_or_default()
 }
 
-pub(super) fn name(token: &str) -> Result<Option<(String, String)>, Status> {
+pub(crate) fn name(token: &str) -> Result<Option<(String, String)>, Status> {
     read(token, |text| text.split_once('/').map(|(namespace, name)| (namespace.to_owned(), name.to_owned())))
 }
 

@@ -27,7 +27,7 @@ pub(super) const NOT_LEADER: &str = "chronarch-not-leader";
 const HINT_BYTES: usize = 1_024;
 
 /// A status with a hint.
-pub(super) fn hinted(mut status: Status, hint: &str) -> Status {
+pub(crate) fn hinted(mut status: Status, hint: &str) -> Status {
     let plain: String =
         hint.chars().map(|c| if c.is_ascii_graphic() { c } else { ' ' }).take(HINT_BYTES).collect();
     if let Ok(value) = AsciiMetadataValue::try_from(plain) {
@@ -42,7 +42,7 @@ pub(super) fn invalid(problems: &Problems) -> Status {
 }
 
 /// One thing that is wrong with a request.
-pub(super) fn invalid_field(path: &str, reason: &str) -> Status {
+pub(crate) fn invalid_field(path: &str, reason: &str) -> Status {
     Status::invalid_argument(format!("{path}: {reason}"))
 }
 
@@ -84,7 +84,7 @@ pub(super) fn no_breaker(namespace: &str, name: &str, error: &NoBreaker) -> Stat
 }
 
 /// Surely nothing was done: this node does not lead.
-pub(super) fn not_leader(leader: Option<u64>) -> Status {
+pub(crate) fn not_leader(leader: Option<u64>) -> Status {
     let message = match leader {
         Some(leader) => format!("this node does not lead, node {leader} does"),
         None => "the cluster has no leader that this node knows of".to_owned(),
@@ -125,7 +125,7 @@ pub(super) fn proposed(error: &ProposeError, operation_id: &str) -> Status {
     }
 }
 
-pub(super) fn read(error: &ReadError) -> Status {
+pub(crate) fn read(error: &ReadError) -> Status {
     let status = Status::unavailable(error.to_string());
     hinted(status, "--stale answers from this node's own state")
 }

@@ -20,7 +20,7 @@ use crate::state::{self, Command, Entry, Job, Outcome, Rejection, State};
 const AGAIN: Duration = Duration::from_millis(50);
 
 /// A write.
-pub(super) trait Write: Clone + Send + 'static {
+pub(crate) trait Write: Clone + Send + 'static {
     /// The fields that say who asks, why, and under which id.
     fn asking(&mut self) -> BTreeMap<&'static str, &mut String>;
 
@@ -69,11 +69,14 @@ writes! {
     AddNodeRequest {}
     PromoteNodeRequest {}
     RemoveNodeRequest {}
+    ListWorkersRequest {}
+    DrainWorkerRequest { actor, reason }
+    ResumeWorkerRequest { actor, reason }
 }
 
 impl Api {
     /// Has the leader do it: this node, if it leads, or the one that does.
-    pub(super) async fn write<M, R, Here, HereDone, There, ThereDone>(
+    pub(crate) async fn write<M, R, Here, HereDone, There, ThereDone>(
         &self,
         request: Request<M>,
         here: Here,
@@ -147,7 +150,7 @@ impl Api {
     ///
     /// # Errors
     /// UNAVAILABLE while this node's clock has not been compared with the others'.
-    pub(super) async fn stamp(&self, state: &State) -> Result<Timestamp, Status> {
+    pub(crate) async fn stamp(&self, state: &State) -> Result<Timestamp, Status> {
         let clock = &self.shared.clock;
         let known = tokio::time::timeout(limits::SETTLE_WAIT, clock.is_known()).await;
         let now = known.ok().and_then(|()| clock.now()).ok_or_else(status::no_time)?;

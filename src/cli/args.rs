@@ -124,8 +124,13 @@ pub(super) struct IdentityFlags {
 impl IdentityFlags {
     /// Who asks; empty to let the node see for itself.
     pub(super) fn actor(&self) -> String {
+        Self::actor_or_user(self.actor.clone())
+    }
+
+    /// The same, of a change that has no operation id.
+    pub(super) fn actor_or_user(actor: Option<String>) -> String {
         let user = || std::env::var("USER").or_else(|_| std::env::var("LOGNAME"));
-        self.actor.clone().or_else(|| user().ok()).unwrap_or_default()
+        actor.or_else(|| user().ok()).unwrap_or_default()
     }
 }
 

@@ -29,6 +29,7 @@ mod serve;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod worker;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -60,8 +61,9 @@ enum Command {
     Server(ServerArgs),
     /// Runs a local cluster of real node processes in one terminal, for trying things out
     Dev(DevArgs),
-    /// Runs a stand-alone worker: attempts are carried out on machines that are not nodes
-    Worker(WorkerArgs),
+    /// Runs a stand-alone worker: attempts are carried out on machines that are not nodes. With a subcommand: the
+    /// workers that the cluster knows
+    Worker(worker::WorkerLine),
     /// Jobs: what runs, when, and under which policies
     Job {
         #[command(subcommand)]
@@ -128,6 +130,7 @@ enum ShortCommand {
     Run(run::RunCommand),
     Queue(queue::QueueCommand),
     Breaker(breaker::BreakerCommand),
+    Worker(worker::WorkerCommand),
     Cluster(cluster::ClusterCommand),
     Schedule(schedule::ScheduleCommand),
     Bench(bench::BenchCommand),
@@ -148,7 +151,12 @@ where
     Ok(match command {
         Command::Server(args) => Invocation::Server(Box::new(args)),
         Command::Dev(args) => Invocation::Dev(Box::new(args)),
-        Command::Worker(args) => Invocation::Worker(Box::new(args), Box::new(global)),
+        Command::Worker(worker::WorkerLine { command: Some(command), .. }) => {
+            short(global, ShortCommand::Worker(command))
+        }
+        Command::Worker(worker::WorkerLine { run, command: None }) => {
+            Invocation::Worker(Box::new(run), Box::new(global))
+        }
         Command::Job { command } => short(global, ShortCommand::Job(command)),
         Command::Run { command } => short(global, ShortCommand::Run(command)),
         Command::Queue { command } => short(global, ShortCommand::Queue(command)),
@@ -169,6 +177,7 @@ pub async fn carry_out(short: Short, clock: Clock) -> ExitCode {
         ShortCommand::Run(command) => run::carry_out(command, &context, &mut printer).await,
         ShortCommand::Queue(command) => queue::carry_out(command, &context, &mut printer).await,
         ShortCommand::Breaker(command) => breaker::carry_out(command, &context, &mut printer).await,
+        ShortCommand::Worker(command) => worker::carry_out(command, &context, &mut printer).await,
         ShortCommand::Cluster(command) => cluster::carry_out(command, &context, &mut printer).await,
         ShortCommand::Schedule(command) => schedule::carry_out(&command, &context, &mut printer),
         ShortCommand::Bench(command) => bench::carry_out(command, &context, &mut printer).await,

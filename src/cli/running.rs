@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -29,6 +30,7 @@ pub async fn server(args: ServerArgs, clock: Clock) -> ExitCode {
         Err(problem) => return problem,
     };
     tracing::info!(?config, "starting");
+    raise_file_limit();
     let stop = match stop_on_signals() {
         Ok(stop) => stop,
         Err(error) => return super::refuse(&error),
@@ -102,23 +104,45 @@ pub async fn worker(args: WorkerArgs, global: Global, clock: Clock) -> ExitCode 
         Err(error) => return super::refuse(&error),
     };
     let setup = worker::WorkerSetup {
-        place: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        place: args.name.clone().unwrap_or_else(machine),
         labels: args.labels(),
         slots: args.concurrency,
         allow_exec: args.allow_exec,
         endpoints: global.endpoints.iter().map(ToString::to_string).collect(),
         queues: args.queues.into_iter().collect(),
+        node: None,
+        drain_grace: args.drain_timeout,
     };
     match worker::run(setup, &node::Surroundings::real(clock), stop).await {
-        Ok(end) if end.is_clean() => Exit::Done.into(),
         Ok(end) => {
             let (stopped, unacknowledged) = (end.stopped, end.unacknowledged);
-            printer::progress(&format!(
-                "{stopped} attempts were stopped, {unacknowledged} reports not acknowledged"
-            ));
-            Exit::Refused.into()
+            if !end.is_clean() {
+                printer::progress(&format!(
+                    "{stopped} attempts were stopped, {unacknowledged} reports not acknowledged"
+                ));
+            }
+            // What was stopped and reported is in `on_lost`'s hands at once; what the cluster was not told of is not.
+            if unacknowledged == 0 { Exit::Done.into() } else { Exit::Refused.into() }
         }
         Err(error) => super::refuse(&error),
+    }
+}
+
+/// Each worker and each client of a node is an open file, and the limit that systems set by default, 1,024, is there
+/// for programs that use select(2), which this one does not.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// The machine's name, or what it is in the absence of one.
+fn machine() -> String {
+    match rustix::system::uname().nodename().to_string_lossy() {
+        name if name.is_empty() => "worker".to_owned(),
+        name => name.into_owned(),
     }
 }
 

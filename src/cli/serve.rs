@@ -8,11 +8,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
-use super::args::pair;
+use super::args::{pair, span};
 use crate::config::Overrides;
 use crate::telemetry::LogFormat;
 
@@ -102,6 +103,9 @@ pub struct DevArgs {
 /// Arguments of `worker`.
 #[derive(Clone, Debug, Args)]
 pub struct WorkerArgs {
+    /// What it is called, for people, before what makes the name of this life unique. Default: the machine's name
+    #[arg(long, value_name = "NAME", env = "CHRONARCH_WORKER_NAME", value_parser = place, hide_env_values = true)]
+    pub name: Option<String>,
     /// Queues to serve; may be given several times
     #[arg(long = "queue", value_name = "NAME", value_delimiter = ',', required = true)]
     pub queues: Vec<String>,
@@ -114,9 +118,25 @@ pub struct WorkerArgs {
     /// Also carry out exec targets: anyone who may apply jobs can then run programs here
     #[arg(long)]
     pub allow_exec: bool,
+    /// How long what runs may go on when the worker is ended by SIGTERM or Ctrl-C; then it is stopped, and its jobs'
+    /// `on_lost` decides
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = span)]
+    pub drain_timeout: Duration,
     /// How the worker logs.
     #[command(flatten)]
     pub log: LogArgs,
+}
+
+/// Characters of a worker's given name; what makes it unique is added.
+const PLACE_CHARS: usize = 128;
+
+/// Reads what a worker is called.
+fn place(text: &str) -> Result<String, String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    match (1..=PLACE_CHARS).contains(&text.len()) && text.chars().all(is_plain) {
+        true => Ok(text.to_owned()),
+        false => Err(format!("expected 1 to {PLACE_CHARS} letters, digits, dots, dashes and underscores")),
+    }
 }
 
 impl WorkerArgs {

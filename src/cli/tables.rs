@@ -16,25 +16,25 @@ use crate::pb::v1::{
 use crate::pb::word::{self, Words};
 use crate::pb::{instant, span};
 
-fn columns(header: &[&str]) -> Table {
+pub(super) fn columns(header: &[&str]) -> Table {
     let mut table = Table::new();
     table.set_header(header);
     table
 }
 
 /// An instant, without milliseconds where they are zero.
-fn at(wire: Option<&prost_types::Timestamp>) -> String {
+pub(super) fn at(wire: Option<&prost_types::Timestamp>) -> String {
     match wire {
         Some(wire) => instant::read(wire).to_string().replace(".000Z", "Z"),
         None => "-".to_owned(),
     }
 }
 
-fn or_dash(text: &str) -> &str {
+pub(super) fn or_dash(text: &str) -> &str {
     if text.is_empty() { "-" } else { text }
 }
 
-fn word<E: Words>(number: i32) -> String {
+pub(super) fn word<E: Words>(number: i32) -> String {
     word::of::<E>(number).map_or_else(|| number.to_string(), str::to_owned)
 }
 

@@ -108,6 +108,7 @@ use v1::cluster_service_client::ClusterServiceClient;
 use v1::job_service_client::JobServiceClient;
 use v1::queue_service_client::QueueServiceClient;
 use v1::run_service_client::RunServiceClient;
+use v1::worker_service_client::WorkerServiceClient;
 
 calls! {
     /// Creates or replaces jobs.
@@ -160,6 +161,12 @@ calls! {
     write BreakerServiceClient::trip_breaker(TripBreakerRequest) -> Breaker;
     /// Closes a breaker by hand.
     write BreakerServiceClient::reset_breaker(ResetBreakerRequest) -> Breaker;
+    /// One page of the workers that the leader knows.
+    read WorkerServiceClient::list_workers(ListWorkersRequest) -> ListWorkersResponse;
+    /// Has a worker take nothing new. Repeating it is harmless.
+    read WorkerServiceClient::drain_worker(DrainWorkerRequest) -> Worker;
+    /// Has a worker take orders again. Repeating it is harmless.
+    read WorkerServiceClient::resume_worker(ResumeWorkerRequest) -> Worker;
     /// What the first node that answers sees of the cluster.
     read ClusterServiceClient::get_status(GetStatusRequest) -> ClusterStatus;
     /// Hands leadership over. Repeating it is harmless where the target is named.

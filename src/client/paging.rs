@@ -6,7 +6,7 @@
 use super::{Client, Error};
 use crate::pb::v1::{
     ListBreakersRequest, ListBreakersResponse, ListJobsRequest, ListJobsResponse, ListRunsRequest,
-    ListRunsResponse,
+    ListRunsResponse, ListWorkersRequest, ListWorkersResponse,
 };
 
 /// Items asked for at a time; the API serves up to 1,000.
@@ -46,4 +46,6 @@ pages! {
     runs(ListRunsRequest) -> ListRunsResponse.runs by list_runs;
     /// Breakers, in the order of namespace and name.
     breakers(ListBreakersRequest) -> ListBreakersResponse.breakers by list_breakers;
+    /// Workers, in the order of their names.
+    workers(ListWorkersRequest) -> ListWorkersResponse.workers by list_workers;
 }

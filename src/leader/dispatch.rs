@@ -77,6 +77,7 @@ impl Loop {
         let worker = session.hello.worker.clone();
         let held = session.hello.held.clone();
         session.known = held.iter().copied().collect();
+        let mut unwanted = Vec::new();
         for (run, fence) in held {
             let is_wanted = self
                 .state
@@ -85,8 +86,12 @@ impl Loop {
                 .is_some_and(|attempt| attempt.fence == fence);
             // What lies beyond this state is unknown here, which does not make it unwanted.
             if !is_wanted && self.state.knows_fence(fence) {
+                unwanted.push((run, fence));
                 self.send(&worker, Message::Cancel { run, fence });
             }
+        }
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.leftover.extend(unwanted);
         }
         self.sweep_session(id);
     }
@@ -136,6 +141,9 @@ impl Loop {
     /// The cluster has closed an attempt that its worker may still be at.
     fn cancel_overdue(&mut self, run: RunId, fence: u64) {
         if let Some(worker) = self.sessions.who_knows(run, fence) {
+            if let Some((_, session)) = self.sessions.of_worker(&worker) {
+                session.leftover.insert((run, fence));
+            }
             self.send(&worker, Message::Cancel { run, fence });
         }
     }

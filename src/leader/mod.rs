@@ -20,6 +20,7 @@
 //!   [`REPORTS_WAITING`] reports, and for each session the orders that fit its slots. A session that does not take its messages is dropped.
 
 mod dispatch;
+mod fleet;
 mod flight;
 mod sessions;
 mod turn;
@@ -34,7 +35,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::trusted::TrustedClock;
 use crate::metrics::Metrics;
 use crate::raft::Raft;
-pub use sessions::{Hello, Message, SessionEvent, SessionId, WorkerInfo};
+pub use fleet::{Answer, FleetAsk, FleetError};
+pub use sessions::{DrainAsked, Hello, Message, SessionEvent, SessionId, Standing, WorkerInfo};
 
 /// Entries proposed and not yet applied; the loop plans no further until one is.
 pub const ENTRIES_IN_FLIGHT: usize = 32;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::fleet::{Drain, FleetAsk, FleetError};
 use crate::scheduler::plan;
 use crate::state::State;
 use crate::state::run::{AttemptOutcome, Report, RunId};
@@ -23,15 +24,38 @@ pub struct Hello {
     /// Unique for this life of its process.
     pub worker: Arc<str>,
     /// Queues that it serves.
-    pub queues: BTreeSet<Arc<str>>,
+    pub queues: Arc<BTreeSet<Arc<str>>>,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<BTreeMap<String, String>>,
     /// Kinds of targets that it carries out.
-    pub kinds: BTreeSet<String>,
+    pub kinds: Arc<BTreeSet<String>>,
     /// Attempts at the same time.
     pub slots: u32,
     /// Attempts that it holds: running, or ended and not acknowledged.
     pub held: BTreeSet<(RunId, u64)>,
+    /// The program's version.
+    pub version: String,
+    /// The version of the protocol that is spoken with it.
+    pub protocol: u32,
+    /// Whether that has [`Message::Drain`].
+    pub takes_drain: bool,
+    /// The node that it is part of.
+    pub node: Option<u64>,
+    /// The node that it is connected to: this one, or one that carries its stream here.
+    pub connected_to: u64,
+    /// Where it is connected from.
+    pub address: String,
+}
+
+/// Why a worker drains.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DrainAsked {
+    /// Who asked for it.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// When; `None` when nobody did, but the process is being ended.
+    pub at: Option<Timestamp>,
 }
 
 /// What a stream tells the loop.
@@ -68,12 +92,16 @@ pub enum SessionEvent {
     Drain {
         /// The stream.
         session: SessionId,
+        /// Why.
+        asked: DrainAsked,
     },
     /// The stream is gone.
     Closed {
         /// The stream.
         session: SessionId,
     },
+    /// Somebody asks about workers.
+    Fleet(FleetAsk),
 }
 
 /// What the loop sends to a worker.
@@ -85,6 +113,8 @@ pub enum Message {
         lease: Duration,
         /// The term that it was opened in.
         term: u64,
+        /// The version of the protocol that is spoken.
+        protocol: u32,
     },
     /// Carry this out.
     Order {
@@ -127,6 +157,10 @@ pub enum Message {
     },
     /// Answer to a heartbeat.
     Heartbeat,
+    /// Take nothing new.
+    Drain(DrainAsked),
+    /// Take orders again.
+    Resume,
     /// This node does not lead.
     NotLeader {
         /// Where clients reach the leader, if known.
@@ -134,23 +168,56 @@ pub enum Message {
     },
 }
 
-/// A connected worker, for people.
+/// How a worker stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It is sent orders.
+    Serving,
+    /// It takes nothing new.
+    Draining,
+    /// It was not heard for half a lease.
+    Silent,
+    /// It is not connected, and carries attempts.
+    Away,
+}
+
+/// A worker, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WorkerInfo {
     /// Its name.
-    pub worker: String,
+    pub worker: Arc<str>,
     /// Queues that it serves.
-    pub queues: Vec<String>,
+    pub queues: Arc<BTreeSet<Arc<str>>>,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<BTreeMap<String, String>>,
     /// Kinds of targets that it carries out.
-    pub kinds: Vec<String>,
+    pub kinds: Arc<BTreeSet<String>>,
     /// Attempts at the same time.
     pub slots: u32,
-    /// Attempts that run.
+    /// Attempts that run there, as the cluster knows it.
     pub running: u32,
+    /// Slots for something new.
+    pub free: u32,
     /// It takes nothing new.
     pub draining: bool,
+    /// How it stands.
+    pub standing: Standing,
+    /// Why it drains.
+    pub drain: Option<DrainAsked>,
+    /// The node that it is part of.
+    pub node: Option<u64>,
+    /// The node that it is connected to.
+    pub connected_to: Option<u64>,
+    /// Where it is connected from.
+    pub address: String,
+    /// The program's version.
+    pub version: String,
+    /// The version of the protocol that is spoken with it.
+    pub protocol: u32,
+    /// Since when.
+    pub connected_at: Option<Timestamp>,
+    /// When something was heard of it.
+    pub last_heard_at: Option<Timestamp>,
 }
 
 /// A connected worker.
@@ -159,7 +226,13 @@ pub(super) struct Session {
     pub(super) hello: Hello,
     pub(super) outbox: mpsc::Sender<Message>,
     pub(super) last_heard: Instant,
-    pub(super) draining: bool,
+    /// When it was opened, by the wall clock.
+    pub(super) connected_at: Timestamp,
+    pub(super) drain: Drain,
+    /// When it was last given an attempt, by a count of this leader's.
+    pub(super) given: u64,
+    /// Attempts that it was told to stop, that the state gave up, and that it has not reported: each takes a slot there.
+    pub(super) leftover: HashSet<(RunId, u64)>,
     /// Attempts that it said it holds, or was sent, and has not reported.
     pub(super) known: HashSet<(RunId, u64)>,
     /// Attempts that it was told to stop.
@@ -225,6 +298,10 @@ impl Sessions {
         knows.map(|session| session.hello.worker.clone())
     }
 
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.by_id.get(&id)
+    }
+
     pub(super) fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
         self.by_id.get_mut(&id)
     }
@@ -249,16 +326,16 @@ impl Sessions {
             if is_alive {
                 view.alive.insert(hello.worker.clone());
             }
-            let busy =
-                state.load(&hello.worker).saturating_add(starts.get(&hello.worker).copied().unwrap_or(0));
             // A machine that lost power closes no stream: its silence is the first sign.
-            if is_alive && !session.draining {
+            if is_alive && !session.drain.is_on() {
                 view.open.push(plan::Session {
                     worker: hello.worker.clone(),
                     queues: hello.queues.clone(),
                     labels: hello.labels.clone(),
                     kinds: hello.kinds.clone(),
-                    free: hello.slots.saturating_sub(busy),
+                    slots: hello.slots,
+                    free: session.free(state, starts),
+                    given: session.given,
                 });
             }
         }
@@ -274,19 +351,110 @@ impl Sessions {
         view
     }
 
-    pub(super) fn infos(&self, state: &State) -> Vec<WorkerInfo> {
-        self.by_id
-            .values()
-            .map(|session| WorkerInfo {
-                worker: session.hello.worker.to_string(),
-                queues: session.hello.queues.iter().map(ToString::to_string).collect(),
-                labels: session.hello.labels.clone(),
-                kinds: session.hello.kinds.iter().cloned().collect(),
-                slots: session.hello.slots,
-                running: state.load(&session.hello.worker),
-                draining: session.draining,
-            })
-            .collect()
+    /// The workers, in the order of their names: all that are connected, and those that are not and carry attempts.
+    pub(super) fn infos(&self, seeing: &Seeing<'_>) -> Vec<WorkerInfo> {
+        let connected = self.by_id.values().map(|session| self.info(session, seeing));
+        let away = seeing.state.leases().filter(|(worker, _)| !self.by_worker.contains_key(*worker));
+        let mut infos: Vec<WorkerInfo> =
+            connected.chain(away.map(|(worker, _)| self.away(worker, seeing))).collect();
+        infos.sort_unstable_by(|one, other| one.worker.cmp(&other.worker));
+        infos
+    }
+
+    pub(super) fn info(&self, session: &Session, seeing: &Seeing<'_>) -> WorkerInfo {
+        let hello = &session.hello;
+        let silent_for = seeing.now.saturating_duration_since(session.last_heard);
+        let standing = match (session.drain.is_on(), silent_for < seeing.lease / 2) {
+            (_, false) => Standing::Silent,
+            (true, true) => Standing::Draining,
+            (false, true) => Standing::Serving,
+        };
+        let is_serving = standing == Standing::Serving;
+        WorkerInfo {
+            worker: hello.worker.clone(),
+            queues: hello.queues.clone(),
+            labels: hello.labels.clone(),
+            kinds: hello.kinds.clone(),
+            slots: hello.slots,
+            running: seeing.state.load(&hello.worker),
+            free: if is_serving { session.free(seeing.state, seeing.starts) } else { 0 },
+            draining: session.drain.is_on(),
+            standing,
+            drain: session.drain.asked().cloned(),
+            node: hello.node,
+            connected_to: Some(hello.connected_to),
+            address: hello.address.clone(),
+            version: hello.version.clone(),
+            protocol: hello.protocol,
+            connected_at: Some(session.connected_at),
+            last_heard_at: Some(seeing.wall.minus(silent_for)),
+        }
+    }
+
+    fn away(&self, worker: &Arc<str>, seeing: &Seeing<'_>) -> WorkerInfo {
+        let heard = self.heard.get(worker);
+        let last_heard_at =
+            heard.map(|heard| seeing.wall.minus(seeing.now.saturating_duration_since(*heard)));
+        WorkerInfo {
+            worker: worker.clone(),
+            queues: Arc::default(),
+            labels: Arc::default(),
+            kinds: Arc::default(),
+            slots: 0,
+            running: seeing.state.load(worker),
+            free: 0,
+            draining: false,
+            standing: Standing::Away,
+            drain: None,
+            node: None,
+            connected_to: None,
+            address: String::new(),
+            version: String::new(),
+            protocol: 0,
+            connected_at: None,
+            last_heard_at,
+        }
+    }
+
+    /// The session of the worker of this name, or of the one at this place: what is before the last `/` of its name.
+    pub(super) fn named(&self, name: &str) -> Result<(SessionId, &Session), FleetError> {
+        let by_name = self.by_worker.get(name).copied();
+        let at_place = || {
+            let is_there =
+                |worker: &&Arc<str>| worker.rsplit_once('/').is_some_and(|(place, _)| place == name);
+            let mut there: Vec<Arc<str>> = self.by_worker.keys().filter(is_there).cloned().collect();
+            match there.as_slice() {
+                [] => Err(FleetError::NoWorker),
+                [one] => self.by_worker.get(one).copied().ok_or(FleetError::NoWorker),
+                [_, _, ..] => {
+                    there.sort_unstable();
+                    Err(FleetError::Ambiguous(there))
+                }
+            }
+        };
+        let id = by_name.map_or_else(at_place, Ok)?;
+        self.get(id).map(|session| (id, session)).ok_or(FleetError::NoWorker)
+    }
+}
+
+/// What workers are looked at with.
+pub(super) struct Seeing<'a> {
+    pub(super) state: &'a State,
+    /// Starts in flight for each worker.
+    pub(super) starts: &'a HashMap<Arc<str>, u32>,
+    pub(super) lease: Duration,
+    pub(super) now: Instant,
+    pub(super) wall: Timestamp,
+}
+
+impl Session {
+    /// Slots for something new: what runs there, what is on its way, and what still stops there is taken off.
+    fn free(&self, state: &State, starts: &HashMap<Arc<str>, u32>) -> u32 {
+        let worker = &self.hello.worker;
+        let under_way = starts.get(worker).copied().unwrap_or(0);
+        let stopping = u32::try_from(self.leftover.len()).unwrap_or(u32::MAX);
+        let busy = state.load(worker).saturating_add(under_way).saturating_add(stopping);
+        self.hello.slots.saturating_sub(busy)
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use super::fleet::{Drain, FleetAsk, Resuming};
 use super::flight::Flight;
 use super::sessions::{Listening, Message, Session, SessionEvent, SessionId, Sessions, WorkerInfo};
 use super::window::Window;
@@ -64,12 +65,20 @@ pub(super) struct Loop {
     /// The leader's `Lead` entry of this term is proposed.
     announced: bool,
     pub(super) sessions: Sessions,
+    /// Who waits for a worker's new hello.
+    pub(super) resuming: Resuming,
+    /// Attempts given to workers so far.
+    given: u64,
     pub(super) flight: Flight,
     window: Window,
     answers: FuturesUnordered<Answer>,
     reports: Vec<PendingReport>,
     /// Reports pending or in flight.
     pub(super) reported: HashSet<(RunId, u64)>,
+    /// Something has changed that a plan may depend on.
+    stirred: bool,
+    /// When to plan though nothing has.
+    wake_at: Instant,
     /// When the sessions were last swept.
     swept: Instant,
     /// Nothing is proposed before then: the last proposal was refused at once.
@@ -100,11 +109,15 @@ impl Loop {
             leading: None,
             announced: false,
             sessions: Sessions::default(),
+            resuming: Resuming::default(),
+            given: 0,
             flight: Flight::default(),
             window: Window::default(),
             answers: FuturesUnordered::new(),
             reports: Vec::new(),
             reported: HashSet::new(),
+            stirred: true,
+            wake_at: Instant::now(),
             swept: Instant::now(),
             refused_until: None,
             rules: Rules::default(),
@@ -114,15 +127,29 @@ impl Loop {
     pub(super) async fn run(mut self, stop: CancellationToken) {
         loop {
             self.follow_leadership();
+            // One that is gone is noticed below.
+            self.stirred |= self.states.has_changed().unwrap_or(true);
             self.state = self.states.borrow_and_update().clone();
             self.flight.see(self.state.applied_index());
-            let wake = self.turn();
-            let sleep = tokio::time::sleep(wake);
+            // A thousand workers that live and do nothing are a thousand events a second, and no reason to plan.
+            if std::mem::take(&mut self.stirred) || Instant::now() >= self.wake_at {
+                self.wake_at = Instant::now() + self.turn();
+            }
+            let sleep = tokio::time::sleep_until(self.wake_at);
             tokio::select! {
                 () = stop.cancelled() => return self.dismiss(),
-                changed = self.states.changed() => if changed.is_err() { return self.dismiss() },
-                changed = self.standing.changed() => if changed.is_err() { return self.dismiss() },
-                changed = self.leadership.changed() => if changed.is_err() { return self.dismiss() },
+                changed = self.states.changed() => match changed {
+                    Ok(()) => self.stirred = true,
+                    Err(_) => return self.dismiss(),
+                },
+                changed = self.standing.changed() => match changed {
+                    Ok(()) => self.stirred = true,
+                    Err(_) => return self.dismiss(),
+                },
+                changed = self.leadership.changed() => match changed {
+                    Ok(()) => self.stirred = true,
+                    Err(_) => return self.dismiss(),
+                },
                 Some(landed) = self.answers.next() => self.land(landed),
                 event = self.inbox.recv() => match event {
                     Some(event) => self.hear(event),
@@ -155,6 +182,7 @@ impl Loop {
         if leads == led {
             return;
         }
+        self.stirred = true;
         self.dismiss();
         self.flight = Flight::default();
         self.window = Window::default();
@@ -174,6 +202,7 @@ impl Loop {
     /// Tells every worker to look for the leader elsewhere.
     fn dismiss(&mut self) {
         let leader = self.leader_address();
+        self.resuming.clear();
         for session in self.sessions.drain_all() {
             // A full outbox is as good: the stream ends with the session.
             let _ = session.outbox.try_send(Message::NotLeader { leader: leader.clone() });
@@ -258,8 +287,21 @@ impl Loop {
         }
     }
 
+    /// The term that this node leads.
+    pub(super) fn term(&self) -> Option<u64> {
+        self.leading.map(|(term, _)| term)
+    }
+
     fn propose(&mut self, term: u64, at: Timestamp, commands: Vec<Command>, reports: Vec<PendingReport>) {
         self.flight.take_off(&commands, &self.state);
+        for command in &commands {
+            if let Command::Start { worker, .. } = command
+                && let Some((_, session)) = self.sessions.of_worker(worker)
+            {
+                self.given += 1;
+                session.given = self.given;
+            }
+        }
         let commands = Arc::new(commands);
         let entry = Entry { at, commands: commands.as_ref().clone() };
         let answer = self.raft.submit(Some(term), entry);
@@ -270,6 +312,7 @@ impl Loop {
     }
 
     fn land(&mut self, landed: Landed) {
+        self.stirred = true;
         match landed.result {
             Ok(ref proposed) if self.leading.is_some() => {
                 let is_fire = |command: &&Command| matches!(command, Command::Fire { .. });
@@ -303,6 +346,19 @@ impl Loop {
 
     fn hear(&mut self, event: SessionEvent) {
         let now = Instant::now();
+        self.stirred |= match &event {
+            // Of one that had fallen silent it is news.
+            SessionEvent::Heartbeat { session } => {
+                let was_heard = self.sessions.get(*session).map(|open| now.duration_since(open.last_heard));
+                was_heard.is_some_and(|ago| ago >= self.options.lease / 2)
+            }
+            SessionEvent::Fleet(FleetAsk::List { .. }) => false,
+            SessionEvent::Opened { .. }
+            | SessionEvent::Report { .. }
+            | SessionEvent::Drain { .. }
+            | SessionEvent::Fleet(_)
+            | SessionEvent::Closed { .. } => true,
+        };
         match event {
             SessionEvent::Opened { session, hello, outbox } => self.open(session, hello, outbox),
             SessionEvent::Heartbeat { session } => self.heartbeat(session, now),
@@ -310,14 +366,11 @@ impl Loop {
                 let Some(open) = self.sessions.heard(session, now) else { return };
                 let worker = open.hello.worker.clone();
                 open.known.remove(&(run, fence));
+                open.leftover.remove(&(run, fence));
                 self.take_report(PendingReport { run, fence, outcome, report, worker });
             }
-            SessionEvent::Drain { session } => {
-                if let Some(open) = self.sessions.heard(session, now) {
-                    open.draining = true;
-                    self.publish_workers();
-                }
-            }
+            SessionEvent::Drain { session, asked } => self.drains(session, asked),
+            SessionEvent::Fleet(ask) => self.fleet(ask),
             SessionEvent::Closed { session } => self.drop_session(session),
         }
     }
@@ -338,11 +391,12 @@ impl Loop {
     /// An answer lets the worker begin what it holds. A leader that may be deposed without knowing it
     /// gives none: its successor counts the worker's silence from its own beginning.
     fn heartbeat(&mut self, session: SessionId, now: Instant) {
+        self.greeted(session);
         let leads = self.raft.quorum_acked_within(self.options.lease / 4);
         let starting = self
             .sessions
             .get_mut(session)
-            .is_some_and(|open| open.draining && self.flight.starts.contains_key(&open.hello.worker));
+            .is_some_and(|open| open.drain.is_on() && self.flight.starts.contains_key(&open.hello.worker));
         let Some(open) = self.sessions.heard(session, now) else { return };
         // A worker that drains leaves with the answer, so it is not given while a start is on its way.
         if leads && !starting && open.outbox.try_send(Message::Heartbeat).is_err() {
@@ -358,15 +412,26 @@ impl Loop {
         // Half of what the cluster grants: what the worker believes must end before its attempts may be
         // given up, also when it was last answered by a leader that was about to be replaced.
         let lease = self.options.lease / 2;
-        if outbox.try_send(Message::Welcome { lease, term }).is_err() {
+        let protocol = hello.protocol;
+        if outbox.try_send(Message::Welcome { lease, term, protocol }).is_err() {
             return;
         }
-        info!(worker = %hello.worker, slots = hello.slots, held = hello.held.len(), "worker connected");
+        info!(
+            worker = %hello.worker,
+            slots = hello.slots,
+            held = hello.held.len(),
+            through = hello.connected_to,
+            protocol,
+            "worker connected"
+        );
         let session = Session {
             hello,
             outbox,
             last_heard: Instant::now(),
-            draining: false,
+            connected_at: self.options.clock.clock().now(),
+            drain: Drain::No,
+            given: 0,
+            leftover: HashSet::new(),
             known: HashSet::new(),
             cancelled: HashSet::new(),
         };
@@ -383,8 +448,8 @@ impl Loop {
         }
     }
 
-    fn publish_workers(&mut self) {
-        self.publish.send_replace(Arc::new(self.sessions.infos(&self.state)));
+    pub(super) fn publish_workers(&mut self) {
+        self.publish.send_replace(Arc::new(self.infos()));
     }
 }
 

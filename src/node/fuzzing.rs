@@ -10,7 +10,7 @@ use crate::pb::v1 as pb;
 #[must_use]
 pub fn hear(bytes: &[u8]) -> Option<()> {
     match pb::WorkerMessage::decode(bytes).ok()?.kind? {
-        pb::worker_message::Kind::Hello(hello) => read_hello(hello).ok().map(drop),
+        pb::worker_message::Kind::Hello(hello) => read_hello(hello, 1, None).ok().map(drop),
         pb::worker_message::Kind::Report(report) => read_report(SessionId(1), report).ok().map(drop),
         pb::worker_message::Kind::Heartbeat(_) | pb::worker_message::Kind::Drain(_) => Some(()),
     }

@@ -22,11 +22,13 @@ mod api_tests;
 mod clock_tests;
 mod clocks;
 pub mod dev;
+mod fleet;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;
 pub mod local;
 mod rejoin;
+mod relay;
 mod run_log;
 pub mod worker;
 mod worker_service;
@@ -55,9 +57,10 @@ use crate::pb::v1::worker_service_server::WorkerServiceServer;
 use crate::raft::{self, ClusterId, FatalError, NodeAddress, OpenError, Raft, RaftOptions, tcp_dialer};
 use crate::storage::{DataDir, StorageError};
 use crate::target::Carrier;
-use crate::view::cluster::WorkerInfo;
+use crate::worker::DRAIN_GRACE_DEFAULT;
 
 pub use self::rejoin::RejoinError;
+pub use crate::raft::Observed;
 
 /// How long a node that stops waits for another to take over.
 const HAND_OVER: Duration = Duration::from_secs(2);
@@ -223,6 +226,8 @@ impl Node {
                     slots: own.slots,
                     allow_exec: own.allow_exec,
                     endpoints: vec![here],
+                    node: Some(config.node_id),
+                    drain_grace: DRAIN_GRACE_DEFAULT,
                 },
                 &with,
             )?),
@@ -309,11 +314,17 @@ impl Node {
         I: Stream<Item = io::Result<IO>> + Send + 'static,
         IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
     {
-        let connected = leader.clone();
-        let workers: api::Workers = Arc::new(move || connected.workers().iter().map(worker_seen).collect());
+        let (connected, raft) = (leader.clone(), self.raft.clone());
+        let workers: api::Workers = Arc::new(move || {
+            let state = raft.state();
+            connected.workers().iter().map(|worker| fleet::seen_now(worker, &state)).collect()
+        });
         let run_log = Arc::clone(&self.run_log);
         let api = Api::new(self.raft.clone(), run_log, self.clock.clone(), workers, self.dialer.clone());
-        let streams = worker_service::WorkerStreams::new(leader.events());
+        let events = leader.events();
+        let relay = relay::Relay::new(&self.raft, self.dialer.clone());
+        let asked = fleet::Fleet::new(api.clone(), self.raft.clone(), events.clone());
+        let streams = worker_service::WorkerStreams::new(self.raft.node_id(), events, relay, asked);
         let routes = api::routes(api)?.add_service(
             WorkerServiceServer::new(streams).max_decoding_message_size(api::limits::WORKER_MESSAGE_BYTES),
         );
@@ -361,18 +372,5 @@ async fn hand_over(raft: &Raft) {
         Ok(Ok(leader)) => info!(leader, "handed leadership over"),
         Ok(Err(error)) => warn!(%error, "leadership was not handed over"),
         Err(_) => warn!("leadership was not handed over in time"),
-    }
-}
-
-/// A worker of the leader's sessions in the words of the view.
-fn worker_seen(worker: &crate::leader::WorkerInfo) -> WorkerInfo {
-    WorkerInfo {
-        worker: worker.worker.clone(),
-        queues: worker.queues.iter().cloned().collect(),
-        labels: worker.labels.clone(),
-        kinds: worker.kinds.iter().cloned().collect(),
-        slots: worker.slots,
-        running: worker.running,
-        draining: worker.draining,
     }
 }

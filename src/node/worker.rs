@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::Surroundings;
 use crate::target::{Targets, TargetsConfig, TargetsError};
-use crate::worker::{DRAIN_GRACE_DEFAULT, OptionsError, Worker, WorkerEnd, WorkerOptions};
+use crate::worker::{OptionsError, Worker, WorkerEnd, WorkerOptions};
 
 /// What a worker is started with.
 #[derive(Clone, Debug)]
@@ -24,6 +25,10 @@ pub struct WorkerSetup {
     pub allow_exec: bool,
     /// Where nodes answer clients.
     pub endpoints: Vec<String>,
+    /// The node that it is part of.
+    pub node: Option<u64>,
+    /// How long it waits for what runs when it is ended.
+    pub drain_grace: Duration,
 }
 
 /// Why a worker does not start.
@@ -63,7 +68,8 @@ pub fn prepare(setup: WorkerSetup, with: &Surroundings) -> Result<Worker, Worker
         endpoints: setup.endpoints,
         dialer: with.dialer.clone(),
         seed: clock.random(),
-        drain_grace: DRAIN_GRACE_DEFAULT,
+        node: setup.node,
+        drain_grace: setup.drain_grace,
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     Ok(Worker::new(options, carrier)?)

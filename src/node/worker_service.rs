@@ -1,20 +1,28 @@
-//! `WorkerService` on the client listener: carries the streams of workers to the leader's loop.
+//! `WorkerService` on the client listener: carries the streams of workers to the leader's loop, or where another node
+//! leads, to that node ([`relay`](super::relay)).
 //!
 //! It checks what a worker says and translates; it decides nothing. A message that is not of the form
 //! ends the stream with a status that names the field. Each stream has a bounded queue each way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use futures::Stream;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::leader::{Hello, Message, SessionEvent, SessionId};
+use super::fleet::Fleet;
+use super::relay::Relay;
+use crate::leader::{DrainAsked, Hello, Message, SessionEvent, SessionId};
+use crate::pb::instant as pb_instant;
+use crate::pb::protocol::{self, Versions};
 use crate::pb::v1 as pb;
 use crate::state::limits;
 use crate::state::run::{AttemptOutcome, Report, RunId};
@@ -27,6 +35,15 @@ const SLOTS: u32 = 10_000;
 const QUEUES: usize = 256;
 /// Labels that a worker may have.
 const LABELS: usize = 64;
+/// Bytes of a name: of the worker, a queue, a kind, a label's key or value, a version.
+const NAME_BYTES: usize = 256;
+/// Bytes of an actor and a reason that a worker repeats; more is cut off.
+const ASKED_BYTES: usize = 1_024;
+/// Streams of workers on one node, those that it carries to the leader and those that come by others included. One
+/// more is refused, and its worker goes elsewhere.
+pub(super) const STREAMS: usize = 4_096;
+/// From the opening of a stream to its hello.
+const HELLO_MAX: Duration = Duration::from_secs(5);
 /// Messages beside orders that may wait for a worker: it can be told to stop all it holds, and each of
 /// its reports is acknowledged.
 const SLACK: usize = 1_024;
@@ -34,36 +51,35 @@ const SLACK: usize = 1_024;
 /// The service.
 #[derive(Debug)]
 pub(super) struct WorkerStreams {
+    node_id: u64,
     events: mpsc::Sender<SessionEvent>,
+    relay: Relay,
+    fleet: Fleet,
+    streams: Arc<Semaphore>,
     next: AtomicU64,
 }
 
+/// What the leader says on a stream.
+type Said = Pin<Box<dyn Stream<Item = Result<pb::LeaderMessage, Status>> + Send>>;
+
 impl WorkerStreams {
-    /// Streams that report to the loop behind `events`.
+    /// Streams that report to the loop behind `events`, or go by the relay where that loop does not lead.
     #[must_use]
-    pub(super) const fn new(events: mpsc::Sender<SessionEvent>) -> Self {
-        Self { events, next: AtomicU64::new(1) }
+    pub(super) fn new(node_id: u64, events: mpsc::Sender<SessionEvent>, relay: Relay, fleet: Fleet) -> Self {
+        let streams = Arc::new(Semaphore::new(STREAMS));
+        Self { node_id, events, relay, fleet, streams, next: AtomicU64::new(1) }
     }
-}
 
-#[tonic::async_trait]
-impl pb::worker_service_server::WorkerService for WorkerStreams {
-    type ServeStream = Pin<Box<dyn Stream<Item = Result<pb::LeaderMessage, Status>> + Send>>;
-
-    async fn serve(
+    async fn here(
         &self,
-        request: Request<Streaming<pb::WorkerMessage>>,
-    ) -> Result<Response<Self::ServeStream>, Status> {
-        let mut inbound = request.into_inner();
-        let first = inbound.message().await?.and_then(|message| message.kind);
-        let Some(pb::worker_message::Kind::Hello(hello)) = first else {
-            return Err(Status::invalid_argument("hello: the first message of a worker must be its hello"));
-        };
-        let hello = read_hello(hello)?;
+        hello: pb::Hello,
+        from: Option<SocketAddr>,
+        inbound: Streaming<pb::WorkerMessage>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<Said, Status> {
+        let hello = read_hello(hello, self.node_id, from)?;
         let session = SessionId(self.next.fetch_add(1, Ordering::Relaxed));
-        let capacity =
-            usize::try_from(hello.slots).unwrap_or(usize::MAX).saturating_mul(3).saturating_add(SLACK);
-        let (outbox, messages) = mpsc::channel(capacity.min(64 * 1_024));
+        let (outbox, messages) = mpsc::channel(queue(hello.slots));
         let gone = || Status::unavailable("this node is stopping");
         self.events.send(SessionEvent::Opened { session, hello, outbox }).await.map_err(|_| gone())?;
         let events = self.events.clone();
@@ -71,8 +87,67 @@ impl pb::worker_service_server::WorkerService for WorkerStreams {
             listen(session, inbound, &events).await;
             // The loop may be gone already when the node stops; then nobody needs to know.
             let _ = events.send(SessionEvent::Closed { session }).await;
+            drop(place);
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages).map(|message| Ok(write(message))))))
+        Ok(Box::pin(ReceiverStream::new(messages).map(|message| Ok(write(message)))))
+    }
+}
+
+/// Messages that may wait for a worker.
+fn queue(slots: u32) -> usize {
+    usize::try_from(slots.min(SLOTS)).unwrap_or(usize::MAX).saturating_mul(3).saturating_add(SLACK)
+}
+
+#[tonic::async_trait]
+impl pb::worker_service_server::WorkerService for WorkerStreams {
+    type ServeStream = Said;
+
+    async fn serve(
+        &self,
+        request: Request<Streaming<pb::WorkerMessage>>,
+    ) -> Result<Response<Self::ServeStream>, Status> {
+        let place = Arc::clone(&self.streams).try_acquire_owned();
+        let place = place
+            .map_err(|_| Status::resource_exhausted(format!("this node has {STREAMS} streams of workers")))?;
+        let from = request.remote_addr();
+        let mut inbound = request.into_inner();
+        let first = timeout(HELLO_MAX, inbound.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("hello: none came in time"))??;
+        let Some(pb::worker_message::Kind::Hello(hello)) = first.and_then(|message| message.kind) else {
+            return Err(Status::invalid_argument("hello: the first message of a worker must be its hello"));
+        };
+        common_protocol(&hello)?;
+        let Some(leader) = self.relay.leader_for(&hello) else {
+            return self.here(hello, from, inbound, place).await.map(Response::new);
+        };
+        let (outbox, messages) = mpsc::channel(queue(hello.slots));
+        let relay = self.relay.clone();
+        tokio::spawn(async move {
+            relay.carry(leader, hello, from, inbound, outbox).await;
+            drop(place);
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+
+    async fn list_workers(
+        &self,
+        request: Request<pb::ListWorkersRequest>,
+    ) -> Result<Response<pb::ListWorkersResponse>, Status> {
+        self.fleet.list(request).await
+    }
+
+    async fn drain_worker(
+        &self,
+        request: Request<pb::DrainWorkerRequest>,
+    ) -> Result<Response<pb::Worker>, Status> {
+        self.fleet.drain(request).await
+    }
+
+    async fn resume_worker(
+        &self,
+        request: Request<pb::ResumeWorkerRequest>,
+    ) -> Result<Response<pb::Worker>, Status> {
+        self.fleet.resume(request).await
     }
 }
 
@@ -90,7 +165,7 @@ async fn listen(
         };
         let event = match message.kind {
             Some(Kind::Heartbeat(_)) => SessionEvent::Heartbeat { session },
-            Some(Kind::Drain(_)) => SessionEvent::Drain { session },
+            Some(Kind::Drain(drain)) => SessionEvent::Drain { session, asked: read_drain(drain) },
             Some(Kind::Report(report)) => match read_report(session, report) {
                 Ok(event) => event,
                 Err(status) => {
@@ -112,21 +187,34 @@ async fn listen(
     }
 }
 
-pub(super) fn read_hello(hello: pb::Hello) -> Result<Hello, Status> {
+/// The version that is spoken with a worker, whether it is served here or carried.
+fn common_protocol(hello: &pb::Hello) -> Result<u32, Status> {
+    let theirs = Versions { oldest: hello.protocol_min, newest: hello.protocol };
+    protocol::SPOKEN.common(theirs).map_err(|none| {
+        let worker = cut(hello.worker.clone(), NAME_BYTES);
+        Status::failed_precondition(format!("worker {worker:?} is not served: {none}"))
+    })
+}
+
+/// Reads a hello on the node `here`.
+pub(super) fn read_hello(hello: pb::Hello, here: u64, from: Option<SocketAddr>) -> Result<Hello, Status> {
     let invalid = |text: &str| Status::invalid_argument(format!("hello.{text}"));
-    if hello.worker.is_empty() || hello.worker.len() > 256 {
+    let protocol = common_protocol(&hello)?;
+    let is_name = |text: &String| (1..=NAME_BYTES).contains(&text.len());
+    if !is_name(&hello.worker) {
         return Err(invalid("worker: expected 1 to 256 bytes"));
     }
-    if hello.queues.is_empty() || hello.queues.len() > QUEUES {
-        return Err(invalid("queues: expected 1 to 256 queues"));
+    if hello.queues.is_empty() || hello.queues.len() > QUEUES || !hello.queues.iter().all(is_name) {
+        return Err(invalid("queues: expected 1 to 256 queues of 1 to 256 bytes"));
     }
-    if hello.labels.len() > LABELS {
-        return Err(invalid("labels: expected at most 64 labels"));
+    let is_label = |(key, value): (&String, &String)| is_name(key) && value.len() <= NAME_BYTES;
+    if hello.labels.len() > LABELS || !hello.labels.iter().all(is_label) {
+        return Err(invalid("labels: expected at most 64 labels, keys and values of at most 256 bytes"));
     }
     if !(1..=SLOTS).contains(&hello.slots) {
         return Err(invalid("slots: expected 1 to 10000"));
     }
-    if hello.kinds.is_empty() || hello.kinds.len() > 64 {
+    if hello.kinds.is_empty() || hello.kinds.len() > 64 || !hello.kinds.iter().all(is_name) {
         return Err(invalid("kinds: expected 1 to 64 kinds of targets"));
     }
     let held = hello
@@ -137,14 +225,41 @@ pub(super) fn read_hello(hello: pb::Hello) -> Result<Hello, Status> {
             Ok((run, held.fence))
         })
         .collect::<Result<BTreeSet<_>, Status>>()?;
+    let from = from.map(|from| from.to_string()).unwrap_or_default();
+    let (connected_to, address) =
+        hello.relayed.map_or((here, from), |relayed| (relayed.node_id, relayed.address));
     Ok(Hello {
         worker: hello.worker.into(),
-        queues: hello.queues.into_iter().map(Arc::from).collect(),
-        labels: hello.labels.into_iter().collect::<BTreeMap<_, _>>(),
-        kinds: hello.kinds.into_iter().collect(),
+        queues: Arc::new(hello.queues.into_iter().map(Arc::from).collect()),
+        labels: Arc::new(hello.labels),
+        kinds: Arc::new(hello.kinds.into_iter().collect()),
         slots: hello.slots,
         held,
+        version: cut(hello.version, NAME_BYTES),
+        protocol,
+        takes_drain: protocol >= protocol::DRAINS_SINCE,
+        node: Some(hello.node_id).filter(|node| *node > 0),
+        connected_to,
+        address: cut(address, NAME_BYTES),
     })
+}
+
+fn read_drain(drain: pb::Drain) -> DrainAsked {
+    DrainAsked {
+        actor: cut(drain.actor, ASKED_BYTES),
+        reason: cut(drain.reason, ASKED_BYTES),
+        at: drain.asked_at.as_ref().map(pb_instant::read),
+    }
+}
+
+/// At most so many bytes of a text.
+fn cut(mut text: String, bytes: usize) -> String {
+    let mut end = text.len().min(bytes);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
 }
 
 pub(super) fn read_report(session: SessionId, report: pb::Report) -> Result<SessionEvent, Status> {
@@ -166,12 +281,7 @@ pub(super) fn read_report(session: SessionId, report: pb::Report) -> Result<Sess
             Some(u16::try_from(status).map_err(|_| invalid("http_status: expected a status code"))?)
         }
     };
-    let mut error = report.error;
-    let mut end = error.len().min(limits::ERROR_BYTES);
-    while !error.is_char_boundary(end) {
-        end -= 1;
-    }
-    error.truncate(end);
+    let error = cut(report.error, limits::ERROR_BYTES);
     let mut output = report.output;
     let surplus = output.len().saturating_sub(limits::OUTPUT_BYTES);
     let output_truncated = report.output_truncated || surplus > 0;
@@ -185,7 +295,9 @@ pub(super) fn read_report(session: SessionId, report: pb::Report) -> Result<Sess
 fn write(message: Message) -> pb::LeaderMessage {
     use pb::leader_message::Kind;
     let kind = match message {
-        Message::Welcome { lease, term } => Kind::Welcome(pb::Welcome { lease: Some(span(lease)), term }),
+        Message::Welcome { lease, term, protocol } => {
+            Kind::Welcome(pb::Welcome { lease: Some(span(lease)), term, protocol, relayed_by: 0 })
+        }
         Message::Order {
             run,
             fence,
@@ -215,6 +327,10 @@ fn write(message: Message) -> pb::LeaderMessage {
             Kind::Acknowledged(pb::Acknowledged { run_id: run.to_string(), fence, refused })
         }
         Message::Heartbeat => Kind::Heartbeat(pb::Heartbeat {}),
+        Message::Drain(DrainAsked { actor, reason, at }) => {
+            Kind::Drain(pb::Drain { actor, reason, asked_at: at.map(instant) })
+        }
+        Message::Resume => Kind::Resume(pb::Resume {}),
         Message::NotLeader { leader } => {
             Kind::NotLeader(pb::NotLeader { leader: leader.unwrap_or_default() })
         }

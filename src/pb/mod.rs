@@ -18,6 +18,7 @@
 
 pub mod instant;
 pub mod path;
+pub mod protocol;
 pub mod short;
 pub mod span;
 pub mod word;

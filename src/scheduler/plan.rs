@@ -9,6 +9,7 @@
 //! is over, then starts of what waits, oldest first, then occurrences that are due, each with its
 //! start in the same commit where a worker has room.
 
+mod assign;
 mod limits;
 mod pauses;
 mod waiting;
@@ -50,13 +51,17 @@ pub struct Session {
     /// Its name, unique for this life of its process.
     pub worker: Arc<str>,
     /// The queues that it serves.
-    pub queues: BTreeSet<Arc<str>>,
+    pub queues: Arc<BTreeSet<Arc<str>>>,
     /// Its labels.
-    pub labels: BTreeMap<String, String>,
+    pub labels: Arc<BTreeMap<String, String>>,
     /// The kinds of targets that it carries out.
-    pub kinds: BTreeSet<String>,
+    pub kinds: Arc<BTreeSet<String>>,
+    /// Attempts that it carries out at the same time.
+    pub slots: u32,
     /// Slots that are free, with all that was planned for it taken off.
     pub free: u32,
+    /// When it was last given an attempt, by a count of its leader's; 0: never.
+    pub given: u64,
 }
 
 impl Session {
@@ -384,10 +389,10 @@ impl Planning<'_> {
         true
     }
 
-    /// The worker with the most free slots among those that may take it; takes a slot off it.
+    /// Takes a slot off the worker that is to carry it out; see [`assign`].
     fn assign(&mut self, spec: &JobSpec, queue: &str) -> Option<Arc<str>> {
         let able = self.sessions.open.iter_mut().filter(|session| session.may_take(spec, queue));
-        let session = able.max_by_key(|session| session.free)?;
+        let session = able.max_by(|one, other| assign::order(one, other))?;
         session.free -= 1;
         Some(session.worker.clone())
     }

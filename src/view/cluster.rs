@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::instant;
 use crate::pb::v1 as pb;
+use crate::state::time::Timestamp;
 use crate::state::{State, StateHash};
 
 /// A worker session, as the leader knows it.
@@ -24,6 +25,51 @@ pub struct WorkerInfo {
     pub running: u32,
     /// It takes nothing new.
     pub draining: bool,
+    /// Slots that are free for something new.
+    pub free: u32,
+    /// How it stands.
+    pub standing: Standing,
+    /// Why it drains.
+    pub drain: Option<DrainSeen>,
+    /// The node that it is part of.
+    pub node_id: Option<u64>,
+    /// The node that it is connected to.
+    pub connected_to: Option<u64>,
+    /// Where it is connected from.
+    pub address: String,
+    /// The program's version.
+    pub version: String,
+    /// The version of the worker protocol that is spoken with it.
+    pub protocol: u32,
+    /// Since when its stream is open.
+    pub connected_at: Option<Timestamp>,
+    /// When something was heard of it.
+    pub last_heard_at: Option<Timestamp>,
+}
+
+/// How a worker stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Standing {
+    /// It is sent orders.
+    #[default]
+    Serving,
+    /// It takes nothing new.
+    Draining,
+    /// It was not heard for half a lease.
+    Silent,
+    /// It is not connected, and carries attempts.
+    Away,
+}
+
+/// Why a worker drains.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DrainSeen {
+    /// Who asked for it; empty: its process is being ended.
+    pub actor: String,
+    /// Why.
+    pub reason: String,
+    /// When.
+    pub asked_at: Option<Timestamp>,
 }
 
 /// A node's part in the cluster.
@@ -137,7 +183,16 @@ fn node(node: &NodeSeen) -> pb::Node {
     }
 }
 
-fn worker(worker: &WorkerInfo) -> pb::Worker {
+/// The message of a worker.
+#[must_use]
+pub fn worker(worker: &WorkerInfo) -> pb::Worker {
+    let (place, life) = worker.worker.rsplit_once('/').unwrap_or((&worker.worker, ""));
+    let state = match worker.standing {
+        Standing::Serving => pb::WorkerState::Serving,
+        Standing::Draining => pb::WorkerState::Draining,
+        Standing::Silent => pb::WorkerState::Silent,
+        Standing::Away => pb::WorkerState::Away,
+    };
     pb::Worker {
         worker: worker.worker.clone(),
         queues: worker.queues.iter().cloned().collect(),
@@ -145,5 +200,22 @@ fn worker(worker: &WorkerInfo) -> pb::Worker {
         slots: worker.slots,
         running: worker.running,
         draining: worker.draining,
+        free: worker.free,
+        kinds: worker.kinds.iter().cloned().collect(),
+        state: state.into(),
+        place: place.to_owned(),
+        life: life.to_owned(),
+        node_id: worker.node_id.unwrap_or(0),
+        connected_to: worker.connected_to.unwrap_or(0),
+        address: worker.address.clone(),
+        version: worker.version.clone(),
+        protocol: worker.protocol,
+        connected_at: worker.connected_at.map(instant),
+        last_heard_at: worker.last_heard_at.map(instant),
+        drain: worker.drain.as_ref().map(|drain| pb::WorkerDrain {
+            actor: drain.actor.clone(),
+            reason: drain.reason.clone(),
+            asked_at: drain.asked_at.map(instant),
+        }),
     }
 }

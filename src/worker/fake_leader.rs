@@ -27,6 +27,8 @@ pub(super) enum Mode {
     /// Leads, but answers no heartbeat.
     Mute,
     Follows(String),
+    /// Names this leader to whoever wants the leader alone, and carries the others.
+    Carries(String),
     /// Accepts streams and says nothing on them.
     Hangs,
 }
@@ -75,16 +77,19 @@ impl WorkerService for Service {
                 panic!("the first message is a hello");
             };
             let now = mode.borrow_and_update().clone();
+            let mut relayed_by = 0;
             match now {
+                Mode::Carries(_) if !hello.leader_only => relayed_by = 7,
                 Mode::Leads | Mode::Mute => {}
-                Mode::Follows(leader) => {
+                Mode::Follows(leader) | Mode::Carries(leader) => {
                     let _ = outbox.send(say(FromLeader::NotLeader(pb::NotLeader { leader }))).await;
                     return;
                 }
                 Mode::Hangs => return outbox.closed().await,
             }
             let lease = Some(prost_types::Duration { seconds: 10, nanos: 0 });
-            outbox.send(say(FromLeader::Welcome(pb::Welcome { lease, term: 3 }))).await.expect("open");
+            let welcome = pb::Welcome { lease, term: 3, protocol: 1, relayed_by };
+            outbox.send(say(FromLeader::Welcome(welcome))).await.expect("open");
             let (forward, heard) = mpsc::channel(64);
             let cut = CancellationToken::new();
             let session = Session { hello, heard, outbox: outbox.clone(), _alive: cut.clone().drop_guard() };
@@ -95,6 +100,24 @@ impl WorkerService for Service {
             }
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(outgoing))))
+    }
+
+    async fn list_workers(
+        &self,
+        _: Request<pb::ListWorkersRequest>,
+    ) -> Result<Response<pb::ListWorkersResponse>, Status> {
+        Err(Status::unimplemented("no worker asks for this"))
+    }
+
+    async fn drain_worker(&self, _: Request<pb::DrainWorkerRequest>) -> Result<Response<pb::Worker>, Status> {
+        Err(Status::unimplemented("no worker asks for this"))
+    }
+
+    async fn resume_worker(
+        &self,
+        _: Request<pb::ResumeWorkerRequest>,
+    ) -> Result<Response<pb::Worker>, Status> {
+        Err(Status::unimplemented("no worker asks for this"))
     }
 }
 
@@ -121,7 +144,7 @@ async fn pump(
             }
             Some(_) => return,
         }
-        if *mode.borrow_and_update() == Mode::Leads {
+        if matches!(*mode.borrow_and_update(), Mode::Leads | Mode::Carries(_)) {
             for _ in 0..std::mem::take(&mut unanswered) {
                 let _ = outbox.send(say(FromLeader::Heartbeat(pb::Heartbeat {}))).await;
             }
@@ -154,6 +177,13 @@ impl Session {
 
     pub(super) async fn hear(&mut self) -> FromWorker {
         within(self.heard.recv()).await.expect("the worker is there")
+    }
+
+    pub(super) async fn drain(&mut self) -> pb::Drain {
+        match self.hear().await {
+            FromWorker::Drain(drain) => drain,
+            other => panic!("no drain: {other:?}"),
+        }
     }
 
     pub(super) async fn report(&mut self) -> pb::Report {

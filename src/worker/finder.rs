@@ -1,8 +1,9 @@
 //! Where to look for the leader next, and when.
 //!
 //! Pure: it is told what came of each try. A *round* asks every endpoint once, in a changing order; a node that
-//! does not lead may name the leader, which is then asked at once, but nobody is asked twice in a round. Between
-//! rounds there is a pause of a tenth of the time that has been spent without a leader, at least
+//! does not lead may name the leader, which is then asked at once, but nobody is asked twice in a round. When the
+//! leader was named and could not be reached, those who named it are asked to carry the stream there, each once: so
+//! the straight way is taken where there is one, and one node that can be reached is enough. Between rounds there is a pause of a tenth of the time that has been spent without a leader, at least
 //! [`PAUSE_MIN`](super::PAUSE_MIN) and at most [`PAUSE_MAX`](super::PAUSE_MAX): a takeover that takes 300 ms is
 //! noticed within 30 ms of its end, and a cluster that is down for an hour is asked twice a second.
 //!
@@ -22,10 +23,19 @@ use super::{PAUSE_MAX, PAUSE_MIN, SHUN, STEADY};
 /// What to do next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Ask this address.
-    Ask(Arc<str>),
+    /// Ask this address, for this.
+    Ask(Arc<str>, Way),
     /// Ask nobody before this instant.
     Wait(Instant),
+}
+
+/// What an address is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// To be served, if it leads.
+    Straight,
+    /// To carry the stream to the leader, if it does not lead itself.
+    Carried,
 }
 
 /// See the module.
@@ -39,6 +49,8 @@ pub(super) struct Finder {
     pause_until: Option<Instant>,
     round: VecDeque<Arc<str>>,
     asked: BTreeSet<Arc<str>>,
+    /// Those who named a leader in this round.
+    carriers: VecDeque<Arc<str>>,
     shunned_until: BTreeMap<Arc<str>, Instant>,
 }
 
@@ -54,6 +66,7 @@ impl Finder {
             pause_until: None,
             round: VecDeque::new(),
             asked: BTreeSet::new(),
+            carriers: VecDeque::new(),
             shunned_until: BTreeMap::new(),
         };
         finder.begin_round(now, None);
@@ -69,18 +82,33 @@ impl Finder {
             self.pause_until = None;
             self.begin_round(now, None);
         }
-        match self.round.pop_front() {
-            Some(address) => {
-                self.asked.insert(address.clone());
-                Step::Ask(address)
-            }
+        if let Some(address) = self.round.pop_front() {
+            self.asked.insert(address.clone());
+            return Step::Ask(address, Way::Straight);
+        }
+        match self.carriers.pop_front() {
+            Some(address) => Step::Ask(address, Way::Carried),
             None => Step::Wait(self.pause(now)),
         }
     }
 
     /// The address answered that it does not lead; `leader` is whom it named.
-    pub(super) fn not_leader(&mut self, leader: Option<Arc<str>>, now: Instant) {
-        let Some(leader) = leader else { return };
+    pub(super) fn not_leader(
+        &mut self,
+        address: &Arc<str>,
+        way: Way,
+        leader: Option<Arc<str>>,
+        now: Instant,
+    ) {
+        if let Some(leader) = leader {
+            if way == Way::Straight {
+                self.carriers.push_back(address.clone());
+            }
+            self.named(leader, now);
+        }
+    }
+
+    fn named(&mut self, leader: Arc<str>, now: Instant) {
         self.shunned_until.retain(|_, until| now < *until);
         if !self.asked.contains(&leader) && !self.shunned_until.contains_key(&leader) {
             self.round.retain(|address| *address != leader);
@@ -92,6 +120,13 @@ impl Finder {
     pub(super) fn silent(&mut self, address: Arc<str>, now: Instant) {
         self.shunned_until.retain(|_, until| now < *until);
         self.shunned_until.insert(address, now + SHUN);
+    }
+
+    /// A stream was given up, though whoever is at its other end leads.
+    pub(super) fn look_again(&mut self, now: Instant) {
+        self.without_leader_since = now;
+        self.pause_until = None;
+        self.begin_round(now, None);
     }
 
     /// The stream to `address` that was opened at `opened_at` is over; `leader` is whom it named at the end.
@@ -112,7 +147,9 @@ impl Finder {
         self.without_leader_since = now;
         self.pause_until = None;
         self.begin_round(now, Some(address));
-        self.not_leader(leader, now);
+        if let Some(leader) = leader {
+            self.named(leader, now);
+        }
     }
 
     fn pause(&mut self, now: Instant) -> Instant {
@@ -127,6 +164,7 @@ impl Finder {
     fn begin_round(&mut self, now: Instant, last: Option<&Arc<str>>) {
         self.shunned_until.retain(|_, until| now < *until);
         self.asked.clear();
+        self.carriers.clear();
         let (before, from) = self.endpoints.split_at(self.first);
         let in_turn = from.iter().chain(before);
         self.round =
@@ -154,14 +192,15 @@ mod tests {
 
     fn ask(finder: &mut Finder, now: Instant) -> Arc<str> {
         match finder.next(now) {
-            Step::Ask(address) => address,
+            Step::Ask(address, Way::Straight) => address,
+            Step::Ask(address, Way::Carried) => panic!("{address} is to carry"),
             Step::Wait(until) => panic!("waits for {:?}", until - now),
         }
     }
 
     fn wait(finder: &mut Finder, now: Instant) -> Instant {
         match finder.next(now) {
-            Step::Ask(address) => panic!("asks {address}"),
+            Step::Ask(address, way) => panic!("asks {address} {way:?}"),
             Step::Wait(until) => until,
         }
     }
@@ -186,7 +225,7 @@ mod tests {
         let mut longest = Duration::ZERO;
         while now < start + Duration::from_secs(20) {
             match finder.next(now) {
-                Step::Ask(_) => {}
+                Step::Ask(..) => {}
                 Step::Wait(until) => {
                     let (pause, outage) = (until - now, now - start);
                     assert!(pause >= PAUSE_MIN && pause <= PAUSE_MAX);
@@ -204,12 +243,35 @@ mod tests {
         let now = Instant::now();
         let mut finder = finder(now);
         let first = ask(&mut finder, now);
-        finder.not_leader(Some("d:1".into()), now);
+        finder.not_leader(&first, Way::Straight, Some("d:1".into()), now);
         assert_eq!(&*ask(&mut finder, now), "d:1", "also one that is no endpoint of ours");
-        finder.not_leader(Some(first.clone()), now);
+        finder.not_leader(&"d:1".into(), Way::Straight, Some(first.clone()), now);
         let rest: Vec<Arc<str>> = (0..2).map(|_| ask(&mut finder, now)).collect();
         assert!(!rest.contains(&first), "two nodes that name each other are no loop");
+    }
+
+    #[tokio::test]
+    async fn who_names_a_leader_that_cannot_be_reached_is_asked_to_carry_once() {
+        let now = Instant::now();
+        let mut finder = Finder::new(vec!["a:1".into(), "b:1".into()], 1, now);
+        let [first, second] = [ask(&mut finder, now), ask(&mut finder, now)];
+        finder.not_leader(&first, Way::Straight, Some("far:1".into()), now);
+        finder.not_leader(&second, Way::Straight, None, now);
+        assert_eq!(&*ask(&mut finder, now), "far:1", "the straight way goes first");
+        finder.silent("far:1".into(), now);
+        assert_eq!(finder.next(now), Step::Ask(first.clone(), Way::Carried));
+        finder.not_leader(&first, Way::Carried, Some("far:1".into()), now);
         wait(&mut finder, now);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_given_up_is_followed_by_a_round_at_once() {
+        let now = Instant::now();
+        let mut finder = finder(now);
+        let carrier = ask(&mut finder, now);
+        finder.look_again(now);
+        let round: BTreeSet<Arc<str>> = (0..3).map(|_| ask(&mut finder, now)).collect();
+        assert!(round.contains(&carrier), "{round:?}");
     }
 
     #[tokio::test]
@@ -218,9 +280,10 @@ mod tests {
         let mut finder = finder(now);
         let dead = ask(&mut finder, now);
         finder.silent(dead.clone(), now);
-        ask(&mut finder, now);
-        finder.not_leader(Some(dead.clone()), now);
+        let follower = ask(&mut finder, now);
+        finder.not_leader(&follower, Way::Straight, Some(dead.clone()), now);
         assert_ne!(ask(&mut finder, now), dead);
+        assert_eq!(finder.next(now), Step::Ask(follower, Way::Carried));
         let until = wait(&mut finder, now);
         let round: Vec<Arc<str>> = (0..2).map(|_| ask(&mut finder, until)).collect();
         assert!(!round.contains(&dead));

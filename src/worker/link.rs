@@ -23,6 +23,7 @@ use super::{
     UNANSWERED_MAX, WELCOME_TIMEOUT,
 };
 use crate::client::Dialer;
+use crate::pb::protocol::{self, NoCommonVersion, Versions};
 use crate::pb::v1 as pb;
 use crate::pb::v1::leader_message::Kind as FromLeader;
 use crate::pb::v1::worker_message::Kind as FromWorker;
@@ -49,6 +50,9 @@ pub(super) enum OpenError {
     /// The first message is no welcome, or names no usable lease.
     #[error("the node does not keep to the protocol")]
     Protocol,
+    /// The leader speaks a version of the protocol that this worker does not.
+    #[error(transparent)]
+    Version(#[from] NoCommonVersion),
     /// The address cannot be part of a URI.
     #[error("malformed address")]
     Address(#[source] tonic::transport::Error),
@@ -69,6 +73,10 @@ pub(super) enum LinkError {
     Protocol,
     #[error("the leader sends too much")]
     Flood(#[from] Overflow),
+    #[error("it is carried, and the leader itself may be reached by now")]
+    Carried,
+    #[error("the worker takes orders again")]
+    Resumed,
 }
 
 /// What happens on a link.
@@ -80,6 +88,10 @@ pub(super) enum LinkEvent {
     Cancel(pb::Cancel),
     /// A report that need not be repeated.
     Acknowledged(pb::Acknowledged),
+    /// Take nothing new.
+    Drain(pb::Drain),
+    /// Take orders again.
+    Resume,
     /// The leader answered a heartbeat: attempts may begin for longer.
     Confirmed,
     /// It is time for a heartbeat; it was handed over.
@@ -96,7 +108,7 @@ pub(super) struct Opening {
     pub(super) address: Arc<str>,
     pub(super) dialer: Dialer,
     pub(super) hello: pb::Hello,
-    pub(super) draining: bool,
+    pub(super) drain: Option<pb::Drain>,
 }
 
 /// See the module.
@@ -104,6 +116,8 @@ pub(super) struct Opening {
 pub(super) struct OpenLink {
     pub(super) address: Arc<str>,
     pub(super) term: u64,
+    /// The node that carries it, where that is not the leader.
+    pub(super) carried_by: Option<u64>,
     pub(super) opened_at: Instant,
     lease: Duration,
     outgoing: mpsc::Sender<pb::WorkerMessage>,
@@ -121,12 +135,16 @@ pub(super) struct OpenLink {
 
 /// Connects, says hello and waits for the welcome, all within [`CONNECT_TIMEOUT`] and [`WELCOME_TIMEOUT`].
 pub(super) async fn open(opening: Opening) -> Result<OpenLink, OpenError> {
-    let Opening { address, dialer, hello, draining } = opening;
+    let Opening { address, dialer, hello, drain } = opening;
+    let draining = drain.is_some();
     let client =
         timeout(CONNECT_TIMEOUT, connect(&address, dialer)).await.map_err(|_| OpenError::Silent)??;
     let opened_at = Instant::now();
-    let welcomed = timeout(WELCOME_TIMEOUT, greet(client, hello, draining)).await;
+    let welcomed = timeout(WELCOME_TIMEOUT, greet(client, hello, drain)).await;
     let (outgoing, incoming, welcome) = welcomed.map_err(|_| OpenError::Silent)??;
+    // A leader of another release has refused already what it cannot speak; one of an older release cannot have.
+    let theirs = Versions { oldest: welcome.protocol, newest: welcome.protocol };
+    protocol::SPOKEN.common(theirs)?;
     let lease = lease_of(&welcome).ok_or(OpenError::Protocol)?;
     let every = HEARTBEAT_EVERY.min(lease / 3);
     let mut beats = interval_at(opened_at + every, every);
@@ -134,6 +152,7 @@ pub(super) async fn open(opening: Opening) -> Result<OpenLink, OpenError> {
     Ok(OpenLink {
         address,
         term: welcome.term,
+        carried_by: Some(welcome.relayed_by).filter(|node| *node > 0),
         opened_at,
         lease,
         outgoing,
@@ -161,9 +180,9 @@ async fn connect(address: &Arc<str>, dialer: Dialer) -> Result<Client, OpenError
 
 type Greeted = (mpsc::Sender<pb::WorkerMessage>, Streaming<pb::LeaderMessage>, pb::Welcome);
 
-async fn greet(mut client: Client, hello: pb::Hello, draining: bool) -> Result<Greeted, OpenError> {
+async fn greet(mut client: Client, hello: pb::Hello, drain: Option<pb::Drain>) -> Result<Greeted, OpenError> {
     let (outgoing, queued) = mpsc::channel(OUTBOX);
-    let drain = draining.then_some(FromWorker::Drain(pb::Drain {}));
+    let drain = drain.map(FromWorker::Drain);
     let first = [Some(FromWorker::Hello(hello)), drain, Some(FromWorker::Heartbeat(pb::Heartbeat {}))];
     for kind in first.into_iter().flatten() {
         let message = pb::WorkerMessage { kind: Some(kind) };
@@ -182,7 +201,9 @@ async fn greet(mut client: Client, hello: pb::Hello, draining: bool) -> Result<G
                 FromLeader::Order(_)
                 | FromLeader::Cancel(_)
                 | FromLeader::Acknowledged(_)
-                | FromLeader::Heartbeat(_),
+                | FromLeader::Heartbeat(_)
+                | FromLeader::Drain(_)
+                | FromLeader::Resume(_),
             ) => return Err(OpenError::Protocol),
             // A kind of a later release.
             None => {}
@@ -219,8 +240,8 @@ impl OpenLink {
     }
 
     /// Tells the leader that the worker drains, and asks for an answer.
-    pub(super) fn tell_drain(&mut self, room: mpsc::OwnedPermit<pb::WorkerMessage>) {
-        room.send(pb::WorkerMessage { kind: Some(FromWorker::Drain(pb::Drain {})) });
+    pub(super) fn tell_drain(&mut self, room: mpsc::OwnedPermit<pb::WorkerMessage>, drain: pb::Drain) {
+        room.send(pb::WorkerMessage { kind: Some(FromWorker::Drain(drain)) });
         self.drain_told = Some(self.beaten);
         self.beats.reset_immediately();
     }
@@ -275,6 +296,8 @@ impl OpenLink {
                 self.confirmed_at = Some(self.unanswered.pop_front().ok_or(LinkError::Protocol)?);
                 LinkEvent::Confirmed
             }
+            Some(FromLeader::Drain(drain)) => LinkEvent::Drain(drain),
+            Some(FromLeader::Resume(pb::Resume {})) => LinkEvent::Resume,
             Some(FromLeader::NotLeader(named)) => {
                 return Err(LinkError::NotLeader { leader: address_of(named) });
             }

@@ -1,16 +1,18 @@
 //! Carries out attempts for the cluster: the worker's side of `WorkerService`.
 //!
 //! The worker that is embedded in every node and `chronarch worker` are this code. A [`Worker`] keeps one stream to
-//! the leader, takes orders from it, has [`Targets`](crate::target::Targets) carry them out, and repeats each report
+//! the leader, straight or carried by another node, takes orders from it, has [`Targets`](crate::target::Targets) carry them out, and repeats each report
 //! until the leader has acknowledged it. When the stream breaks it looks for the leader again, announces what it
 //! holds, and goes on.
 //!
 //! Words: an attempt is *held* from its order to the acknowledgement of its report; a *link* is one stream to a
-//! leader; it is *confirmed* while the leader's last answer to a heartbeat is younger than the lease; to *leave* is
-//! to stop what a drain did not wait for.
+//! leader; it is *carried* where a node that does not lead passes it on; it is *confirmed* while the leader's last answer to a heartbeat is younger than the lease; to *leave* is
+//! to stop what a drain did not wait for. A worker *drains* because its process is ended, or because the leader was
+//! asked for it: then without a limit of time, and one that is part of a node stays when it has drained, and may be
+//! told to go on.
 //!
 //! Who does what: one task, `serve`, owns everything and is the only one that decides; `ledger` says what is held
-//! and owed, `finder` whom to ask for the leader, both pure; `link` is the stream; `convert` reads the messages.
+//! and owed, `finder` whom to ask for the leader, `phase` how far it is on its way out, all pure; `link` is the stream; `convert` reads the messages.
 //! Each attempt is a task of its own that knows nothing but its order. They talk by return value and cancellation
 //! token; nothing is shared, and the one channel, to the stream, is bounded.
 //!
@@ -37,6 +39,7 @@ mod finder;
 pub mod fuzzing;
 mod ledger;
 mod link;
+mod phase;
 mod serve;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -76,7 +79,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 const UNANSWERED_MAX: usize = 64;
 /// Making a connection, HTTP/2 preface included.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(200);
-/// From hello to welcome.
+/// From hello to welcome; a node that carries the stream has 800 ms of it to reach the leader.
 const WELCOME_TIMEOUT: Duration = Duration::from_secs(1);
 /// HTTP/2 pings, and the wait for their answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
@@ -85,6 +88,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(20);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// How long an address that did not answer in time is left out.
 const SHUN: Duration = Duration::from_secs(1);
+/// A carried link is given up after this, and up to a fifth more, to look whether the leader can be reached by now.
+const CARRIED_MAX: Duration = Duration::from_mins(5);
 /// A link that lived shorter counts as a failed try.
 const STEADY: Duration = Duration::from_secs(1);
 /// A report that is not acknowledged is sent again after this on the same link, and at once on a new one.
@@ -117,8 +122,10 @@ pub struct WorkerOptions {
     pub dialer: Dialer,
     /// Feeds the jitter of reconnecting; to be different for each worker.
     pub seed: u64,
-    /// How long a drain waits for what runs; then it is stopped and reported as lost.
+    /// How long a drain waits for what runs when the process is ended; then it is stopped and reported as lost.
     pub drain_grace: Duration,
+    /// The node that it is part of: it does not end when it is asked to drain.
+    pub node: Option<u64>,
     /// The program's version, for `worker list`.
     pub version: String,
 }
@@ -200,8 +207,10 @@ impl WorkerOptions {
 /// What a worker is doing, for logs, metrics and tests.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct WorkerStatus {
-    /// The leader's address, while there is a link to it.
+    /// The address of the leader, or of the node that carries the link to it, while there is one.
     pub leader: Option<Arc<str>>,
+    /// The node that carries the link.
+    pub carried_by: Option<u64>,
     /// The term of that leader, or of the last one.
     pub term: u64,
     /// Attempts that run.

@@ -1,5 +1,7 @@
 //! The task that owns a worker: it hears everything, decides everything and shares nothing.
 
+mod leaving;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::future::pending;
@@ -12,10 +14,12 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::convert;
-use super::finder::{Finder, Step};
+use super::finder::{Finder, Step, Way};
 use super::ledger::{Key, Ledger};
 use super::link::{self, LinkError, LinkEvent, OpenError, OpenLink, Opening};
-use super::{FAREWELL_MAX, NAME_BYTES_MAX, OptionsError, STOP_MAX, WorkerEnd, WorkerOptions, WorkerStatus};
+use super::phase::Phase;
+use super::{CARRIED_MAX, NAME_BYTES_MAX, OptionsError, WorkerEnd, WorkerOptions, WorkerStatus};
+use crate::pb::protocol;
 use crate::pb::v1 as pb;
 use crate::pb::v1::worker_message::Kind as FromWorker;
 use crate::target::{Carrier, Outcome, Report};
@@ -29,6 +33,10 @@ pub struct Worker {
     finder: Finder,
     link: Link,
     phase: Phase,
+    /// Why it drains, while it does.
+    asked: Option<pb::Drain>,
+    /// Its process is being ended.
+    ending: bool,
     attempts: JoinSet<Report>,
     keys: HashMap<Id, Key>,
     stopped: usize,
@@ -40,29 +48,17 @@ pub struct Worker {
 /// The one stream to the leader, or the search for it.
 enum Link {
     Searching,
-    Opening(Arc<str>, BoxFuture<'static, Result<OpenLink, OpenError>>),
+    Opening(Arc<str>, Way, BoxFuture<'static, Result<OpenLink, OpenError>>),
     Open(Box<OpenLink>),
-}
-
-/// How far the worker is on its way out. Each step but the first has a deadline and leads to the next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    /// Takes orders.
-    Serving,
-    /// Waits for what it holds to end.
-    Draining { until: Instant },
-    /// Waits for what it stopped to end.
-    Stopping { until: Instant },
-    /// Waits for the last acknowledgements.
-    Farewell { until: Instant },
 }
 
 enum Event {
     Shutdown,
     Deadline,
     Ended(Result<(Id, Report), JoinError>),
-    Ask(Arc<str>),
+    Ask(Arc<str>, Way),
     PauseOver,
+    LookAgain,
     Opened(Box<Result<OpenLink, OpenError>>),
     Link(Result<LinkEvent, LinkError>),
 }
@@ -82,6 +78,8 @@ impl Worker {
             carrier,
             link: Link::Searching,
             phase: Phase::Serving,
+            asked: None,
+            ending: false,
             attempts: JoinSet::new(),
             keys: HashMap::new(),
             stopped: 0,
@@ -97,7 +95,8 @@ impl Worker {
     }
 
     /// Serves until `shutdown`, then drains: waits `drain_grace` for what it holds, stops the rest, waits for the
-    /// last acknowledgements, and returns. The steps after the grace are bounded by 20 s together.
+    /// last acknowledgements, and returns. The steps after the grace are bounded by 20 s together. One that stands
+    /// alone also returns when the leader has it drain and all that it held has ended.
     ///
     /// Dropping the future kills at once what runs, and reports nothing.
     pub async fn run(mut self, shutdown: CancellationToken) -> WorkerEnd {
@@ -112,7 +111,8 @@ impl Worker {
                 Event::Shutdown => self.drain(),
                 Event::Deadline => self.deadline(),
                 Event::Ended(ended) => self.attempt_ended(ended),
-                Event::Ask(address) => self.ask(address),
+                Event::Ask(address, way) => self.ask(address, way),
+                Event::LookAgain => self.lose_link(LinkError::Carried, Instant::now()),
                 Event::PauseOver => {}
                 Event::Opened(opened) => self.opened(*opened),
                 Event::Link(event) => self.heard(event),
@@ -124,23 +124,34 @@ impl Worker {
         let wants_room = self.ledger.owes_report() || self.owes_drain();
         let pause_until = match &self.link {
             Link::Searching => match self.finder.next(Instant::now()) {
-                Step::Ask(address) => return Event::Ask(address),
+                Step::Ask(address, way) => return Event::Ask(address, way),
                 Step::Wait(until) => Some(until),
             },
             Link::Opening(..) | Link::Open(_) => None,
         };
+        let look_again_at = self.look_again_at();
         tokio::select! { biased;
-            () = shutdown.cancelled(), if self.phase == Phase::Serving => Event::Shutdown,
+            () = shutdown.cancelled(), if !self.ending => Event::Shutdown,
             () = at(self.phase.deadline()) => Event::Deadline,
             Some(ended) = self.attempts.join_next_with_id() => Event::Ended(ended),
             () = at(pause_until) => Event::PauseOver,
+            () = at(look_again_at) => Event::LookAgain,
             event = self.link.next(wants_room) => event,
+        }
+    }
+
+    /// When to look whether the leader itself can be reached by now; workers do not look all at once.
+    fn look_again_at(&self) -> Option<Instant> {
+        let spread = CARRIED_MAX.mul_f64((self.options.seed % 1_000) as f64 / 5_000.0);
+        match &self.link {
+            Link::Open(link) if link.carried_by.is_some() => Some(link.opened_at + CARRIED_MAX + spread),
+            Link::Open(_) | Link::Searching | Link::Opening(..) => None,
         }
     }
 
     /// Starts attempts while there is one that may start. The link's confirmation is checked for each.
     fn begin_what_may(&mut self) {
-        if matches!(self.phase, Phase::Stopping { .. } | Phase::Farewell { .. }) {
+        if self.phase.is_leaving() {
             return;
         }
         while self.is_confirmed()
@@ -179,14 +190,14 @@ impl Worker {
         }
     }
 
-    fn ask(&mut self, address: Arc<str>) {
+    fn ask(&mut self, address: Arc<str>, way: Way) {
         let opening = Opening {
             address: address.clone(),
             dialer: self.options.dialer.clone(),
-            hello: self.hello(),
-            draining: self.phase != Phase::Serving,
+            hello: pb::Hello { leader_only: way == Way::Straight, ..self.hello() },
+            drain: self.asked.clone(),
         };
-        self.link = Link::Opening(address, Box::pin(link::open(opening)));
+        self.link = Link::Opening(address, way, Box::pin(link::open(opening)));
     }
 
     /// What is held cannot change while the link is being opened: without a link nothing is taken, begun or
@@ -200,15 +211,27 @@ impl Worker {
             slots: self.options.slots,
             held: self.ledger.held(),
             version: self.options.version.clone(),
+            protocol: protocol::SPOKEN.newest,
+            protocol_min: protocol::SPOKEN.oldest,
+            leader_only: false,
+            node_id: self.options.node.unwrap_or(0),
+            relayed: None,
         }
     }
 
     fn opened(&mut self, opened: Result<OpenLink, OpenError>) {
-        let Link::Opening(address, _) = std::mem::replace(&mut self.link, Link::Searching) else { return };
+        let Link::Opening(address, way, _) = std::mem::replace(&mut self.link, Link::Searching) else {
+            return;
+        };
         let now = Instant::now();
         let error = match opened {
             Ok(link) => {
-                tracing::info!(leader = %address, term = link.term, "serving the leader");
+                match link.carried_by {
+                    None => tracing::info!(leader = %address, term = link.term, "serving the leader"),
+                    Some(node) => {
+                        tracing::info!(through = %address, node, term = link.term, "serving the leader through a node")
+                    }
+                }
                 self.refusal = None;
                 self.ledger.stream_opened();
                 self.link = Link::Open(Box::new(link));
@@ -217,11 +240,14 @@ impl Worker {
             Err(error) => error,
         };
         match error {
-            OpenError::NotLeader { leader } => self.finder.not_leader(leader, now),
+            OpenError::NotLeader { leader } => self.finder.not_leader(&address, way, leader, now),
             OpenError::Silent => self.finder.silent(address, now),
             // Down, or on its way down or up.
             OpenError::Connect(_) | OpenError::Ended => {}
-            error @ (OpenError::Refused(_) | OpenError::Protocol | OpenError::Address(_)) => {
+            error @ (OpenError::Refused(_)
+            | OpenError::Protocol
+            | OpenError::Version(_)
+            | OpenError::Address(_)) => {
                 let refusal = format!("{address}: {}", chain(&error));
                 if self.refusal.as_ref() != Some(&refusal) {
                     tracing::warn!(endpoint = %address, error = chain(&error), "a node refuses this worker");
@@ -253,6 +279,11 @@ impl Worker {
                 self.ledger.repeat_reports(now);
                 Ok(())
             }
+            Ok(LinkEvent::Drain(drain)) => {
+                self.drain_on_request(drain);
+                Ok(())
+            }
+            Ok(LinkEvent::Resume) => self.resume(),
             Ok(LinkEvent::Confirmed | LinkEvent::Nothing) => Ok(()),
             Err(error) => Err(error),
         };
@@ -264,7 +295,7 @@ impl Worker {
     fn take(&mut self, order: pb::Order) -> Result<(), LinkError> {
         let key = key_of(order.run_id.clone(), order.fence).ok_or(LinkError::Protocol)?;
         self.ledger.accept(&key, convert::order(order))?;
-        if matches!(self.phase, Phase::Stopping { .. } | Phase::Farewell { .. }) {
+        if self.phase.is_leaving() {
             self.stopped += self.ledger.give_back_waiting();
         }
         Ok(())
@@ -272,7 +303,7 @@ impl Worker {
 
     fn owes_drain(&self) -> bool {
         match &self.link {
-            Link::Open(link) => self.phase != Phase::Serving && !link.was_told_of_drain(),
+            Link::Open(link) => self.asked.is_some() && !link.was_told_of_drain(),
             Link::Searching | Link::Opening(..) => false,
         }
     }
@@ -280,7 +311,9 @@ impl Worker {
     fn send(&mut self, room: mpsc::OwnedPermit<pb::WorkerMessage>, now: Instant) {
         let owes_drain = self.owes_drain();
         match &mut self.link {
-            Link::Open(link) if owes_drain => link.tell_drain(room),
+            Link::Open(link) if owes_drain => {
+                link.tell_drain(room, self.asked.clone().unwrap_or_default());
+            }
             Link::Open(_) => {
                 if let Some(report) = self.ledger.next_report(now) {
                     room.send(pb::WorkerMessage { kind: Some(FromWorker::Report(report)) });
@@ -292,6 +325,10 @@ impl Worker {
 
     fn lose_link(&mut self, error: LinkError, now: Instant) {
         let Link::Open(link) = std::mem::replace(&mut self.link, Link::Searching) else { return };
+        if matches!(error, LinkError::Carried | LinkError::Resumed) {
+            // Nobody is lost, and the same one may be asked first.
+            return self.finder.look_again(now);
+        }
         tracing::info!(leader = %link.address, reason = chain(&error), "lost the leader");
         if matches!(error, LinkError::Silent) {
             self.finder.silent(link.address.clone(), now);
@@ -302,79 +339,27 @@ impl Worker {
             | LinkError::Broken(_)
             | LinkError::Silent
             | LinkError::Protocol
+            | LinkError::Carried
+            | LinkError::Resumed
             | LinkError::Flood(_) => None,
         };
         self.finder.lost(&link.address, link.opened_at, leader, now);
     }
 
-    fn drain(&mut self) {
-        tracing::info!(running = self.ledger.running(), waiting = self.ledger.waiting(), "draining");
-        self.phase = Phase::Draining { until: Instant::now() + self.options.drain_grace };
-    }
-
-    fn deadline(&mut self) {
-        let now = Instant::now();
-        self.phase = match self.phase {
-            Phase::Serving => Phase::Serving,
-            Phase::Draining { .. } => {
-                self.stopped += self.ledger.leave();
-                Phase::Stopping { until: now + STOP_MAX }
-            }
-            Phase::Stopping { .. } => {
-                self.attempts.abort_all();
-                self.ledger.abandon_running();
-                Phase::Farewell { until: now + FAREWELL_MAX }
-            }
-            Phase::Farewell { .. } => Phase::Farewell { until: now },
-        };
-    }
-
-    /// Goes on to the farewell when there is nothing left to wait for, and nothing under way.
-    fn step_phase(&mut self) {
-        let is_idle = self.ledger.running() + self.ledger.waiting() == 0;
-        let goes_on = match self.phase {
-            Phase::Serving | Phase::Farewell { .. } => false,
-            Phase::Draining { .. } => is_idle && self.no_order_is_under_way(),
-            Phase::Stopping { .. } => is_idle,
-        };
-        if goes_on {
-            self.phase = Phase::Farewell { until: Instant::now() + FAREWELL_MAX };
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        match self.phase {
-            Phase::Serving | Phase::Draining { .. } | Phase::Stopping { .. } => false,
-            Phase::Farewell { until } => {
-                let owes_nothing = self.ledger.unacknowledged() == 0 && self.no_order_is_under_way();
-                (owes_nothing && self.attempts.is_empty()) || Instant::now() >= until
-            }
-        }
-    }
-
-    /// An order that the leader sends to a worker that has gone is an attempt lost, so the worker stays until the
-    /// leader has heard of the drain. Without a link no order can arrive.
-    fn no_order_is_under_way(&self) -> bool {
-        match &self.link {
-            Link::Searching => true,
-            Link::Opening(..) => false,
-            Link::Open(link) => link.drain_was_heard(),
-        }
-    }
-
     fn publish(&self) {
-        let (leader, term) = match &self.link {
-            Link::Open(link) => (Some(&link.address), Some(link.term)),
-            Link::Searching | Link::Opening(..) => (None, None),
+        let (leader, term, carried_by) = match &self.link {
+            Link::Open(link) => (Some(&link.address), Some(link.term), link.carried_by),
+            Link::Searching | Link::Opening(..) => (None, None, None),
         };
         self.status.send_if_modified(|status| {
             let fresh = WorkerStatus {
                 leader: leader.cloned(),
+                carried_by,
                 term: term.unwrap_or(status.term),
                 running: self.ledger.running(),
                 waiting: self.ledger.waiting(),
                 unacknowledged: self.ledger.unacknowledged(),
-                draining: self.phase != Phase::Serving,
+                draining: self.asked.is_some(),
             };
             let is_modified = *status != fresh;
             *status = fresh;
@@ -383,21 +368,12 @@ impl Worker {
     }
 }
 
-impl Phase {
-    fn deadline(self) -> Option<Instant> {
-        match self {
-            Self::Serving => None,
-            Self::Draining { until } | Self::Stopping { until } | Self::Farewell { until } => Some(until),
-        }
-    }
-}
-
 impl Link {
     /// Cancel-safe. Never ends while searching.
     async fn next(&mut self, wants_room: bool) -> Event {
         match self {
             Self::Searching => pending().await,
-            Self::Opening(_, opening) => Event::Opened(Box::new(opening.await)),
+            Self::Opening(_, _, opening) => Event::Opened(Box::new(opening.await)),
             Self::Open(link) => Event::Link(link.next(wants_room).await),
         }
     }
@@ -407,7 +383,7 @@ impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Searching => f.write_str("Searching"),
-            Self::Opening(address, _) => f.debug_tuple("Opening").field(address).finish(),
+            Self::Opening(address, ..) => f.debug_tuple("Opening").field(address).finish(),
             Self::Open(link) => f.debug_tuple("Open").field(link).finish(),
         }
     }

@@ -15,7 +15,6 @@ use super::fake_leader::{Mode, Node, within};
 use super::*;
 use crate::pb::v1 as pb;
 use crate::pb::v1::leader_message::Kind as FromLeader;
-use crate::pb::v1::worker_message::Kind as FromWorker;
 use crate::target::{Targets, TargetsConfig};
 
 /// A worker, and the folder in which its attempts leave their traces.
@@ -37,6 +36,7 @@ fn options(endpoints: &[&str]) -> WorkerOptions {
         dialer: Dialer::tcp(),
         seed: 1,
         drain_grace: DRAIN_GRACE_DEFAULT,
+        node: None,
         version: "0.0.0".to_owned(),
     }
 }
@@ -275,11 +275,11 @@ async fn a_drain_waits_for_what_runs_and_for_its_acknowledgement() {
     session.tell(bench.gated("run", 1107)).await;
     bench.until(|status| status.running == 1).await;
     bench.shutdown.cancel();
-    assert_eq!(session.hear().await, FromWorker::Drain(pb::Drain {}));
+    assert_eq!(session.drain().await.asked_at, None);
     drop(session);
     let mut session = node.session().await;
     assert_eq!(session.held(), [("run", 1107)]);
-    assert_eq!(session.hear().await, FromWorker::Drain(pb::Drain {}), "each leader is told");
+    assert_eq!(session.drain().await.asked_at, None, "each leader is told");
     bench.open_gate("run");
     let report = session.report().await;
     assert_eq!(report.outcome(), pb::Outcome::Succeeded, "{report:?}");
@@ -299,7 +299,7 @@ async fn a_draining_worker_stays_until_no_order_can_be_under_way() {
     bench.until(|status| status.unacknowledged == 0).await;
     node.mode.send_replace(Mode::Mute);
     bench.shutdown.cancel();
-    assert_eq!(session.hear().await, FromWorker::Drain(pb::Drain {}));
+    assert_eq!(session.drain().await.asked_at, None);
     session.tell(bench.shell("crossed", 1207, "true")).await;
     let report = session.report().await;
     assert_eq!(report.outcome(), pb::Outcome::Succeeded, "the order crossed the drain");
@@ -321,13 +321,82 @@ async fn what_a_drain_does_not_wait_for_is_stopped_and_reported_as_lost() {
     session.tell(bench.gated("waits", 1308)).await;
     bench.until(|status| (status.running, status.waiting) == (1, 1)).await;
     bench.shutdown.cancel();
-    assert_eq!(session.hear().await, FromWorker::Drain(pb::Drain {}));
+    assert_eq!(session.drain().await.asked_at, None);
     for run_id in ["waits", "runs"] {
         let report = session.report().await;
         assert_eq!((report.run_id.as_str(), report.outcome()), (run_id, pb::Outcome::Lost));
         session.acknowledge(&report).await;
     }
     assert_eq!(bench.ended().await, WorkerEnd { stopped: 2, unacknowledged: 0 });
+}
+
+fn told_to_drain() -> pb::Drain {
+    let asked_at = Some(prost_types::Timestamp { seconds: 1_774_746_000, nanos: 0 });
+    pb::Drain { actor: "mara".to_owned(), reason: "new disks".to_owned(), asked_at }
+}
+
+#[tokio::test]
+async fn a_worker_that_is_asked_to_drain_finishes_what_it_holds_and_ends() {
+    let mut node = Node::start(Mode::Leads).await;
+    let mut short = options(&[&node.address]);
+    // What is asked for has no limit.
+    short.drain_grace = Duration::ZERO;
+    let mut bench = Bench::start(short);
+    let mut session = node.session().await;
+    session.tell(bench.gated("run", 1_407)).await;
+    bench.until(|status| status.running == 1).await;
+    session.tell(FromLeader::Drain(told_to_drain())).await;
+    assert_eq!(session.drain().await, told_to_drain(), "it is confirmed with who asked, and why");
+    drop(session);
+    let mut session = node.session().await;
+    assert_eq!(session.drain().await, told_to_drain(), "the next leader is told so too");
+    assert!(!bench.end.is_finished());
+    bench.open_gate("run");
+    let report = session.report().await;
+    session.acknowledge(&report).await;
+    assert!(bench.ended().await.is_clean());
+}
+
+#[tokio::test]
+async fn a_worker_of_a_node_stays_when_it_has_drained_and_takes_orders_again_when_told() {
+    let mut node = Node::start(Mode::Leads).await;
+    let mut part = options(&[&node.address]);
+    part.node = Some(1);
+    let mut bench = Bench::start(part);
+    let mut session = node.session().await;
+    assert_eq!(session.hello.node_id, 1);
+    session.tell(FromLeader::Drain(told_to_drain())).await;
+    session.drain().await;
+    session.tell(FromLeader::Resume(pb::Resume {})).await;
+    let mut session = node.session().await;
+    bench.until(|status| !status.draining && status.leader.is_some()).await;
+    session.tell(bench.shell("run", 1_507, "true")).await;
+    assert_eq!(session.report().await.outcome(), pb::Outcome::Succeeded);
+    bench.shutdown.cancel();
+    assert_eq!(session.drain().await.asked_at, None, "its node ends");
+}
+
+#[tokio::test]
+async fn where_the_leader_cannot_be_reached_a_node_carries_the_stream() {
+    let far = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = far.local_addr().expect("bound").to_string();
+    drop(far);
+    let mut node = Node::start(Mode::Carries(address)).await;
+    let mut bench = Bench::start(options(&[&node.address]));
+    let mut session = node.session().await;
+    bench.until(|status| status.carried_by == Some(7)).await;
+    session.tell(bench.shell("run", 1_607, "true")).await;
+    assert_eq!(session.report().await.outcome(), pb::Outcome::Succeeded);
+}
+
+#[tokio::test]
+async fn a_leader_that_can_be_reached_is_asked_before_a_node_that_would_carry() {
+    let mut leader = Node::start(Mode::Leads).await;
+    let node = Node::start(Mode::Carries(leader.address.clone())).await;
+    let mut bench = Bench::start(options(&[&node.address]));
+    let session = leader.session().await;
+    assert!(session.hello.leader_only);
+    bench.until(|status| status.leader.is_some() && status.carried_by.is_none()).await;
 }
 
 #[tokio::test]

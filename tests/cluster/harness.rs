@@ -76,6 +76,13 @@ impl Harness {
         self.cluster.nodes().filter(|node| *node != leader && self.cluster.is_started(*node)).collect()
     }
 
+    /// A client that knows this node alone.
+    pub(crate) fn client_of(&self, node: u64) -> Client {
+        let ids = Clock::system();
+        let endpoint = self.cluster.endpoint(node).parse().expect("an endpoint");
+        Client::new(&[endpoint], Duration::from_secs(20), move || ids.random_id()).expect("endpoints")
+    }
+
     pub(crate) async fn status(&self, node: u64) -> Option<v1::ClusterStatus> {
         let endpoint = self.cluster.endpoint(node);
         let statuses = self.client.statuses().await;

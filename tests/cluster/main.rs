@@ -6,15 +6,19 @@
 #[path = "../lab/chance.rs"]
 mod chance;
 
+mod accounted;
 mod breakers;
 mod chains;
 mod durability;
 mod evidence;
+mod fleet;
 mod harness;
 mod linear;
+mod lost;
 mod membership;
 mod own_workers;
 mod pages;
 mod receiver;
+mod staff;
 mod takeover;
 mod workers;

@@ -313,9 +313,11 @@ fn verdict(verdict: &Verdict) -> String {
 pub(crate) fn session(name: &str, queues: &str, kinds: &str) -> Session {
     Session {
         worker: name.into(),
-        queues: queues.split('/').map(Arc::from).collect::<BTreeSet<_>>(),
-        labels: BTreeMap::new(),
-        kinds: kinds.split('/').map(ToOwned::to_owned).collect(),
+        queues: Arc::new(queues.split('/').map(Arc::from).collect::<BTreeSet<_>>()),
+        labels: Arc::default(),
+        kinds: Arc::new(kinds.split('/').map(ToOwned::to_owned).collect()),
+        slots: 0,
         free: 0,
+        given: 0,
     }
 }

@@ -83,8 +83,8 @@ pub(crate) enum Program {
         /// It begins anew in a folder that may hold another node's data; in its first life alone.
         rejoins: bool,
     },
-    /// A stand-alone worker.
-    Worker,
+    /// A stand-alone worker, and the nodes that it knows.
+    Worker { endpoints: Vec<String> },
 }
 
 /// See the module.
@@ -144,7 +144,7 @@ impl Machine {
             Program::Node { id, first, rejoins } => {
                 Process::start(seed, node(*id, *first, std::mem::take(rejoins), dir, life))
             }
-            Program::Worker => Process::start(seed, worker(name, life)),
+            Program::Worker { endpoints } => Process::start(seed, worker(name, endpoints.clone(), life)),
         });
     }
 
@@ -245,14 +245,16 @@ async fn node(id: u64, first: u64, rejoin: bool, dir: PathBuf, life: Life) {
     panic!("node {id} has ended: {ended:?}");
 }
 
-async fn worker(name: String, life: Life) {
+async fn worker(name: String, endpoints: Vec<String>, life: Life) {
     let setup = WorkerSetup {
         place: name.clone(),
         queues: ["default".to_owned()].into(),
         labels: std::collections::BTreeMap::new(),
         slots: 4,
         allow_exec: false,
-        endpoints: net::endpoints().collect(),
+        endpoints,
+        node: None,
+        drain_grace: Duration::from_secs(30),
     };
     let mut surroundings = Surroundings::real(life.clock());
     surroundings.dialer = life.dialer();

@@ -103,8 +103,10 @@ impl World<'_> {
                 world.machine(format!("n{id}"), None, Program::Node { id, first: nodes, rejoins: false });
             world.nodes.push(node);
         }
-        for id in 1..=2 {
-            let worker = world.machine(format!("w{id}"), None, Program::Worker);
+        // The first knows all nodes, the second one alone, which carries its stream where it is cut off from the leader.
+        for (id, known) in [(1, usize::MAX), (2, 1)] {
+            let endpoints = crate::net::endpoints().take(known).collect();
+            let worker = world.machine(format!("w{id}"), None, Program::Worker { endpoints });
             world.workers.push(worker);
         }
         world

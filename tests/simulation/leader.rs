@@ -167,10 +167,12 @@ impl Leader {
             let busy = state.load(name) + self.starts.get(name).copied().unwrap_or(0);
             view.open.push(Session {
                 worker: name.clone(),
-                queues: BTreeSet::from(["default".into()]),
-                labels: BTreeMap::new(),
-                kinds: BTreeSet::from(["exec".to_owned()]),
+                queues: Arc::new(BTreeSet::from(["default".into()])),
+                labels: Arc::default(),
+                kinds: Arc::new(BTreeSet::from(["exec".to_owned()])),
+                slots: SLOTS,
                 free: SLOTS.saturating_sub(busy),
+                given: 0,
             });
         }
         for (name, _) in state.leases() {

@@ -27,6 +27,21 @@ pub enum BenchError {
     /// The receiving server does not start.
     #[error("the receiver cannot listen on 127.0.0.1: {0}")]
     Receiver(#[source] io::Error),
+    /// A worker's process cannot be made or waited for.
+    #[error("a worker's process: {0}")]
+    Worker(#[source] io::Error),
+    /// A worker did not end as it should.
+    #[error("a worker ended with {0}")]
+    WorkerEnded(ExitStatus),
+    /// The limit of open files cannot be raised.
+    #[error("the limit of open files cannot be raised: {0}")]
+    Files(#[source] io::Error),
+    /// A worker's stream cannot be connected.
+    #[error("a stream of a worker: {0}")]
+    Connect(#[source] tonic::transport::Error),
+    /// A worker's stream is not what it should be.
+    #[error("a stream of a worker: {0}")]
+    Stream(String),
     /// Signals cannot be waited for.
     #[error("signals cannot be received: {0}")]
     Signals(#[source] io::Error),
@@ -134,6 +149,11 @@ impl BenchError {
             | Self::Endpoint(_)
             | Self::Program(_)
             | Self::Receiver(_)
+            | Self::Worker(_)
+            | Self::WorkerEnded(_)
+            | Self::Files(_)
+            | Self::Connect(_)
+            | Self::Stream(_)
             | Self::Signals(_)
             | Self::File { .. }
             | Self::Proc { .. }

@@ -32,8 +32,10 @@ mod receiver;
 mod records;
 mod report;
 mod saturation;
+mod staff;
 mod stage;
 mod stats;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -69,6 +71,9 @@ pub(super) enum BenchCommand {
     /// How long it takes to fire many jobs that are due at one instant
     #[command(after_long_help = instant::HELP)]
     Instant(instant::InstantArgs),
+    /// What stand-alone workers carry out, how soon they have an order, and what they cost when idle
+    #[command(after_long_help = workers::HELP)]
+    Workers(workers::WorkersArgs),
     /// What many finished runs cost: disk, memory, questions, and a node that was away
     #[command(after_long_help = records::HELP)]
     Records(records::RecordsArgs),
@@ -150,6 +155,7 @@ impl BenchCommand {
             Self::Lateness(args) => &args.shared,
             Self::Saturation(args) => &args.shared,
             Self::Instant(args) => &args.shared,
+            Self::Workers(args) => &args.shared,
             Self::Records(args) => &args.shared,
         }
     }
@@ -161,6 +167,7 @@ impl BenchCommand {
             Self::Lateness(_) => "lateness",
             Self::Saturation(_) => "saturation",
             Self::Instant(_) => "instant",
+            Self::Workers(_) => "workers",
             Self::Records(_) => "records",
         }
     }
@@ -174,6 +181,12 @@ impl BenchCommand {
             Self::Lateness(args) => vec![("jobs", args.jobs), ("rate", args.rate), ("seconds", args.seconds)],
             Self::Saturation(args) => vec![("jobs", args.jobs), ("seconds", args.seconds)],
             Self::Instant(args) => vec![("jobs", args.jobs)],
+            Self::Workers(args) => vec![
+                ("jobs", args.jobs),
+                ("seconds", args.seconds),
+                ("streams", args.streams),
+                ("orders", args.orders),
+            ],
             Self::Records(args) => vec![("records", args.records), ("rate", args.rate)],
         };
         settings.extend(own.into_iter().map(|(name, value)| (name, value.to_string())));
@@ -187,6 +200,7 @@ impl BenchCommand {
             Self::Lateness(args) => lateness::measure(args, stage).await,
             Self::Saturation(args) => saturation::measure(args, stage).await,
             Self::Instant(args) => instant::measure(args, stage).await,
+            Self::Workers(args) => workers::measure(args, stage).await,
             Self::Records(args) => records::measure(args, stage, printer).await,
         }
     }

@@ -88,6 +88,16 @@ impl Stage {
         Ok(stage)
     }
 
+    /// Where clients reach all nodes.
+    pub(super) fn endpoints(&self) -> Vec<String> {
+        self.cluster.endpoints()
+    }
+
+    /// Where clients reach a node.
+    pub(super) fn endpoint(&self, node: u64) -> String {
+        self.cluster.endpoint(node)
+    }
+
     /// The run's folder.
     pub(super) fn folder(&self) -> &Path {
         &self.folder

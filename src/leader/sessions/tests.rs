@@ -5,11 +5,17 @@ const LEASE: Duration = Duration::from_secs(8);
 fn hello(worker: &str, slots: u32) -> Hello {
     Hello {
         worker: worker.into(),
-        queues: BTreeSet::from(["default".into()]),
-        labels: BTreeMap::new(),
-        kinds: BTreeSet::from(["exec".to_owned()]),
+        queues: Arc::new(BTreeSet::from(["default".into()])),
+        labels: Arc::default(),
+        kinds: Arc::new(BTreeSet::from(["exec".to_owned()])),
         slots,
         held: BTreeSet::new(),
+        version: "0.0.0".to_owned(),
+        protocol: 1,
+        takes_drain: true,
+        node: None,
+        connected_to: 1,
+        address: String::new(),
     }
 }
 
@@ -21,7 +27,10 @@ fn sessions(heard: &[(&str, Instant)]) -> Sessions {
             hello: hello(worker, 3),
             outbox: mpsc::channel(1).0,
             last_heard: *last_heard,
-            draining: false,
+            connected_at: Timestamp::MIN,
+            drain: Drain::No,
+            given: 0,
+            leftover: HashSet::new(),
             known: HashSet::new(),
             cancelled: HashSet::new(),
         };
@@ -55,7 +64,7 @@ fn a_silent_worker_gets_no_starts() {
 fn a_worker_that_drains_gets_no_starts_and_keeps_what_it_has() {
     let now = Instant::now();
     let mut sessions = sessions(&[("w1", now)]);
-    sessions.get_mut(SessionId(0)).unwrap().draining = true;
+    sessions.get_mut(SessionId(0)).unwrap().drain = Drain::Confirmed(DrainAsked::default());
     let view = sessions.view(&State::default(), &HashMap::new(), Listening { since: now, now, lease: LEASE });
     assert_eq!((open(&view), view.alive.len()), (vec![], 1));
 }

@@ -1,6 +1,6 @@
 //! What lies in the log, the run log and snapshots: entries, runs, states.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -29,10 +29,12 @@ pub(crate) fn scene() -> State {
 fn sessions() -> Sessions {
     let session = Session {
         worker: "w1".into(),
-        queues: BTreeSet::from(["default".into()]),
-        labels: BTreeMap::new(),
-        kinds: BTreeSet::from(["exec".to_owned(), "http".to_owned()]),
+        queues: Arc::new(BTreeSet::from(["default".into()])),
+        labels: Arc::default(),
+        kinds: Arc::new(BTreeSet::from(["exec".to_owned(), "http".to_owned()])),
+        slots: 3,
         free: 3,
+        given: 0,
     };
     let lease = Duration::from_secs(3);
     Sessions { open: vec![session], alive: HashSet::from(["w1".into()]), spared: HashSet::new(), lease }
