@@ -28,13 +28,13 @@ mod window;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::trusted::TrustedClock;
 use crate::metrics::Metrics;
 use crate::raft::Raft;
-pub use sessions::{Hello, Message, SessionEvent, SessionId, WorkerInfo};
+pub use sessions::{Hello, Message, OutputWanted, SessionEvent, SessionId, StreamWanted, WorkerInfo};
 
 /// Entries proposed and not yet applied; the loop plans no further until one is.
 pub const ENTRIES_IN_FLIGHT: usize = 32;
@@ -88,6 +88,14 @@ impl Leader {
     #[must_use]
     pub fn events(&self) -> mpsc::Sender<SessionEvent> {
         self.events.clone()
+    }
+
+    /// Asks the worker called `worker`, or the life of it that has its output, to send some; whether it was asked.
+    pub async fn read_output(&self, worker: Arc<str>, wanted: OutputWanted) -> bool {
+        let (asked, answer) = oneshot::channel();
+        let event = SessionEvent::ReadOutput { worker, wanted: Box::new(wanted), asked };
+        // The loop is gone when the node stops.
+        self.events.send(event).await.is_ok() && answer.await.unwrap_or(false)
     }
 
     /// The workers connected to this node; empty unless it leads.

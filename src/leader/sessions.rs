@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::scheduler::plan;
@@ -32,6 +32,38 @@ pub struct Hello {
     pub slots: u32,
     /// Attempts that it holds: running, or ended and not acknowledged.
     pub held: BTreeSet<(RunId, u64)>,
+    /// Earlier lives of the worker whose output it still has.
+    pub earlier: BTreeSet<Arc<str>>,
+}
+
+/// Output that someone wants to read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutputWanted {
+    /// Names the reading.
+    pub id: String,
+    /// Which run.
+    pub run: RunId,
+    /// The attempt's fence.
+    pub fence: u64,
+    /// From this byte on.
+    pub offset: u64,
+    /// Or from so many lines before what is there now, where it is more than none.
+    pub tail_lines: u32,
+    /// Which stream.
+    pub stream: StreamWanted,
+    /// Go on until the attempt has ended.
+    pub follow: bool,
+}
+
+/// Which stream of an output is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamWanted {
+    /// All.
+    All,
+    /// Standard output, or the body.
+    Stdout,
+    /// Standard error.
+    Stderr,
 }
 
 /// What a stream tells the loop.
@@ -73,6 +105,15 @@ pub enum SessionEvent {
     Closed {
         /// The stream.
         session: SessionId,
+    },
+    /// Someone wants to read output that a worker has, in this life or from an earlier one.
+    ReadOutput {
+        /// Who carried the attempt out.
+        worker: Arc<str>,
+        /// What is wanted.
+        wanted: Box<OutputWanted>,
+        /// Whether the worker was asked; it was not when it is not connected, or takes no message.
+        asked: oneshot::Sender<bool>,
     },
 }
 
@@ -127,6 +168,8 @@ pub enum Message {
     },
     /// Answer to a heartbeat.
     Heartbeat,
+    /// Send this output.
+    ReadOutput(Box<OutputWanted>),
     /// This node does not lead.
     NotLeader {
         /// Where clients reach the leader, if known.
@@ -205,6 +248,15 @@ impl Sessions {
     pub(super) fn of_worker(&mut self, worker: &Arc<str>) -> Option<(SessionId, &mut Session)> {
         let id = *self.by_worker.get(worker)?;
         self.by_id.get_mut(&id).map(|session| (id, session))
+    }
+
+    /// Asks the worker, or the life of it that has the output of the one that is asked for.
+    pub(super) fn read_output(&self, worker: &Arc<str>, wanted: Box<OutputWanted>) -> bool {
+        let by_name = self.by_worker.get(worker).and_then(|id| self.by_id.get(id));
+        let has_it = |session: &&Session| session.hello.earlier.contains(worker);
+        let session = by_name.or_else(|| self.by_id.values().find(has_it));
+        // One that has no room for a message has more important ones.
+        session.is_some_and(|session| session.outbox.try_send(Message::ReadOutput(wanted)).is_ok())
     }
 
     /// Forgets when workers were heard that are gone and carry nothing.

@@ -319,6 +319,10 @@ impl Loop {
                 }
             }
             SessionEvent::Closed { session } => self.drop_session(session),
+            SessionEvent::ReadOutput { worker, wanted, asked } => {
+                // Whoever asked may have gone.
+                let _ = asked.send(self.sessions.read_output(&worker, wanted));
+            }
         }
     }
 
@@ -400,7 +404,7 @@ fn report_faults(commands: &[Command]) {
 fn batch(reports: &[PendingReport]) -> usize {
     let mut bytes = 0;
     let fitting = reports.iter().take(REPORTS_PER_ENTRY).take_while(|pending| {
-        bytes += pending.report.error.len() + pending.report.output.len() + 128;
+        bytes += pending.report.error.len() + pending.report.output.len() + pending.report.result.len() + 128;
         bytes <= REPORT_BYTES_PER_ENTRY
     });
     fitting.count().max(1).min(reports.len())

@@ -14,7 +14,8 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::leader::{Hello, Message, SessionEvent, SessionId};
+use crate::api::Api;
+use crate::leader::{Hello, Leader, Message, OutputWanted, SessionEvent, SessionId, StreamWanted};
 use crate::pb::v1 as pb;
 use crate::state::limits;
 use crate::state::run::{AttemptOutcome, Report, RunId};
@@ -25,6 +26,8 @@ use crate::state::time::Timestamp;
 const SLOTS: u32 = 10_000;
 /// Queues that a worker may serve.
 const QUEUES: usize = 256;
+/// Earlier lives that a worker may name.
+const EARLIER: usize = 64;
 /// Labels that a worker may have.
 const LABELS: usize = 64;
 /// Messages beside orders that may wait for a worker: it can be told to stop all it holds, and each of
@@ -32,17 +35,18 @@ const LABELS: usize = 64;
 const SLACK: usize = 1_024;
 
 /// The service.
-#[derive(Debug)]
 pub(super) struct WorkerStreams {
     events: mpsc::Sender<SessionEvent>,
+    /// Who waits for output.
+    api: Api,
     next: AtomicU64,
 }
 
 impl WorkerStreams {
     /// Streams that report to the loop behind `events`.
     #[must_use]
-    pub(super) const fn new(events: mpsc::Sender<SessionEvent>) -> Self {
-        Self { events, next: AtomicU64::new(1) }
+    pub(super) const fn new(events: mpsc::Sender<SessionEvent>, api: Api) -> Self {
+        Self { events, api, next: AtomicU64::new(1) }
     }
 }
 
@@ -73,6 +77,13 @@ impl pb::worker_service_server::WorkerService for WorkerStreams {
             let _ = events.send(SessionEvent::Closed { session }).await;
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(messages).map(|message| Ok(write(message))))))
+    }
+
+    async fn send_output(
+        &self,
+        request: Request<Streaming<pb::OutputSent>>,
+    ) -> Result<Response<pb::SendOutputResponse>, Status> {
+        self.api.take_output(request).await
     }
 }
 
@@ -129,6 +140,9 @@ pub(super) fn read_hello(hello: pb::Hello) -> Result<Hello, Status> {
     if hello.kinds.is_empty() || hello.kinds.len() > 64 {
         return Err(invalid("kinds: expected 1 to 64 kinds of targets"));
     }
+    if hello.earlier.len() > EARLIER || hello.earlier.iter().any(|life| life.len() > 256) {
+        return Err(invalid("earlier: expected at most 64 names of at most 256 bytes"));
+    }
     let held = hello
         .held
         .iter()
@@ -144,6 +158,7 @@ pub(super) fn read_hello(hello: pb::Hello) -> Result<Hello, Status> {
         kinds: hello.kinds.into_iter().collect(),
         slots: hello.slots,
         held,
+        earlier: hello.earlier.into_iter().map(Arc::from).collect(),
     })
 }
 
@@ -166,20 +181,38 @@ pub(super) fn read_report(session: SessionId, report: pb::Report) -> Result<Sess
             Some(u16::try_from(status).map_err(|_| invalid("http_status: expected a status code"))?)
         }
     };
-    let mut error = report.error;
-    let mut end = error.len().min(limits::ERROR_BYTES);
-    while !error.is_char_boundary(end) {
-        end -= 1;
-    }
-    error.truncate(end);
+    let error = cut(report.error);
     let mut output = report.output;
     let surplus = output.len().saturating_sub(limits::OUTPUT_BYTES);
     let output_truncated = report.output_truncated || surplus > 0;
     output.drain(..surplus);
-    let fence = report.fence;
-    let report =
-        Arc::new(Report { exit_code: report.exit_code, http_status, error, output, output_truncated });
+    let (fence, exit_code) = (report.fence, report.exit_code);
+    let (result, remark) = read_result(report.result);
+    let error = cut(if error.is_empty() || remark.is_empty() {
+        error + &remark
+    } else {
+        format!("{error}; {remark}")
+    });
+    let report = Arc::new(Report { exit_code, http_status, error, output, output_truncated, result });
     Ok(SessionEvent::Report { session, run, fence, outcome, report })
+}
+
+fn cut(mut error: String) -> String {
+    error.truncate(error.floor_char_boundary(limits::ERROR_BYTES));
+    error
+}
+
+/// The result, or none and why. The attempt has ended whatever it says of itself, so that is no reason to refuse the
+/// report.
+fn read_result(text: String) -> (String, String) {
+    if text.len() > limits::RESULT_BYTES {
+        let why = format!("result: {} bytes are more than {}; not kept", text.len(), limits::RESULT_BYTES);
+        return (String::new(), why);
+    }
+    if !text.is_empty() && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() {
+        return (String::new(), "result: no JSON; not kept".to_owned());
+    }
+    (text, String::new())
 }
 
 fn write(message: Message) -> pb::LeaderMessage {
@@ -215,11 +248,41 @@ fn write(message: Message) -> pb::LeaderMessage {
             Kind::Acknowledged(pb::Acknowledged { run_id: run.to_string(), fence, refused })
         }
         Message::Heartbeat => Kind::Heartbeat(pb::Heartbeat {}),
+        Message::ReadOutput(wanted) => Kind::ReadOutput(output_wanted(*wanted)),
         Message::NotLeader { leader } => {
             Kind::NotLeader(pb::NotLeader { leader: leader.unwrap_or_default() })
         }
     };
     pb::LeaderMessage { kind: Some(kind) }
+}
+
+/// Asks a worker of this node's sessions for output; whether it was asked.
+pub(super) async fn ask(leader: &Leader, worker: Arc<str>, wanted: pb::ReadOutput) -> bool {
+    let Ok(run) = wanted.run_id.parse() else { return false };
+    let stream = match wanted.stream() {
+        pb::OutputStream::Stdout => StreamWanted::Stdout,
+        pb::OutputStream::Stderr => StreamWanted::Stderr,
+        pb::OutputStream::Unspecified | pb::OutputStream::Both | pb::OutputStream::Body => StreamWanted::All,
+    };
+    let pb::ReadOutput { id, fence, offset, tail_lines, follow, .. } = wanted;
+    leader.read_output(worker, OutputWanted { id, run, fence, offset, tail_lines, stream, follow }).await
+}
+
+fn output_wanted(wanted: OutputWanted) -> pb::ReadOutput {
+    let stream = match wanted.stream {
+        StreamWanted::All => pb::OutputStream::Unspecified,
+        StreamWanted::Stdout => pb::OutputStream::Stdout,
+        StreamWanted::Stderr => pb::OutputStream::Stderr,
+    };
+    pb::ReadOutput {
+        id: wanted.id,
+        run_id: wanted.run.to_string(),
+        fence: wanted.fence,
+        offset: wanted.offset,
+        tail_lines: wanted.tail_lines,
+        stream: stream.into(),
+        follow: wanted.follow,
+    }
 }
 
 fn write_target(target: Target) -> pb::Target {

@@ -78,6 +78,8 @@ pub(super) enum LinkEvent {
     Order(Box<pb::Order>),
     /// An attempt to stop.
     Cancel(pb::Cancel),
+    /// Output to send.
+    ReadOutput(Box<pb::ReadOutput>),
     /// A report that need not be repeated.
     Acknowledged(pb::Acknowledged),
     /// The leader answered a heartbeat: attempts may begin for longer.
@@ -182,7 +184,8 @@ async fn greet(mut client: Client, hello: pb::Hello, draining: bool) -> Result<G
                 FromLeader::Order(_)
                 | FromLeader::Cancel(_)
                 | FromLeader::Acknowledged(_)
-                | FromLeader::Heartbeat(_),
+                | FromLeader::Heartbeat(_)
+                | FromLeader::ReadOutput(_),
             ) => return Err(OpenError::Protocol),
             // A kind of a later release.
             None => {}
@@ -271,6 +274,7 @@ impl OpenLink {
             Some(FromLeader::Order(order)) => LinkEvent::Order(Box::new(order)),
             Some(FromLeader::Cancel(cancel)) => LinkEvent::Cancel(cancel),
             Some(FromLeader::Acknowledged(acknowledged)) => LinkEvent::Acknowledged(acknowledged),
+            Some(FromLeader::ReadOutput(wanted)) => LinkEvent::ReadOutput(Box::new(wanted)),
             Some(FromLeader::Heartbeat(pb::Heartbeat {})) => {
                 self.confirmed_at = Some(self.unanswered.pop_front().ok_or(LinkError::Protocol)?);
                 LinkEvent::Confirmed

@@ -15,7 +15,10 @@ use super::convert;
 use super::finder::{Finder, Step};
 use super::ledger::{Key, Ledger};
 use super::link::{self, LinkError, LinkEvent, OpenError, OpenLink, Opening};
-use super::{FAREWELL_MAX, NAME_BYTES_MAX, OptionsError, STOP_MAX, WorkerEnd, WorkerOptions, WorkerStatus};
+use super::reads::Reads;
+use super::{
+    FAREWELL_MAX, NAME_BYTES_MAX, OptionsError, SETTLE_MAX, STOP_MAX, WorkerEnd, WorkerOptions, WorkerStatus,
+};
 use crate::pb::v1 as pb;
 use crate::pb::v1::worker_message::Kind as FromWorker;
 use crate::target::{Carrier, Outcome, Report};
@@ -31,6 +34,7 @@ pub struct Worker {
     phase: Phase,
     attempts: JoinSet<Report>,
     keys: HashMap<Id, Key>,
+    reads: Reads,
     stopped: usize,
     /// The last refusal, so that a lasting one is logged once.
     refusal: Option<String>,
@@ -78,6 +82,7 @@ impl Worker {
         Ok(Self {
             ledger: Ledger::new(options.slots as usize),
             finder: Finder::new(endpoints, options.seed, Instant::now()),
+            reads: Reads::new(options.spool.clone(), options.dialer.clone()),
             options,
             carrier,
             link: Link::Searching,
@@ -106,6 +111,9 @@ impl Worker {
             self.begin_what_may();
             self.publish();
             if self.is_over() {
+                if let Some(spool) = &self.options.spool {
+                    spool.settle(Instant::now() + SETTLE_MAX).await;
+                }
                 return WorkerEnd { stopped: self.stopped, unacknowledged: self.ledger.unacknowledged() };
             }
             match self.next_event(&shutdown).await {
@@ -200,6 +208,7 @@ impl Worker {
             slots: self.options.slots,
             held: self.ledger.held(),
             version: self.options.version.clone(),
+            earlier: self.options.spool.as_ref().map(|spool| spool.earlier().to_vec()).unwrap_or_default(),
         }
     }
 
@@ -242,6 +251,12 @@ impl Worker {
             Ok(LinkEvent::Acknowledged(named)) => {
                 if let Some(key) = key_of(named.run_id, named.fence) {
                     self.ledger.acknowledge(&key);
+                }
+                Ok(())
+            }
+            Ok(LinkEvent::ReadOutput(wanted)) => {
+                if let Link::Open(link) = &self.link {
+                    self.reads.answer(link.address.clone(), *wanted);
                 }
                 Ok(())
             }

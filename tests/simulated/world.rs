@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use chronarch::clock::Clock;
 use chronarch::config::{Config, Overrides};
-use chronarch::node::worker::{WorkerSetup, prepare};
+use chronarch::node::worker::{ExecStreams, WorkerSetup, prepare};
 use chronarch::node::{self, Listeners, Surroundings};
 use chronarch::state::time::Timestamp;
 use tokio_util::sync::CancellationToken;
@@ -125,6 +125,8 @@ async fn worker(
         labels: std::collections::BTreeMap::new(),
         slots: 4,
         allow_exec: false,
+        exec_streams: ExecStreams::Together,
+        output: None,
         endpoints: (1..=nodes).map(|node| format!("n{node}:{}", net::CLIENT_PORT)).collect(),
     };
     let mut surroundings = Surroundings::real(clock(&skew_ms, seed));

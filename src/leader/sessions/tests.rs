@@ -10,6 +10,7 @@ fn hello(worker: &str, slots: u32) -> Hello {
         kinds: BTreeSet::from(["exec".to_owned()]),
         slots,
         held: BTreeSet::new(),
+        earlier: BTreeSet::new(),
     }
 }
 
