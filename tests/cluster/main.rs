@@ -12,6 +12,7 @@ mod durability;
 mod evidence;
 mod harness;
 mod linear;
+mod logs;
 mod membership;
 mod pages;
 mod receiver;
