@@ -6,7 +6,7 @@
 //! - `worker NAME [slots=N] [queues=A/B] [kinds=exec/http] [label=K.V]`, `silence NAME`, `revive NAME`
 //! - `job NAME KEY=VALUE…` creates or edits from the defaults of `lab::spec`; `edit NAME KEY=VALUE…`
 //!   changes the definition that stands; `delete NAME [cancel]`, `pause`, `resume`,
-//!   `trigger NAME [id=OPERATION] [param=K.V]`, `repeat RUN`, `backfill NAME INSTANT…`, `cancel RUN`, `trip BREAKER [for=SPAN]`, `reset BREAKER`
+//!   `queue NAME [concurrency=N] [starts=N/SPAN] [waiting=N]`, `trigger NAME [id=OPERATION] [param=K.V]`, `repeat RUN`, `backfill NAME INSTANT…`, `cancel RUN`, `trip BREAKER [for=SPAN]`, `reset BREAKER`
 //! - `advance SPAN` with the leader at work, `gap SPAN` with none, then `leader N [ahead=SPAN|behind=SPAN]`, by the clock of its node
 //! - `report RUN ok|fail|timeout|cancelled|lost [exit=N] [http=N] [fence=N] [wait=SPAN]`
 //! - `raw retry|expire|start|lose|fire|disarm|half-open …` proposes what a leader with an old view would;
@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use chronarch::scheduler::backoff::backoff;
 use chronarch::state::breaker::Status;
+use chronarch::state::queue::QueueLimits;
 use chronarch::state::run::{AttemptOutcome, Cause, Report, RunId};
 use chronarch::state::spec::{JobSpec, OnResume};
 use chronarch::state::time::Timestamp;
@@ -206,6 +207,17 @@ impl Script {
                 let again = Some(Again { run, chain: ended.chain.unwrap_or(run) });
                 let job = self.reference(&self.lab.names.label(run.job))?;
                 Command::TriggerJob { job, request, params: ended.params.clone(), again }
+            }
+            "queue" => {
+                let number = |key: &str| args.get(key).map(str::parse).transpose();
+                let mut spec = lab::spec::job("any");
+                for (key, value) in args.pairs.iter().filter(|(key, _)| key == "starts") {
+                    lab::spec::set(&mut spec, key, value)?;
+                }
+                let rate = spec.limits.and_then(|limits| limits.rate);
+                let limits =
+                    QueueLimits { concurrency: number("concurrency")?, rate, waiting: number("waiting")? };
+                Command::SetQueue { queue: word.into(), limits, request }
             }
             "backfill" => {
                 let id = self.lab.names.job(word)?;

@@ -118,7 +118,7 @@ impl Api {
         };
         let state = self.shared.raft.state();
         let found = self.find_run(&state, run).await?;
-        found.map(|run| view::run::to_pb(&run)).ok_or_else(|| status::no_run(&run.to_string()))
+        found.map(|run| view::run::in_state(&state, &run)).ok_or_else(|| status::no_run(&run.to_string()))
     }
 
     async fn explain_job_here(&self, message: &pb::ExplainJobRequest) -> Result<pb::Explanation, Status> {

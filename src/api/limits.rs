@@ -113,6 +113,8 @@ pub const PARAM_BYTES: usize = 4 << 10;
 pub const PRIORITY: std::ops::RangeInclusive<i32> = -100..=100;
 /// Attempts of a group that may run at the same time.
 pub const CONCURRENCY: u32 = 100_000;
+/// Runs that may wait in a queue.
+pub const WAITING: u32 = 1_000_000;
 /// Starts that a rate may count.
 pub const RATE_STARTS: u32 = 1_000_000;
 /// The longest span of a rate.

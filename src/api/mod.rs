@@ -31,6 +31,7 @@ pub mod limits;
 mod output;
 mod page;
 pub mod problem;
+mod queues;
 mod reads;
 mod runs;
 pub mod spec;
@@ -44,13 +45,14 @@ use tokio::sync::Semaphore;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Server};
 
-pub use self::output::AskOutput;
+pub use self::output::{AskOutput, Asked};
 use crate::client::Dialer;
 use crate::clock::trusted::TrustedClock;
 use crate::history::RunLog;
 use crate::pb::v1::breaker_service_server::BreakerServiceServer;
 use crate::pb::v1::cluster_service_server::ClusterServiceServer;
 use crate::pb::v1::job_service_server::JobServiceServer;
+use crate::pb::v1::queue_service_server::QueueServiceServer;
 use crate::pb::v1::run_service_server::RunServiceServer;
 use crate::raft::Raft;
 use crate::view::cluster::WorkerInfo;
@@ -142,6 +144,7 @@ pub fn routes(api: Api) -> Result<Routes, RoutesError> {
         health.set_serving::<JobServiceServer<Api>>().await;
         health.set_serving::<RunServiceServer<Api>>().await;
         health.set_serving::<BreakerServiceServer<Api>>().await;
+        health.set_serving::<QueueServiceServer<Api>>().await;
         health.set_serving::<ClusterServiceServer<Api>>().await;
     };
     // Nobody else holds the reporter yet, so it never waits.
@@ -156,6 +159,7 @@ pub fn routes(api: Api) -> Result<Routes, RoutesError> {
     Ok(Routes::new(limited!(JobServiceServer))
         .add_service(limited!(RunServiceServer))
         .add_service(limited!(BreakerServiceServer))
+        .add_service(limited!(QueueServiceServer))
         .add_service(limited!(ClusterServiceServer))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)

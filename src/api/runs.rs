@@ -113,7 +113,7 @@ fn labelled(
 impl Api {
     async fn run_shown(&self, state: &State, id: RunId) -> Result<pb::Run, Status> {
         let found = self.find_run(state, id).await?;
-        found.map(|run| view::run::to_pb(&run)).ok_or_else(|| status::no_run(&id.to_string()))
+        found.map(|run| view::run::in_state(state, &run)).ok_or_else(|| status::no_run(&id.to_string()))
     }
 
     async fn cancel_here(self, mut message: pb::CancelRunRequest) -> Result<pb::Run, Status> {

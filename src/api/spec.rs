@@ -7,7 +7,7 @@
 
 mod policy;
 mod schedule;
-mod sharing;
+pub(super) mod sharing;
 mod target;
 #[cfg(test)]
 mod tests;

@@ -60,6 +60,7 @@ writes! {
     ResumeJobsRequest { operation_id, actor, reason }
     BackfillJobRequest { operation_id, actor, reason }
     RetryRunRequest { operation_id, actor, reason }
+    SetQueueRequest { operation_id, actor, reason }
     CancelRunsRequest { operation_id, actor, reason }
     CancelRunRequest { operation_id, actor, reason }
     TripBreakerRequest { operation_id, actor, reason }

@@ -132,7 +132,7 @@ impl Shown {
             OutputState::NotApart => return Err(Failure::NotApart { worker: message.worker.clone() }),
             OutputState::Away => self.away = Some(message.worker.clone()),
             OutputState::Forgotten => printer.note(&format!(
-                "worker {} has nothing of the attempt any more; the record of the run has the end",
+                "worker {} has nothing of the attempt; the record of the run has the end",
                 message.worker
             )),
             OutputState::Unspecified | OutputState::Running | OutputState::Ended => {}

@@ -22,6 +22,7 @@ mod job;
 mod logs;
 mod occurrences;
 mod printer;
+mod queue;
 mod run;
 pub mod running;
 mod schedule;
@@ -72,6 +73,12 @@ enum Command {
         #[command(subcommand)]
         command: run::RunCommand,
     },
+    /// Queues and their limits
+    Queue {
+        /// What to do
+        #[command(subcommand)]
+        command: queue::QueueCommand,
+    },
     /// Circuit breakers
     Breaker {
         #[command(subcommand)]
@@ -120,6 +127,7 @@ pub struct Short {
 enum ShortCommand {
     Job(job::JobCommand),
     Run(run::RunCommand),
+    Queue(queue::QueueCommand),
     Breaker(breaker::BreakerCommand),
     Cluster(cluster::ClusterCommand),
     Schedule(schedule::ScheduleCommand),
@@ -144,6 +152,7 @@ where
         Command::Worker(args) => Invocation::Worker(Box::new(args), Box::new(global)),
         Command::Job { command } => short(global, ShortCommand::Job(command)),
         Command::Run { command } => short(global, ShortCommand::Run(command)),
+        Command::Queue { command } => short(global, ShortCommand::Queue(command)),
         Command::Breaker { command } => short(global, ShortCommand::Breaker(command)),
         Command::Cluster { command } => short(global, ShortCommand::Cluster(command)),
         Command::Schedule { command } => short(global, ShortCommand::Schedule(command)),
@@ -159,6 +168,7 @@ pub async fn carry_out(short: Short, clock: Clock) -> ExitCode {
     let done = match short.command {
         ShortCommand::Job(command) => job::carry_out(command, &context, &mut printer).await,
         ShortCommand::Run(command) => run::carry_out(command, &context, &mut printer).await,
+        ShortCommand::Queue(command) => queue::carry_out(command, &context, &mut printer).await,
         ShortCommand::Breaker(command) => breaker::carry_out(command, &context, &mut printer).await,
         ShortCommand::Cluster(command) => cluster::carry_out(command, &context, &mut printer).await,
         ShortCommand::Schedule(command) => schedule::carry_out(&command, &context, &mut printer),

@@ -108,6 +108,7 @@ macro_rules! calls {
 use v1::breaker_service_client::BreakerServiceClient;
 use v1::cluster_service_client::ClusterServiceClient;
 use v1::job_service_client::JobServiceClient;
+use v1::queue_service_client::QueueServiceClient;
 use v1::run_service_client::RunServiceClient;
 
 calls! {
@@ -149,6 +150,10 @@ calls! {
     write RunServiceClient::retry_run(RetryRunRequest) -> Run;
     /// What a run waits for, or why it ended as it did.
     read RunServiceClient::explain_run(ExplainRunRequest) -> Explanation;
+    /// Queues that have limits, and those that live runs are in.
+    read QueueServiceClient::list_queues(ListQueuesRequest) -> ListQueuesResponse;
+    /// Sets the limits of a queue.
+    write QueueServiceClient::set_queue(SetQueueRequest) -> Queue;
     /// One page of breakers.
     read BreakerServiceClient::list_breakers(ListBreakersRequest) -> ListBreakersResponse;
     /// One breaker.

@@ -17,8 +17,8 @@ pub(super) struct Flight {
     pub(super) in_flight: InFlight,
     /// Starts in flight for each worker.
     pub(super) starts: HashMap<Arc<str>, u32>,
-    /// The groups that starts in flight count against, as they were when those were proposed.
-    groups: HashMap<RunId, GroupKey>,
+    /// The groups and queues that starts in flight count against, as they were when those were proposed.
+    shared: HashMap<RunId, (Option<GroupKey>, Arc<str>)>,
     /// Applied entries that the loop has not seen in a state yet.
     landed: Vec<(u64, Arc<Vec<Command>>)>,
 }
@@ -36,10 +36,7 @@ impl Flight {
                 Command::Start { run, worker, .. } => {
                     self.in_flight.runs.insert(*run);
                     *self.starts.entry(worker.clone()).or_insert(0) += 1;
-                    if let Some(group) = state.job(run.job).and_then(|job| job.spec.group()) {
-                        *self.in_flight.groups.entry(group.clone()).or_insert(0) += 1;
-                        self.groups.insert(*run, group);
-                    }
+                    self.take_share(*run, state);
                 }
                 Command::Complete { run, .. } | Command::Retry { run } | Command::Expire { run } => {
                     self.in_flight.runs.insert(*run);
@@ -56,6 +53,7 @@ impl Flight {
                 | Command::PauseJob { .. }
                 | Command::TriggerJob { .. }
                 | Command::Backfill { .. }
+                | Command::SetQueue { .. }
                 | Command::CancelRun { .. }
                 | Command::TripBreaker { .. }
                 | Command::ResetBreaker { .. } => {}
@@ -96,7 +94,7 @@ impl Flight {
                             self.starts.remove(worker);
                         }
                     }
-                    self.forget_group(*run);
+                    self.give_share(*run);
                 }
                 Command::Complete { run, .. } | Command::Retry { run } | Command::Expire { run } => {
                     self.in_flight.runs.remove(run);
@@ -113,6 +111,7 @@ impl Flight {
                 | Command::PauseJob { .. }
                 | Command::TriggerJob { .. }
                 | Command::Backfill { .. }
+                | Command::SetQueue { .. }
                 | Command::CancelRun { .. }
                 | Command::TripBreaker { .. }
                 | Command::ResetBreaker { .. } => {}
@@ -120,13 +119,37 @@ impl Flight {
         }
     }
 
-    fn forget_group(&mut self, run: RunId) {
-        let Some(group) = self.groups.remove(&run) else { return };
-        if let Some(starts) = self.in_flight.groups.get_mut(&group) {
-            *starts -= 1;
-            if *starts == 0 {
-                self.in_flight.groups.remove(&group);
-            }
+    /// A run that is not in the state yet is one of its job as it stands.
+    fn take_share(&mut self, run: RunId, state: &State) {
+        let Some(spec) = state.job(run.job).map(|job| &job.spec) else { return };
+        let group = spec.group();
+        let queue = state.run(run).map_or_else(|| spec.queue.as_str().into(), |run| run.queue.clone());
+        if let Some(group) = &group {
+            *self.in_flight.groups.entry(group.clone()).or_insert(0) += 1;
+        }
+        if state.queue(&queue).is_some() {
+            *self.in_flight.queues.entry(queue.clone()).or_insert(0) += 1;
+        } else if group.is_none() {
+            return;
+        }
+        self.shared.insert(run, (group, queue));
+    }
+
+    fn give_share(&mut self, run: RunId) {
+        let Some((group, queue)) = self.shared.remove(&run) else { return };
+        if let Some(group) = group {
+            give(&mut self.in_flight.groups, &group);
+        }
+        give(&mut self.in_flight.queues, &queue);
+    }
+}
+
+/// One start less; without any there is no entry.
+fn give<K: Eq + std::hash::Hash>(starts: &mut HashMap<K, u32>, of: &K) {
+    if let Some(count) = starts.get_mut(of) {
+        *count -= 1;
+        if *count == 0 {
+            starts.remove(of);
         }
     }
 }

@@ -34,7 +34,9 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::trusted::TrustedClock;
 use crate::metrics::Metrics;
 use crate::raft::Raft;
-pub use sessions::{Hello, Message, OutputWanted, SessionEvent, SessionId, StreamWanted, WorkerInfo};
+pub use sessions::{
+    Hello, Message, OutputAsked, OutputWanted, SessionEvent, SessionId, StreamWanted, WorkerInfo,
+};
 
 /// Entries proposed and not yet applied; the loop plans no further until one is.
 pub const ENTRIES_IN_FLIGHT: usize = 32;
@@ -90,12 +92,15 @@ impl Leader {
         self.events.clone()
     }
 
-    /// Asks the worker called `worker`, or the life of it that has its output, to send some; whether it was asked.
-    pub async fn read_output(&self, worker: Arc<str>, wanted: OutputWanted) -> bool {
+    /// Asks the worker called `worker`, or the life of it that has its output, to send some.
+    pub async fn read_output(&self, worker: Arc<str>, wanted: OutputWanted) -> OutputAsked {
         let (asked, answer) = oneshot::channel();
         let event = SessionEvent::ReadOutput { worker, wanted: Box::new(wanted), asked };
         // The loop is gone when the node stops.
-        self.events.send(event).await.is_ok() && answer.await.unwrap_or(false)
+        match self.events.send(event).await {
+            Ok(()) => answer.await.unwrap_or(OutputAsked::Away),
+            Err(_) => OutputAsked::Away,
+        }
     }
 
     /// The workers connected to this node; empty unless it leads.

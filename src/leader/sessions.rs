@@ -34,6 +34,8 @@ pub struct Hello {
     pub held: BTreeSet<(RunId, u64)>,
     /// Earlier lives of the worker whose output it still has.
     pub earlier: BTreeSet<Arc<str>>,
+    /// It can be asked for output.
+    pub keeps_output: bool,
 }
 
 /// Output that someone wants to read.
@@ -53,6 +55,17 @@ pub struct OutputWanted {
     pub stream: StreamWanted,
     /// Go on until the attempt has ended.
     pub follow: bool,
+}
+
+/// Whether a worker was asked for output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputAsked {
+    /// It was.
+    Asked,
+    /// It is not connected, or takes no message.
+    Away,
+    /// It keeps no output.
+    KeepsNone,
 }
 
 /// Which stream of an output is wanted.
@@ -112,8 +125,8 @@ pub enum SessionEvent {
         worker: Arc<str>,
         /// What is wanted.
         wanted: Box<OutputWanted>,
-        /// Whether the worker was asked; it was not when it is not connected, or takes no message.
-        asked: oneshot::Sender<bool>,
+        /// Whether the worker was asked.
+        asked: oneshot::Sender<OutputAsked>,
     },
 }
 
@@ -251,12 +264,19 @@ impl Sessions {
     }
 
     /// Asks the worker, or the life of it that has the output of the one that is asked for.
-    pub(super) fn read_output(&self, worker: &Arc<str>, wanted: Box<OutputWanted>) -> bool {
+    pub(super) fn read_output(&self, worker: &Arc<str>, wanted: Box<OutputWanted>) -> OutputAsked {
         let by_name = self.by_worker.get(worker).and_then(|id| self.by_id.get(id));
         let has_it = |session: &&Session| session.hello.earlier.contains(worker);
         let session = by_name.or_else(|| self.by_id.values().find(has_it));
-        // One that has no room for a message has more important ones.
-        session.is_some_and(|session| session.outbox.try_send(Message::ReadOutput(wanted)).is_ok())
+        match session {
+            None => OutputAsked::Away,
+            Some(session) if !session.hello.keeps_output => OutputAsked::KeepsNone,
+            // One that has no room for a message has more important ones.
+            Some(session) => match session.outbox.try_send(Message::ReadOutput(wanted)) {
+                Ok(()) => OutputAsked::Asked,
+                Err(_) => OutputAsked::Away,
+            },
+        }
     }
 
     /// Forgets when workers were heard that are gone and carry nothing.

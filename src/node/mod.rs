@@ -110,7 +110,7 @@ pub struct Surroundings {
     pub dialer: Dialer,
     /// Who carries out what the worker is given, instead of the targets.
     pub carrier: Option<Carrier>,
-    /// Sees each entry that the node applies.
+    /// Sees what happens to the node's replica.
     pub observer: Option<raft::Observer>,
 }
 

@@ -14,8 +14,10 @@ use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::api::Api;
-use crate::leader::{Hello, Leader, Message, OutputWanted, SessionEvent, SessionId, StreamWanted};
+use crate::api::{Api, Asked};
+use crate::leader::{
+    Hello, Leader, Message, OutputAsked, OutputWanted, SessionEvent, SessionId, StreamWanted,
+};
 use crate::pb::v1 as pb;
 use crate::state::limits;
 use crate::state::run::{AttemptOutcome, Report, RunId};
@@ -159,6 +161,7 @@ pub(super) fn read_hello(hello: pb::Hello) -> Result<Hello, Status> {
         slots: hello.slots,
         held,
         earlier: hello.earlier.into_iter().map(Arc::from).collect(),
+        keeps_output: hello.keeps_output,
     })
 }
 
@@ -256,16 +259,21 @@ fn write(message: Message) -> pb::LeaderMessage {
     pb::LeaderMessage { kind: Some(kind) }
 }
 
-/// Asks a worker of this node's sessions for output; whether it was asked.
-pub(super) async fn ask(leader: &Leader, worker: Arc<str>, wanted: pb::ReadOutput) -> bool {
-    let Ok(run) = wanted.run_id.parse() else { return false };
+/// Asks a worker of this node's sessions for output.
+pub(super) async fn ask(leader: &Leader, worker: Arc<str>, wanted: pb::ReadOutput) -> Asked {
+    let Ok(run) = wanted.run_id.parse() else { return Asked::Away };
     let stream = match wanted.stream() {
         pb::OutputStream::Stdout => StreamWanted::Stdout,
         pb::OutputStream::Stderr => StreamWanted::Stderr,
         pb::OutputStream::Unspecified | pb::OutputStream::Both | pb::OutputStream::Body => StreamWanted::All,
     };
     let pb::ReadOutput { id, fence, offset, tail_lines, follow, .. } = wanted;
-    leader.read_output(worker, OutputWanted { id, run, fence, offset, tail_lines, stream, follow }).await
+    let wanted = OutputWanted { id, run, fence, offset, tail_lines, stream, follow };
+    match leader.read_output(worker, wanted).await {
+        OutputAsked::Asked => Asked::Yes,
+        OutputAsked::Away => Asked::Away,
+        OutputAsked::KeepsNone => Asked::KeepsNone,
+    }
 }
 
 fn output_wanted(wanted: OutputWanted) -> pb::ReadOutput {

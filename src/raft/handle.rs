@@ -1,6 +1,6 @@
 //! The handle that the rest of the program holds, and what it is opened with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -52,24 +52,45 @@ pub struct RaftOptions {
     pub read_clock: ReadClock,
     /// Whether it asks for votes from the beginning; if not, [`Raft::set_elects`] has to follow.
     pub elects: bool,
-    /// Sees each entry that this node applies; for simulations.
+    /// Sees what happens to this node's replica; for simulations.
     pub observer: Option<Observer>,
 }
 
-/// An entry that a node has just applied.
+/// What happens to a node's replica.
 #[derive(Debug)]
-pub struct Observed<'a> {
-    /// Its place in the log.
-    pub index: u64,
-    /// The entry.
-    pub entry: &'a Entry,
-    /// What it did.
-    pub applied: &'a Applied,
-    /// The state with it.
-    pub after: &'a State,
+pub enum Observed<'a> {
+    /// It has applied an entry.
+    Applied {
+        /// The entry's place in the log.
+        index: u64,
+        /// The entry.
+        entry: &'a Entry,
+        /// What it did.
+        applied: &'a Applied,
+        /// The state with it.
+        after: &'a State,
+    },
+    /// It has applied a change of the membership.
+    Members {
+        /// The change's place in the log.
+        index: u64,
+        /// Who has a vote; between two memberships, in either.
+        voters: BTreeSet<u64>,
+        /// All members.
+        members: BTreeSet<u64>,
+        /// Whether the cluster is between two memberships.
+        is_joint: bool,
+    },
+    /// It has taken its state from a snapshot, one of its own or another's.
+    Restored {
+        /// What the snapshot stands for.
+        index: u64,
+        /// The state.
+        state: &'a State,
+    },
 }
 
-/// Sees each entry that a node applies. It must not block.
+/// Sees what happens to a node's replica. It must not block.
 pub type Observer = Arc<dyn Fn(&Observed<'_>) + Send + Sync>;
 
 /// Why a node does not open.

@@ -134,7 +134,15 @@ impl StateMachine {
         self.applied = meta.last_log_id;
         self.membership = meta.last_membership.clone();
         self.current.offer(meta, file);
+        let index = self.applied.map_or(0, |applied| applied.index);
+        self.tell(|| Observed::Restored { index, state: &self.state });
         self.publish();
+    }
+
+    fn tell<'a>(&self, observed: impl FnOnce() -> Observed<'a>) {
+        if let Some(observer) = &self.with.observer {
+            observer(&observed());
+        }
     }
 
     fn publish(&self) {
@@ -146,10 +154,8 @@ impl StateMachine {
         let state = &mut self.state;
         let applied = catch_unwind(AssertUnwindSafe(|| state.apply(index, logged.entry())))
             .map_err(|panic| FatalError::Apply { index, message: panic_message(&*panic) })?;
-        if let Some(observer) = &self.with.observer {
-            let entry = logged.entry();
-            observer(&Observed { index, entry, applied: &applied, after: &self.state });
-        }
+        let (entry, after) = (logged.entry(), &self.state);
+        self.tell(|| Observed::Applied { index, entry, applied: &applied, after });
         if !applied.finished.is_empty() {
             self.with.sink.append(index, applied.finished.clone()).await?;
         }
@@ -198,6 +204,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                 EntryPayload::Blank => None,
                 EntryPayload::Membership(membership) => {
                     self.membership = StoredMembership::new(Some(entry.log_id), membership.clone());
+                    self.tell(|| Observed::Members {
+                        index: entry.log_id.index,
+                        voters: membership.voter_ids().collect(),
+                        members: membership.nodes().map(|(id, _)| *id).collect(),
+                        is_joint: membership.get_joint_config().len() > 1,
+                    });
                     None
                 }
                 EntryPayload::Normal(logged) => {

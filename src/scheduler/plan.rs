@@ -99,6 +99,8 @@ pub struct InFlight {
     pub workers: HashSet<Arc<str>>,
     /// Starts in flight, for each group whose limits they count against.
     pub groups: HashMap<GroupKey, u32>,
+    /// The same for each queue that has limits.
+    pub queues: HashMap<Arc<str>, u32>,
 }
 
 impl Default for InFlight {
@@ -110,6 +112,7 @@ impl Default for InFlight {
             breakers: HashSet::new(),
             workers: HashSet::new(),
             groups: HashMap::new(),
+            queues: HashMap::new(),
         }
     }
 }
@@ -173,6 +176,7 @@ pub fn plan(
         plan: Plan::default(),
         taken: HashSet::new(),
         groups: HashMap::new(),
+        queues: HashMap::new(),
         verdicts: 0,
         walked: 0,
     };
@@ -196,6 +200,8 @@ struct Planning<'a> {
     taken: HashSet<RunId>,
     /// Starts that this plan has, for each group.
     groups: HashMap<GroupKey, u32>,
+    /// The same for each queue that has limits.
+    queues: HashMap<Arc<str>, u32>,
     verdicts: usize,
     /// Instants that these verdicts cover.
     walked: u64,
@@ -362,12 +368,15 @@ impl Planning<'_> {
     }
 
     fn start_attempt(&mut self, job: &Job, run: RunId, queue: &str, attempt: u32) -> bool {
-        if !self.has_group_room(&job.spec) {
+        if !self.has_room(&job.spec, queue) {
             return false;
         }
         let Some(worker) = self.assign(&job.spec, queue) else { return false };
         if let Some(group) = job.spec.group() {
             *self.groups.entry(group).or_insert(0) += 1;
+        }
+        if self.state.queue(queue).is_some() {
+            *self.queues.entry(queue.into()).or_insert(0) += 1;
         }
         let lease_until = self.now.plus(self.sessions.lease);
         self.plan.commands.push(Command::Start { run, attempt, worker, lease_until });

@@ -28,6 +28,10 @@ impl Applying<'_> {
             let detail = format!("{} runs are live in the cluster", limits::LIVE_RUNS);
             return self.end(run, RunState::Skipped, Some(Reason::Limit), detail);
         }
+        if let Some(most) = self.state.is_full(&run.queue) {
+            let detail = format!("{most} runs wait in queue `{}` already, and no more may", run.queue);
+            return self.end(run, RunState::Skipped, Some(Reason::Limit), detail);
+        }
         match self.breaker_kind(&run.breaker) {
             StatusKind::Open => self.enter_open(job, run),
             StatusKind::Closed | StatusKind::HalfOpen => self.enter_overlap(job, run),

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaker::{Breaker, Moment, Status, StatusKind, Why};
-use super::command::{BreakerKey, Change, Command, Due, Entry, Outcome, Rejection, Request};
+use super::command::{BreakerKey, Change, Command, Due, Entry, Outcome, Request};
 use super::job::{Job, Origin, Pause, undecided};
 use super::limits;
+use super::rejection::Rejection;
 use super::run::{JobId, Reason, Run, RunId};
 use super::spec::JobSpec;
 use super::time::Timestamp;
@@ -107,6 +108,7 @@ impl Applying<'_> {
             Command::Expire { run } => self.expire(*run),
             Command::CancelRun { run, request } => self.cancel(*run, request),
             Command::HalfOpen { breaker, opened } => self.half_open(breaker, *opened),
+            Command::SetQueue { queue, limits, request } => self.set_queue(queue, limits, request),
             Command::TripBreaker { breaker, open_for, request } => self.trip(breaker, *open_for, request),
             Command::ResetBreaker { breaker, request } => self.reset(breaker, request),
         };

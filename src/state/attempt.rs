@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use super::apply::Applying;
 use super::breaker::{Breaker, StatusKind};
-use super::command::{Outcome, Rejection};
+use super::command::Outcome;
 use super::limits;
+use super::rejection::Rejection;
 use super::run::{Attempt, AttemptOutcome, Phase, Reason, Report, Run, RunId, RunState};
 use super::spec::{OnLost, Retry, RetryOn};
 use super::time::Timestamp;
@@ -28,7 +29,9 @@ impl Applying<'_> {
         }
         let spec = self.state.jobs.get(&id.job).ok_or(Rejection::NoJob)?.spec.clone();
         let (timeout, group) = (spec.timeout, spec.group());
-        if group.as_ref().is_some_and(|group| !self.state.has_group_room(group, 0, self.moment.at)) {
+        let at = self.moment.at;
+        let has_group_room = group.as_ref().is_none_or(|group| self.state.has_group_room(group, 0, at));
+        if !has_group_room || !self.state.has_queue_room(&old.queue, 0, at) {
             return Err(Rejection::Limit);
         }
         let probe = match old.phase {
@@ -39,8 +42,9 @@ impl Applying<'_> {
             }
         };
         if let Some(group) = &group {
-            self.state.take_token(group, self.moment.at);
+            self.state.take_token(group, at);
         }
+        self.state.take_queue_token(&old.queue, at);
         self.state.fences += 1;
         let fence = self.state.fences;
         let mut run = old.as_ref().clone();

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::queue::QueueLimits;
+use super::rejection::Rejection;
 use super::run::{AttemptOutcome, Cause, JobId, Report, RunId};
 use super::spec::JobSpec;
 use super::time::Timestamp;
@@ -289,6 +291,15 @@ pub enum Command {
         /// Log index of its opening.
         opened: u64,
     },
+    /// Sets the limits of a queue; without any it has none.
+    SetQueue {
+        /// Which.
+        queue: Arc<str>,
+        /// All of them.
+        limits: QueueLimits,
+        /// Who.
+        request: Request,
+    },
     /// Opens a breaker by hand.
     TripBreaker {
         /// Which.
@@ -319,6 +330,7 @@ impl Command {
             | Self::TriggerJob { request, .. }
             | Self::Backfill { request, .. }
             | Self::CancelRun { request, .. }
+            | Self::SetQueue { request, .. }
             | Self::TripBreaker { request, .. }
             | Self::ResetBreaker { request, .. } => Some(request),
             Self::Lead { .. }
@@ -440,62 +452,4 @@ pub enum Change {
     Updated,
     /// It had this very definition.
     Unchanged,
-}
-
-/// Why a command was refused: deterministic, the same on every node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
-pub enum Rejection {
-    /// No such job.
-    #[error("no such job")]
-    NoJob,
-    /// No such live run.
-    #[error("no such live run")]
-    NoRun,
-    /// No such breaker.
-    #[error("no such breaker")]
-    NoBreaker,
-    /// Something has changed since the command was computed.
-    #[error("the state has moved on")]
-    Stale,
-    /// An occurrence of the job is due and must be decided first.
-    #[error("an occurrence of the job is being decided")]
-    OccurrenceDue,
-    /// The report's fence is not that of the running attempt.
-    #[error("stale fence")]
-    Fence,
-    /// The breaker does not let it through.
-    #[error("the breaker is open")]
-    BreakerOpen,
-    /// It is too early.
-    #[error("too early")]
-    Early,
-    /// A limit of the cluster is reached.
-    #[error("a limit of the cluster is reached")]
-    Limit,
-    /// The command contradicts itself.
-    #[error("malformed command")]
-    Malformed,
-    /// The job would run after itself.
-    #[error("the job would run after itself")]
-    Cycle,
-}
-
-impl Rejection {
-    /// The word of the API.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoJob => "no_job",
-            Self::NoRun => "no_run",
-            Self::NoBreaker => "no_breaker",
-            Self::Stale => "stale",
-            Self::OccurrenceDue => "occurrence_due",
-            Self::Fence => "fence",
-            Self::BreakerOpen => "breaker_open",
-            Self::Early => "early",
-            Self::Limit => "limit",
-            Self::Malformed => "malformed",
-            Self::Cycle => "cycle",
-        }
-    }
 }

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::apply::{Applying, who};
-use super::command::{Again, Due, Outcome, Rejection, Request, Verdict};
+use super::command::{Again, Due, Outcome, Request, Verdict};
 use super::job::{Fault, Job};
 use super::limits;
+use super::rejection::Rejection;
 use super::run::{Cause, JobId, Phase, Reason, Run, RunId, RunState};
 use super::time::Timestamp;
 

@@ -54,7 +54,7 @@ impl Group {
     }
 
     /// Takes over other limits. What has started lately still counts.
-    fn change(&mut self, limits: &Limits, at: Timestamp) {
+    pub(super) fn change(&mut self, limits: &Limits, at: Timestamp) {
         let Limits { concurrency, rate, .. } = *limits;
         self.concurrency = concurrency;
         if self.rate != rate {
@@ -80,6 +80,11 @@ impl Group {
         self.rate.map_or(u64::MAX, |rate| self.level_at(at) / token(rate))
     }
 
+    /// Whether one more may start at `at`, when so many run and `planned` of them have not taken their tokens.
+    pub(super) fn has_room(&self, running: u32, planned: u32, at: Timestamp) -> bool {
+        self.concurrency.is_none_or(|most| running < most) && self.tokens(at) > u64::from(planned)
+    }
+
     /// When the rate lets the `nth` attempt from now on start, counted from 1.
     #[must_use]
     pub fn token_at(&self, nth: u64, at: Timestamp) -> Timestamp {
@@ -88,7 +93,7 @@ impl Group {
         at.plus(std::time::Duration::from_millis(lacking.div_ceil(u64::from(rate.starts.max(1)))))
     }
 
-    fn take(&mut self, at: Timestamp) {
+    pub(super) fn take(&mut self, at: Timestamp) {
         if let Some(rate) = self.rate {
             self.level = self.level_at(at).saturating_sub(token(rate));
             self.filled_at = at;
@@ -128,8 +133,7 @@ impl State {
     #[must_use]
     pub fn has_group_room(&self, key: &GroupKey, planned: u32, at: Timestamp) -> bool {
         let Some(group) = self.groups.get(key) else { return true };
-        let running = self.group_load(key).saturating_add(planned);
-        group.concurrency.is_none_or(|most| running < most) && group.tokens(at) > u64::from(planned)
+        group.has_room(self.group_load(key).saturating_add(planned), planned, at)
     }
 
     /// Brings the group of a job in line with what the job says; the last job that was applied decides.

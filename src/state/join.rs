@@ -24,10 +24,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::apply::Applying;
-use super::command::Rejection;
 use super::fire::Birth;
 use super::job::Job;
 use super::limits;
+use super::rejection::Rejection;
 use super::run::{Cause, JobId, Reason, Run, RunId, RunState};
 use super::spec::{After, AfterOn, AfterWhen, JobSpec};
 use super::{State, time::Timestamp};

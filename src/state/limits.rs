@@ -52,5 +52,7 @@ pub const JOINS_OPEN: usize = 1_000;
 pub const JOINS_DECIDED: usize = 8;
 /// Definitions of a job that are kept, the one in force included; the oldest is forgotten.
 pub const VERSIONS: usize = 10;
+/// Queues with limits; one more is refused.
+pub const QUEUES: usize = 1_000;
 /// Instants of one backfill; a longer range is refused.
 pub const BACKFILL: usize = 1_000;

@@ -36,10 +36,13 @@ mod command;
 mod evidence;
 mod fire;
 pub mod group;
+mod index;
 mod job;
 pub mod join;
 pub mod limits;
 mod operation;
+pub mod queue;
+mod rejection;
 pub mod run;
 pub mod schedule;
 mod snapshot;
@@ -53,9 +56,9 @@ use std::sync::Arc;
 use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
-use breaker::{Breaker, Status, StatusKind};
+use breaker::{Breaker, StatusKind};
 pub use command::{
-    Again, BreakerKey, Change, CodecError, Command, Due, Entry, JobRef, Outcome, Rejection, Request, Verdict,
+    Again, BreakerKey, Change, CodecError, Command, Due, Entry, JobRef, Outcome, Request, Verdict,
 };
 pub use evidence::{BreakerChange, StateHash};
 use group::{Group, GroupKey};
@@ -63,6 +66,8 @@ pub use job::{Fault, Job, LastRun, Origin, Pause};
 use join::Join;
 pub use operation::JobChange;
 use operation::Remembered;
+use queue::{Queue, QueueLoad};
+pub use rejection::Rejection;
 pub use run::{JobId, RunId};
 use run::{Phase, Run};
 use time::Timestamp;
@@ -116,6 +121,7 @@ pub struct State {
     operations: OrdMap<Arc<str>, Remembered>,
     operations_by_age: OrdMap<u64, Arc<str>>,
     groups: OrdMap<GroupKey, Arc<Group>>,
+    queues: OrdMap<Arc<str>, Arc<Queue>>,
     joins: OrdMap<join::JoinKey, Arc<Join>>,
     // Derived from the above.
     names: OrdMap<(Arc<str>, Arc<str>), JobId>,
@@ -132,6 +138,7 @@ pub struct State {
     sharers: OrdSet<(BreakerKey, JobId)>,
     members: OrdSet<(GroupKey, JobId)>,
     group_loads: OrdMap<GroupKey, u32>,
+    queue_loads: OrdMap<Arc<str>, QueueLoad>,
     followers: OrdSet<(Arc<str>, Arc<str>, JobId)>,
     ending_pauses: OrdSet<(Timestamp, JobId)>,
 }
@@ -321,194 +328,5 @@ impl State {
             }
             Phase::Waiting | Phase::Backoff { .. } | Phase::Running => true,
         }
-    }
-
-    fn put_job(&mut self, job: Job) {
-        let id = job.id;
-        let is_edit = self.jobs.get(&id).is_some_and(|old| !Arc::ptr_eq(&old.spec, &job.spec));
-        let waiting = if is_edit { self.waiting_of(id) } else { Vec::new() };
-        waiting.iter().for_each(|run| self.wait_no_more(run));
-        self.unindex_job(id);
-        self.index_job(&job);
-        self.jobs.insert(id, Arc::new(job));
-        waiting.iter().for_each(|run| self.wait(run));
-    }
-
-    fn remove_job(&mut self, id: JobId) {
-        self.unindex_job(id);
-        self.jobs.remove(&id);
-        self.remove_joins(id);
-        self.remove_breaker(&BreakerKey::Job(id));
-    }
-
-    fn index_job(&mut self, job: &Job) {
-        if let Some(next) = job.next {
-            self.due.insert((next.due_at, job.id));
-        }
-        if job.fault.is_some() {
-            self.faulty.insert(job.id);
-        }
-        if !job.deleted {
-            self.names.insert((job.spec.namespace.as_str().into(), job.spec.name.as_str().into()), job.id);
-        }
-        if let key @ BreakerKey::Shared(..) = job.breaker() {
-            self.sharers.insert((key, job.id));
-        }
-        if let Some(group) = job.spec.group() {
-            self.members.insert((group, job.id));
-        }
-        if !job.deleted {
-            for row in upstream_rows(job) {
-                self.followers.insert(row);
-            }
-        }
-        if let Some(until) = job.pause.as_ref().and_then(|pause| pause.until).filter(|_| !job.deleted) {
-            self.ending_pauses.insert((until, job.id));
-        }
-    }
-
-    fn unindex_job(&mut self, id: JobId) {
-        let Some(job) = self.jobs.get(&id) else { return };
-        if let Some(next) = job.next {
-            self.due.remove(&(next.due_at, id));
-        }
-        self.faulty.remove(&id);
-        if !job.deleted {
-            self.names.remove(&(job.spec.namespace.as_str().into(), job.spec.name.as_str().into()));
-        }
-        self.sharers.remove(&(job.breaker(), id));
-        if let Some(group) = job.spec.group() {
-            self.members.remove(&(group, id));
-        }
-        for row in upstream_rows(job) {
-            self.followers.remove(&row);
-        }
-        if let Some(until) = job.pause.as_ref().and_then(|pause| pause.until) {
-            self.ending_pauses.remove(&(until, id));
-        }
-    }
-
-    fn put_run(&mut self, run: Run) {
-        if let Some(old) = self.runs.get(&run.id).cloned() {
-            self.unindex_run(&old);
-        }
-        self.index_run(&run);
-        self.runs.insert(run.id, Arc::new(run));
-    }
-
-    fn remove_run(&mut self, id: RunId) {
-        if let Some(old) = self.runs.remove(&id) {
-            self.unindex_run(&old);
-        }
-    }
-
-    fn index_run(&mut self, run: &Run) {
-        match run.phase {
-            Phase::Waiting => self.wait(run),
-            Phase::Held => {
-                self.held.insert((run.breaker.clone(), run.id));
-            }
-            Phase::Running => {
-                if let Some(attempt) = run.running() {
-                    self.carried.insert((attempt.worker.clone(), run.id));
-                    let load = self.load(&attempt.worker);
-                    self.loads.insert(attempt.worker.clone(), load + 1);
-                }
-                if let Some(group) = &run.group {
-                    self.group_loads.insert(group.clone(), self.group_load(group) + 1);
-                }
-                if run.cancel.is_some() {
-                    self.stopping.insert(run.id);
-                }
-            }
-            Phase::Queued | Phase::Backoff { .. } | Phase::Ended => {}
-        }
-        if let Some(at) = deadline(run) {
-            self.deadlines.insert((at, run.id));
-        }
-    }
-
-    fn unindex_run(&mut self, run: &Run) {
-        match run.phase {
-            Phase::Waiting => self.wait_no_more(run),
-            Phase::Held => {
-                self.held.remove(&(run.breaker.clone(), run.id));
-            }
-            Phase::Running => {
-                if let Some(attempt) = run.running() {
-                    self.carried.remove(&(attempt.worker.clone(), run.id));
-                    match self.load(&attempt.worker) {
-                        0 | 1 => self.loads.remove(&attempt.worker),
-                        load => self.loads.insert(attempt.worker.clone(), load - 1),
-                    };
-                }
-                if let Some(group) = &run.group {
-                    match self.group_load(group) {
-                        0 | 1 => self.group_loads.remove(group),
-                        load => self.group_loads.insert(group.clone(), load - 1),
-                    };
-                }
-                self.stopping.remove(&run.id);
-            }
-            Phase::Queued | Phase::Backoff { .. } | Phase::Ended => {}
-        }
-        if let Some(at) = deadline(run) {
-            self.deadlines.remove(&(at, run.id));
-        }
-    }
-
-    fn put_breaker(&mut self, key: BreakerKey, breaker: Breaker) {
-        self.unindex_breaker(&key);
-        if breaker.is_trivial() && matches!(key, BreakerKey::Job(_)) {
-            self.breakers.remove(&key);
-            return;
-        }
-        self.index_breaker(&key, &breaker);
-        self.breakers.insert(key, Arc::new(breaker));
-    }
-
-    fn remove_breaker(&mut self, key: &BreakerKey) {
-        self.unindex_breaker(key);
-        self.breakers.remove(key);
-    }
-
-    fn index_breaker(&mut self, key: &BreakerKey, breaker: &Breaker) {
-        match breaker.status {
-            Status::Closed => {}
-            Status::Open { until, .. } => {
-                self.cooling.insert((until, key.clone()));
-            }
-            Status::HalfOpen { .. } => {
-                self.probing.insert(key.clone());
-            }
-        }
-    }
-
-    fn unindex_breaker(&mut self, key: &BreakerKey) {
-        match self.breakers.get(key).map(|breaker| breaker.status) {
-            Some(Status::Open { until, .. }) => {
-                self.cooling.remove(&(until, key.clone()));
-            }
-            Some(Status::HalfOpen { .. }) => {
-                self.probing.remove(key);
-            }
-            Some(Status::Closed) | None => {}
-        }
-    }
-}
-
-/// The rows that say which jobs a job runs after.
-fn upstream_rows(job: &Job) -> impl Iterator<Item = (Arc<str>, Arc<str>, JobId)> {
-    let names = job.spec.after.iter().flat_map(|after| &after.jobs);
-    names.map(|name| (job.spec.namespace.as_str().into(), name.as_str().into(), job.id))
-}
-
-/// When a live run needs a look: its wait ends, it expires, or its attempt is overdue.
-fn deadline(run: &Run) -> Option<Timestamp> {
-    match run.phase {
-        Phase::Backoff { retry_at } => Some(retry_at),
-        Phase::Running => run.overdue_at,
-        Phase::Queued | Phase::Held | Phase::Waiting => run.start_by.filter(|_| run.is_untouched()),
-        Phase::Ended => None,
     }
 }

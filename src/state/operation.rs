@@ -67,6 +67,7 @@ fn operation_key(command: &Command) -> Option<Arc<str>> {
         Command::TriggerJob { job, .. } => JobChange::Trigger.key(&job.namespace, &job.name, id),
         Command::Backfill { job, .. } => JobChange::Backfill.key(&job.namespace, &job.name, id),
         Command::CancelRun { run, .. } => format!("cancel/{run}/{id}"),
+        Command::SetQueue { queue, .. } => format!("queue/{queue}/{id}"),
         Command::TripBreaker { breaker, .. } => format!("trip/{breaker:?}/{id}"),
         Command::ResetBreaker { breaker, .. } => format!("reset/{breaker:?}/{id}"),
         Command::Lead { .. }

@@ -129,7 +129,7 @@ pub enum Reason {
     Error,
     /// Someone cancelled it.
     Cancelled,
-    /// A limit of the cluster was reached.
+    /// A limit of the cluster was reached; of a pending one, the limits of its group.
     Limit,
     /// The leader could not evaluate the schedule.
     Schedule,

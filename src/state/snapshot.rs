@@ -13,6 +13,7 @@ use super::group::{Group, GroupKey};
 use super::job::Job;
 use super::join::{Join, JoinKey};
 use super::operation::Remembered;
+use super::queue::Queue;
 use super::run::Run;
 use super::time::Timestamp;
 use super::{Leadership, State};
@@ -25,6 +26,7 @@ const LEASE: u8 = 5;
 const OPERATION: u8 = 6;
 const GROUP: u8 = 7;
 const JOIN: u8 = 8;
+const QUEUE: u8 = 9;
 const END: u8 = 255;
 
 /// The longest item that is believed; a longer one means that the bytes are no snapshot.
@@ -48,6 +50,10 @@ impl State {
             HEADER,
             &encode(&(self.now, self.before, self.applied, self.fences, self.leaderships.as_ref())),
         )?;
+        // Before the runs, which are counted into them.
+        for (name, queue) in &self.queues {
+            item(out, QUEUE, &encode(&(name.as_ref(), queue.as_ref())))?;
+        }
         for job in self.jobs.values() {
             item(out, JOB, &encode(job.as_ref()))?;
         }
@@ -126,6 +132,10 @@ impl State {
             GROUP => {
                 let (key, group): (GroupKey, Group) = decode(bytes)?;
                 self.groups.insert(key, Arc::new(group));
+            }
+            QUEUE => {
+                let (name, queue): (String, Queue) = decode(bytes)?;
+                self.put_queue(name.into(), queue);
             }
             JOIN => {
                 let (key, join): (JoinKey, Join) = decode(bytes)?;

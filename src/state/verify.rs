@@ -74,6 +74,9 @@ impl State {
 
     fn verify_derived(&self) -> Result<(), Broken> {
         let mut anew = Self::default();
+        for (name, queue) in &self.queues {
+            anew.put_queue(name.clone(), queue.as_ref().clone());
+        }
         self.jobs.values().for_each(|job| anew.put_job(job.as_ref().clone()));
         self.runs.values().for_each(|run| anew.put_run(run.as_ref().clone()));
         for (key, breaker) in &self.breakers {
@@ -95,6 +98,7 @@ impl State {
             ("sharers", self.sharers == anew.sharers),
             ("members", self.members == anew.members),
             ("group_loads", self.group_loads == anew.group_loads),
+            ("queue_loads", self.queue_loads == anew.queue_loads),
             ("followers", self.followers == anew.followers),
             ("ending_pauses", self.ending_pauses == anew.ending_pauses),
             ("operations", self.operations_by_age.len() == self.operations.len()),

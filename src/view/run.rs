@@ -2,6 +2,7 @@
 
 use super::instant;
 use crate::pb::v1 as pb;
+use crate::state::State;
 use crate::state::run::{Attempt, AttemptOutcome, Cause, Phase, Reason, Run, RunState};
 
 /// What a live run waits for, or why it ended as it did.
@@ -90,6 +91,21 @@ pub fn to_pb(run: &Run) -> pb::Run {
         retry_of: run.retry_of.map(|run| run.to_string()).unwrap_or_default(),
         backfill: run.backfill.unwrap_or(0),
     }
+}
+
+/// The message of a run in a state, which knows whether a pending one waits for a worker or for the limits of its group.
+#[must_use]
+pub fn in_state(state: &State, run: &Run) -> pb::Run {
+    let mut message = to_pb(run);
+    let is_kept = || {
+        let group = state.job(run.id.job).and_then(|job| job.spec.group());
+        let has_group_room = group.is_none_or(|group| state.has_group_room(&group, 0, state.now()));
+        !has_group_room || !state.has_queue_room(&run.queue, 0, state.now())
+    };
+    if run.phase == Phase::Waiting && is_kept() {
+        message.reason = Reason::Limit.as_str().to_owned();
+    }
+    message
 }
 
 fn attempt(attempt: &Attempt) -> pb::Attempt {

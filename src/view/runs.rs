@@ -99,7 +99,7 @@ pub fn page(
     after: Option<Decided>,
     limit: usize,
 ) -> Result<Page, HistoryError> {
-    let mut page = Collecting { page: Page::default(), filter, limit, looked_at: 0 };
+    let mut page = Collecting { page: Page::default(), state, filter, limit, looked_at: 0 };
     match (&filter.namespace, &filter.job) {
         (Some(namespace), Some(job)) => {
             let mut jobs = log.jobs_named(namespace, job)?;
@@ -117,6 +117,7 @@ pub fn page(
 
 struct Collecting<'a> {
     page: Page,
+    state: &'a State,
     filter: &'a Filter,
     limit: usize,
     looked_at: usize,
@@ -127,7 +128,7 @@ impl Collecting<'_> {
     fn take(&mut self, found: &Run) -> bool {
         self.looked_at += 1;
         if self.filter.fits(found) {
-            self.page.runs.push(run::to_pb(found));
+            self.page.runs.push(run::in_state(self.state, found));
         }
         if self.page.runs.len() >= self.limit || self.looked_at >= LOOKED_AT {
             self.page.next = Some((found.fired_at, found.id));

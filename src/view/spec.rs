@@ -45,14 +45,21 @@ pub fn to_pb(spec: &JobSpec) -> pb::JobSpec {
     }
 }
 
-fn limits(limits: &Limits) -> pb::Limits {
-    let rate = |rate: Rate| match span_text(rate.per).as_str() {
-        "1s" => format!("{}/s", rate.starts),
-        "1m" => format!("{}/m", rate.starts),
-        "1h" => format!("{}/h", rate.starts),
-        "1d" => format!("{}/d", rate.starts),
-        other => format!("{}/{other}", rate.starts),
+/// A rate as people write it: `100/s`, `5/30s`.
+#[must_use]
+pub fn rate(rate: Rate) -> String {
+    let per = span_text(rate.per);
+    let per = match per.as_str() {
+        "1s" => "s",
+        "1m" => "m",
+        "1h" => "h",
+        "1d" => "d",
+        other => other,
     };
+    format!("{}/{per}", rate.starts)
+}
+
+fn limits(limits: &Limits) -> pb::Limits {
     pb::Limits {
         group: limits.group.clone().unwrap_or_default(),
         concurrency: limits.concurrency,

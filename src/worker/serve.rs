@@ -208,6 +208,7 @@ impl Worker {
             slots: self.options.slots,
             held: self.ledger.held(),
             version: self.options.version.clone(),
+            keeps_output: self.options.spool.is_some(),
             earlier: self.options.spool.as_ref().map(|spool| spool.earlier().to_vec()).unwrap_or_default(),
         }
     }

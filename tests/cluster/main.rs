@@ -14,6 +14,7 @@ mod harness;
 mod linear;
 mod logs;
 mod membership;
+mod own_workers;
 mod pages;
 mod receiver;
 mod takeover;

@@ -71,10 +71,9 @@ pub(crate) struct Person {
 }
 
 impl Person {
-    pub(crate) fn new(name: &str, nodes: u64, chance: Chance, truth: Truth) -> Self {
-        let endpoints: Vec<_> = (1..=nodes)
-            .map(|node| format!("n{node}:{}", net::CLIENT_PORT).parse().expect("an endpoint"))
-            .collect();
+    pub(crate) fn new(name: &str, chance: Chance, truth: Truth) -> Self {
+        let endpoints: Vec<_> =
+            net::endpoints().map(|endpoint| endpoint.parse().expect("an endpoint")).collect();
         let client = Client::over(&net::dialer(), &endpoints, PATIENCE, || unreachable!("each has an id"))
             .expect("endpoints");
         let chance = Arc::new(Mutex::new(chance));

@@ -1,84 +1,41 @@
-//! The simulated network, as the shipped program is handed it: listeners and dialers over turmoil's TCP.
+//! Addresses in the simulated network, and how often they may be dialled.
 
 use std::collections::BTreeMap;
-use std::io;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 
 use chronarch::client::Dialer;
-use chronarch::raft;
-use futures::Stream;
-use futures::stream::{BoxStream, unfold};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tonic::transport::server::{Connected, TcpConnectInfo};
-use turmoil::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+use turmoil::net::TcpStream;
 
 pub(crate) const CLIENT_PORT: u16 = 7401;
 pub(crate) const PEER_PORT: u16 = 7501;
+/// Nodes that a world may ever have: an id is used once.
+pub(crate) const NODES_MAX: u64 = 9;
 
-/// A connection that a listener has accepted.
-pub(crate) struct Accepted(TcpStream);
-
-impl Connected for Accepted {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        TcpConnectInfo { local_addr: self.0.local_addr().ok(), remote_addr: self.0.peer_addr().ok() }
-    }
+/// Where nodes answer clients and workers, those included that are not there yet or any more.
+pub(crate) fn endpoints() -> impl Iterator<Item = String> {
+    (1..=NODES_MAX).map(|node| format!("n{node}:{CLIENT_PORT}"))
 }
 
-impl AsyncRead for Accepted {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
+/// Dials of one process to one address within a second. Somebody who is not there is not called without a pause in
+/// between.
+pub(crate) struct Dials {
+    begun: Instant,
+    counted: Mutex<BTreeMap<String, (u64, u32)>>,
 }
-
-impl AsyncWrite for Accepted {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
-/// Connections that arrive at a port of this host.
-pub(crate) type Incoming = BoxStream<'static, io::Result<Accepted>>;
-
-pub(crate) async fn listen(port: u16) -> io::Result<Incoming> {
-    let listener = TcpListener::bind(("0.0.0.0", port)).await?;
-    Ok(Box::pin(accepted(listener)))
-}
-
-fn accepted(listener: TcpListener) -> impl Stream<Item = io::Result<Accepted>> {
-    unfold(listener, |listener| async move {
-        let stream = listener.accept().await.map(|(stream, _)| Accepted(stream));
-        Some((stream, listener))
-    })
-}
-
-/// Dials of one machine to one address within a second of the world. Somebody who is not there is not called without
-/// a pause in between.
-#[derive(Default)]
-struct Dials(Mutex<BTreeMap<String, (u64, u32)>>);
 
 /// Three connections to each peer, and each is tried again after 20 ms at the soonest.
 const DIALS_PER_SECOND: u32 = 150;
 
 impl Dials {
-    fn count(&self, address: &str) {
-        let second = turmoil::sim_elapsed().unwrap_or_default().as_secs();
-        let mut dials = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// To be called in the runtime of who dials.
+    pub(crate) fn new() -> Self {
+        Self { begun: Instant::now(), counted: Mutex::default() }
+    }
+
+    pub(crate) fn count(&self, address: &str) {
+        let second = self.begun.elapsed().as_secs();
+        let mut dials = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
         let (of, count) = dials.entry(address.to_owned()).or_insert((second, 0));
         if *of != second {
             (*of, *count) = (second, 0);
@@ -88,21 +45,11 @@ impl Dials {
     }
 }
 
+/// Of a person, who needs no kernel: nobody stops a person.
 pub(crate) fn dialer() -> Dialer {
-    let dials = Arc::<Dials>::default();
+    let dials = Arc::new(Dials::new());
     Dialer::new(move |address: Arc<str>| {
         dials.count(&address);
         async move { TcpStream::connect(address.to_string()).await }
-    })
-}
-
-pub(crate) fn peer_dialer() -> raft::Dialer {
-    let dials = Arc::<Dials>::default();
-    Arc::new(move |address: String| {
-        dials.count(&address);
-        Box::pin(async move {
-            let stream = TcpStream::connect(address).await?;
-            Ok(Box::new(stream) as Box<dyn raft::PeerStream>)
-        })
     })
 }

@@ -21,11 +21,16 @@ pub(crate) struct Service {
 }
 
 /// Says that the attempt is over, however it ends.
-struct Begun(Truth, Held);
+struct Begun<'a> {
+    truth: &'a Truth,
+    held: Held,
+    /// Who reports it.
+    reported_by: Option<&'a Arc<str>>,
+}
 
-impl Drop for Begun {
+impl Drop for Begun<'_> {
     fn drop(&mut self) {
-        self.0.ended(self.1);
+        self.truth.ended(self.held, self.reported_by);
     }
 }
 
@@ -38,9 +43,10 @@ impl Service {
         self.sick.store(sick, std::sync::atomic::Ordering::Relaxed);
     }
 
-    pub(crate) fn carrier(&self) -> Carrier {
-        let service = self.clone();
-        Carrier::new(move |order, cancel| service.clone().carry_out(order, cancel))
+    /// As the worker on this machine reaches it.
+    pub(crate) fn carrier(&self, machine: String) -> Carrier {
+        let (service, machine) = (self.clone(), Arc::<str>::from(machine));
+        Carrier::new(move |order, cancel| service.clone().carry_out(order, cancel, Arc::clone(&machine)))
     }
 
     /// How long the attempt takes, and whether it works.
@@ -61,13 +67,13 @@ impl Service {
         (Duration::from_millis(millis), !fails)
     }
 
-    async fn carry_out(self, order: Order, cancel: CancellationToken) -> Report {
+    async fn carry_out(self, order: Order, cancel: CancellationToken, machine: Arc<str>) -> Report {
         if cancel.is_cancelled() {
             return Report::of(Outcome::Cancelled);
         }
         let held = (order.run_id.parse().expect("a run id"), order.fence);
-        self.truth.began(held);
-        let _begun = Begun(self.truth.clone(), held);
+        self.truth.began(held, &machine);
+        let mut begun = Begun { truth: &self.truth, held, reported_by: None };
         let (takes, works) = self.draw(&order);
         let limit = order.timeout.unwrap_or(Duration::from_secs(3_600));
         let worked = timeout(limit, async {
@@ -77,7 +83,9 @@ impl Service {
                 () = sleep(takes) => Some(works),
             }
         });
-        Report::of(match worked.await {
+        let worked = worked.await;
+        begun.reported_by = Some(&machine);
+        Report::of(match worked {
             Err(_) => Outcome::TimedOut,
             Ok(None) => Outcome::Cancelled,
             Ok(Some(true)) => Outcome::Succeeded,

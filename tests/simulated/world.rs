@@ -6,134 +6,52 @@
 //!
 //! # Simulated
 //! The network (turmoil: delay, loss, partitions of every shape, also one way, and held back), time (each machine has
-//! a wall clock that is off, and is set), chance, power (a machine that crashes loses what its log had not synced; a
-//! write that was under way may be there in part), and the targets of the jobs.
+//! a wall clock that is off, runs a little fast or slow, and is set), chance, processes that are stopped and go on
+//! ([`crate::machine`]), power (a machine that crashes loses what its log had not synced; a write that was under way
+//! may be there in part), the operator who changes the membership, and the targets of the jobs.
 //!
 //! # Not simulated
-//! A process that is stopped and goes on (`tests/chaos` does that), a disk that fails or lies (`tests/storage`), and
-//! the run log's loss at a crash: its files are closed in order here.
+//! A disk that fails or lies (`tests/storage`), the run log's loss at a crash (its files are closed in order here), a
+//! process that is stopped in the middle of a computation, threads that run at the same time, and a monotonic clock
+//! that is wrong.
 
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use chronarch::clock::Clock;
-use chronarch::config::{Config, Overrides};
-use chronarch::node::worker::{ExecStreams, WorkerSetup, prepare};
-use chronarch::node::{self, Listeners, Surroundings};
-use chronarch::state::time::Timestamp;
-use tokio_util::sync::CancellationToken;
 use turmoil::Sim;
 
 use crate::clients::Person;
+use crate::figures::Figures;
 use crate::lab::chance::Chance;
 use crate::lab::spec::MIDNIGHT;
+use crate::machine::{self, Machine, Program};
 use crate::nemesis::Nemesis;
-use crate::net;
+use crate::operator::Operator;
 use crate::target::Service;
-use crate::truth::{Figures, Truth};
+use crate::truth::Truth;
 
 /// What one step of the world takes.
-const TICK: Duration = Duration::from_millis(1);
+pub(crate) const TICK: Duration = Duration::from_millis(1);
 /// How long the world has to come to rest, and to be done with what it has.
 const REST_MS: u64 = 60_000;
 /// Longer than anything in here takes that is still being dealt with: a timeout, its grace, a cool-down, a lease.
 const OVERDUE_MS: i64 = 5_000;
 
-pub(crate) struct Machine {
-    pub(crate) name: String,
-    /// Its clock's error, in milliseconds.
-    pub(crate) skew_ms: Arc<AtomicI64>,
-    pub(crate) dir: PathBuf,
-}
-
 pub(crate) struct World<'a> {
     pub(crate) sim: Sim<'a>,
+    /// The machines of the members, of those that are to be, and of those that were and are not gone yet.
     pub(crate) nodes: Vec<Machine>,
     pub(crate) workers: Vec<Machine>,
+    pub(crate) operator: Operator,
+    /// Of the next node; an id is used once.
+    pub(crate) next_id: u64,
     pub(crate) truth: Truth,
     pub(crate) service: Service,
     pub(crate) chance: Chance,
+    root: PathBuf,
     seed: u64,
-}
-
-fn clock(skew_ms: &Arc<AtomicI64>, seed: u64) -> Clock {
-    let skew_ms = Arc::clone(skew_ms);
-    // Whole steps of the world, and what has passed on this machine since the last one.
-    let (begun, at) = (tokio::time::Instant::now(), turmoil::sim_elapsed().unwrap_or_default());
-    let wall = move || {
-        let passed = at + begun.elapsed();
-        let millis = i64::try_from(passed.as_millis()).unwrap_or(i64::MAX);
-        Timestamp::from_millis(MIDNIGHT + millis + skew_ms.load(Ordering::Relaxed))
-    };
-    Clock::new(wall, seed)
-}
-
-fn config(node: u64, nodes: u64, dir: &Path) -> Config {
-    let peers: Vec<String> = (1..=nodes).map(|id| format!("{id} = \"n{id}:{}\"", net::PEER_PORT)).collect();
-    let text = format!(
-        "node_id = {node}\nlisten = \"n{node}:{}\"\npeer_listen = \"n{node}:{}\"\ndata_dir = \"{}\"\n\
-         insecure = true\npeers = {{ {} }}\n\
-         [raft]\nsnapshot_entries = 30\nkeep_entries = 8\n[worker]\nlease = \"2s\"\nslots = 8\n",
-        net::CLIENT_PORT,
-        net::PEER_PORT,
-        dir.display(),
-        peers.join(", "),
-    );
-    Config::read("node.toml", &text, Overrides::default()).expect("a sound configuration")
-}
-
-/// One life of a node. It ends by itself only when a store or consensus has failed, which nothing here makes them do.
-async fn node(
-    id: u64,
-    nodes: u64,
-    dir: PathBuf,
-    skew_ms: Arc<AtomicI64>,
-    seed: u64,
-    with: (Truth, Service),
-) -> turmoil::Result {
-    let (truth, service) = with;
-    let surroundings = Surroundings {
-        clock: clock(&skew_ms, seed),
-        peer_dialer: net::peer_dialer(),
-        dialer: net::dialer(),
-        carrier: Some(service.carrier()),
-        observer: Some(Arc::new(move |it| truth.observed(id, it))),
-    };
-    let config = config(id, nodes, &dir);
-    let here = config.listen.clone();
-    let (clients, peers) = (net::listen(net::CLIENT_PORT).await?, net::listen(net::PEER_PORT).await?);
-    let ended =
-        node::run_in(config, surroundings, Listeners { clients, peers, here }, CancellationToken::new());
-    let ended = ended.await;
-    panic!("node {id} has ended: {ended:?}");
-}
-
-async fn worker(
-    name: String,
-    nodes: u64,
-    skew_ms: Arc<AtomicI64>,
-    seed: u64,
-    service: Service,
-) -> turmoil::Result {
-    let setup = WorkerSetup {
-        place: name,
-        queues: ["default".to_owned()].into(),
-        labels: std::collections::BTreeMap::new(),
-        slots: 4,
-        allow_exec: false,
-        exec_streams: ExecStreams::Together,
-        output: None,
-        endpoints: (1..=nodes).map(|node| format!("n{node}:{}", net::CLIENT_PORT)).collect(),
-    };
-    let mut surroundings = Surroundings::real(clock(&skew_ms, seed));
-    surroundings.dialer = net::dialer();
-    surroundings.carrier = Some(service.carrier());
-    prepare(setup, &surroundings)?.run(CancellationToken::new()).await;
-    Ok(())
 }
 
 impl World<'_> {
@@ -153,27 +71,6 @@ impl World<'_> {
             .fail_rate(chance.pick(&[0.0, 0.0, 0.000_5, 0.002]))
             .repair_rate(0.1)
             .build();
-        let mut machine = |name: String| Machine {
-            dir: root.join(&name),
-            skew_ms: Arc::new(AtomicI64::new(i64::try_from(chance.between(0, 160)).unwrap_or(0) - 80)),
-            name,
-        };
-        let machines: Vec<Machine> = (1..=nodes).map(|id| machine(format!("n{id}"))).collect();
-        let workers: Vec<Machine> = (1..=2).map(|id| machine(format!("w{id}"))).collect();
-        for (id, place) in (1..).zip(&machines) {
-            let (dir, skew_ms) = (place.dir.clone(), Arc::clone(&place.skew_ms));
-            let (lives, with) = (seeds(chance.draw()), (truth.clone(), service.clone()));
-            sim.host(place.name.as_str(), move || {
-                node(id, nodes, dir.clone(), Arc::clone(&skew_ms), lives(), with.clone())
-            });
-        }
-        for place in &workers {
-            let (name, skew_ms) = (place.name.clone(), Arc::clone(&place.skew_ms));
-            let (lives, service) = (seeds(chance.draw()), service.clone());
-            sim.host(place.name.as_str(), move || {
-                worker(name.clone(), nodes, Arc::clone(&skew_ms), lives(), service.clone())
-            });
-        }
         for person in ["p1", "p2"] {
             let (chance, truth) = (Chance::new(chance.draw()), truth.clone());
             let chance = RefCell::new(Some(chance));
@@ -182,12 +79,84 @@ impl World<'_> {
                 let truth = truth.clone();
                 async move {
                     let Some(chance) = chance else { return Ok(()) };
-                    Person::new(person, nodes, chance, truth).live().await;
+                    Person::new(person, chance, truth).live().await;
                     Ok(())
                 }
             });
         }
-        Self { sim, nodes: machines, workers, truth, service, chance, seed }
+        let (operator, life) = Operator::new(truth.clone());
+        sim.client("operator", life);
+        let mut world = Self {
+            sim,
+            nodes: Vec::new(),
+            workers: Vec::new(),
+            operator,
+            next_id: nodes + 1,
+            truth,
+            service,
+            chance,
+            root: root.to_path_buf(),
+            seed,
+        };
+        for id in 1..=nodes {
+            let node =
+                world.machine(format!("n{id}"), None, Program::Node { id, first: nodes, rejoins: false });
+            world.nodes.push(node);
+        }
+        for id in 1..=2 {
+            let worker = world.machine(format!("w{id}"), None, Program::Worker);
+            world.workers.push(worker);
+        }
+        world
+    }
+
+    fn machine(&mut self, name: String, folder: Option<PathBuf>, program: Program) -> Machine {
+        let dir = folder.unwrap_or_else(|| self.root.join(&name));
+        let chance = Chance::new(self.chance.draw());
+        Machine::new(&mut self.sim, name, dir, program, chance, (self.truth.clone(), self.service.clone()))
+    }
+
+    /// Switches on a node that waits to be added; in the folder of another, it is told to begin anew.
+    pub(crate) fn add_node(&mut self, folder: Option<PathBuf>) -> u64 {
+        let id = self.next_id;
+        self.next_id += 1;
+        let rejoins = folder.is_some() || self.chance.one_in(2);
+        let node = self.machine(format!("n{id}"), folder, Program::Node { id, first: 0, rejoins });
+        self.nodes.push(node);
+        id
+    }
+
+    /// The machine of a removed node is switched off for good; its folder stays.
+    pub(crate) fn take_away(&mut self, name: &str) -> PathBuf {
+        if self.is_up(name) {
+            self.crash(name);
+        }
+        let place = self.nodes.iter().position(|node| node.name == name).expect("it is there");
+        self.nodes.remove(place).dir
+    }
+
+    /// Does something with a machine, if there is one of this name.
+    fn at<T>(&mut self, name: &str, what: impl FnOnce(&mut Machine, &mut Sim<'_>) -> T) -> Option<T> {
+        let Self { sim, nodes, workers, .. } = self;
+        let machine = nodes.iter_mut().chain(workers).find(|machine| machine.name == name)?;
+        Some(what(machine, sim))
+    }
+
+    pub(crate) fn is_up(&self, name: &str) -> bool {
+        self.nodes.iter().chain(&self.workers).any(|machine| machine.name == name && machine.is_up())
+    }
+
+    pub(crate) fn crash(&mut self, name: &str) {
+        self.at(name, Machine::crash);
+    }
+
+    pub(crate) fn restart(&mut self, name: &str) {
+        self.at(name, Machine::restart);
+    }
+
+    /// Stops a process, or lets it go on.
+    pub(crate) fn set_stopped(&mut self, name: &str, is_stopped: bool) {
+        self.at(name, |machine, _| machine.set_stopped(is_stopped));
     }
 
     /// Chaos, then peace: what is due is decided, every answer that was given holds, and after the deletion of all
@@ -203,21 +172,20 @@ impl World<'_> {
         for person in ["p1", "p2"] {
             self.sim.crash(person);
         }
-        self.service.set_sick(false);
-        let ids: Vec<u64> = (1..=self.nodes.len() as u64).collect();
+        self.settle(&mut nemesis);
         self.wait("nothing overdue, everything applied everywhere", |world| {
             let state = world.truth.state();
             let overdue = state.due().next().is_some_and(|(due, _)| {
                 due.millis() + OVERDUE_MS < world.wall() || due.millis() + OVERDUE_MS < state.now().millis()
             });
             let is_level = state.now().millis() <= world.wall() + 200;
-            !overdue && is_level && world.truth.in_step(ids.iter().copied())
+            !overdue && is_level && world.truth.in_step()
         });
         self.delete_all();
         self.wait("the end of all runs", |world| {
             let state = world.truth.state();
             (state.run_count(), state.job_count(), state.leases().count()) == (0, 0, 0)
-                && world.truth.in_step(ids.iter().copied())
+                && world.truth.in_step()
         });
         self.truth.check_acknowledged();
         (self.truth.figures(), self.truth.hash())
@@ -225,13 +193,29 @@ impl World<'_> {
 
     /// The true time.
     fn wall(&self) -> i64 {
-        MIDNIGHT + i64::try_from(self.sim.elapsed().as_millis()).unwrap_or(i64::MAX)
+        MIDNIGHT + machine::now(&self.sim)
     }
 
     pub(crate) fn step(&mut self) {
         if let Err(error) = self.sim.step() {
             panic!("seed {}: {error}", self.seed);
         }
+        self.truth.set_wall(self.wall());
+        for machine in self.nodes.iter_mut().chain(&mut self.workers) {
+            machine.step();
+        }
+    }
+
+    /// A change of the membership that was begun comes to its end, now that nothing is in its way.
+    fn settle(&mut self, nemesis: &mut Nemesis) {
+        for _ in 0..REST_MS {
+            if nemesis.is_done(self) {
+                return;
+            }
+            nemesis.go_on(self);
+            self.step();
+        }
+        panic!("in vain for {REST_MS} ms: the end of a change; members {:?}", self.truth.members());
     }
 
     fn wait(&mut self, what: &str, is_so: impl Fn(&Self) -> bool) {
@@ -246,27 +230,22 @@ impl World<'_> {
         let runs: Vec<_> = state.runs().map(|run| (run.id.to_string(), run.phase)).collect();
         let due: Vec<_> = state.due().take(5).collect();
         panic!(
-            "in vain for {REST_MS} ms: {what}; now {}, log {}, live {runs:?}, due {due:?}",
+            "in vain for {REST_MS} ms: {what}; now {}, log {}, live {runs:?}, due {due:?}, {}",
             self.wall(),
-            state.now()
+            state.now(),
+            self.truth.progress(),
         );
     }
 
     fn delete_all(&mut self) {
         let done = Rc::new(RefCell::new(false));
-        let (told, truth, nodes) = (Rc::clone(&done), self.truth.clone(), self.nodes.len() as u64);
+        let (told, truth) = (Rc::clone(&done), self.truth.clone());
         let chance = Chance::new(self.chance.draw());
         self.sim.client("p3", async move {
-            Person::new("p3", nodes, chance, truth).delete_all().await;
+            Person::new("p3", chance, truth).delete_all().await;
             *told.borrow_mut() = true;
             Ok(())
         });
         self.wait("the deletion of all jobs", |_| *done.borrow());
     }
-}
-
-/// A number for each life.
-fn seeds(seed: u64) -> impl Fn() -> u64 {
-    let chance = RefCell::new(Chance::new(seed));
-    move || chance.borrow_mut().draw()
 }

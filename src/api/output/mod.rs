@@ -36,8 +36,19 @@ use crate::pb::v1 as pb;
 use crate::pb::v1::run_service_client::RunServiceClient;
 use tokio_stream::wrappers::ReceiverStream;
 
-/// Asks a worker, by the name that it has or had, for output; whether it was asked.
-pub type AskOutput = Arc<dyn Fn(Arc<str>, pb::ReadOutput) -> BoxFuture<'static, bool> + Send + Sync>;
+/// Asks a worker, by the name that it has or had, for output.
+pub type AskOutput = Arc<dyn Fn(Arc<str>, pb::ReadOutput) -> BoxFuture<'static, Asked> + Send + Sync>;
+
+/// Whether a worker was asked for output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// It was.
+    Yes,
+    /// It is not connected.
+    Away,
+    /// It keeps no output.
+    KeepsNone,
+}
 
 /// Messages that wait for a slow reader.
 const AHEAD: usize = 1;

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tonic::Status;
 
 use super::record::{self, Wanted};
-use super::{Awaited, Client};
+use super::{Asked, Awaited, Client};
 use crate::api::{Api, limits, status};
 use crate::pb::v1 as pb;
 use crate::state::run::{Attempt, Run, RunId};
@@ -163,10 +163,11 @@ impl Serving {
             stream: place.wanted.stream.into(),
             follow: self.request.follow,
         };
-        if !ask(place.worker.clone(), message).await {
-            return Ok(Came::Away);
+        match ask(place.worker.clone(), message).await {
+            Asked::Yes => self.pass_on(place, awaited).await,
+            Asked::Away => Ok(Came::Away),
+            Asked::KeepsNone => Ok(Came::Forgotten),
         }
-        self.pass_on(place, awaited).await
     }
 
     async fn pass_on(&self, place: &mut Place, mut awaited: Awaited) -> Result<Came, Status> {

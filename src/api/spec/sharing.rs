@@ -19,15 +19,7 @@ pub(super) fn limits(limits: Option<&pb::Limits>, problems: &mut Problems) -> Op
     if let Some(concurrency) = concurrency {
         value::within("limits.concurrency", *concurrency, &(1..=limits::CONCURRENCY), problems);
     }
-    let read = if rate.is_empty() { None } else { self::rate(rate) };
-    if !rate.is_empty() && read.is_none() {
-        let shown: String = rate.chars().take(64).collect();
-        let reason = format!(
-            "{shown:?} is no rate, expected a number from 1 to {}, `/`, and a span of 1ms to 1d: 100/s, 10/m, 5/30s",
-            limits::RATE_STARTS
-        );
-        problems.add("limits.rate", reason);
-    }
+    let read = self::rate("limits.rate", rate, problems);
     if concurrency.is_none() && rate.is_empty() {
         problems.add("limits", "neither concurrency nor rate is set: nothing would be limited");
     }
@@ -38,7 +30,24 @@ pub(super) fn limits(limits: Option<&pb::Limits>, problems: &mut Problems) -> Op
     })
 }
 
-fn rate(text: &str) -> Option<Rate> {
+/// A rate; empty for none.
+pub(in crate::api) fn rate(path: &str, text: &str, problems: &mut Problems) -> Option<Rate> {
+    if text.is_empty() {
+        return None;
+    }
+    let rate = read_rate(text);
+    if rate.is_none() {
+        let shown: String = text.chars().take(64).collect();
+        let reason = format!(
+            "{shown:?} is no rate, expected a number from 1 to {}, `/`, and a span of 1ms to 1d: 100/s, 10/m, 5/30s",
+            limits::RATE_STARTS
+        );
+        problems.add(path, reason);
+    }
+    rate
+}
+
+fn read_rate(text: &str) -> Option<Rate> {
     let (starts, per) = text.split_once('/')?;
     let starts = starts.trim().parse().ok().filter(|starts| (1..=limits::RATE_STARTS).contains(starts))?;
     let per = per.trim();

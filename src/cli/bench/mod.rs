@@ -29,6 +29,7 @@ mod machine;
 mod probe;
 mod process;
 mod receiver;
+mod records;
 mod report;
 mod saturation;
 mod stage;
@@ -68,6 +69,9 @@ pub(super) enum BenchCommand {
     /// How long it takes to fire many jobs that are due at one instant
     #[command(after_long_help = instant::HELP)]
     Instant(instant::InstantArgs),
+    /// What many finished runs cost: disk, memory, questions, and a node that was away
+    #[command(after_long_help = records::HELP)]
+    Records(records::RecordsArgs),
 }
 
 /// Flags of every bench.
@@ -146,6 +150,7 @@ impl BenchCommand {
             Self::Lateness(args) => &args.shared,
             Self::Saturation(args) => &args.shared,
             Self::Instant(args) => &args.shared,
+            Self::Records(args) => &args.shared,
         }
     }
 
@@ -156,6 +161,7 @@ impl BenchCommand {
             Self::Lateness(_) => "lateness",
             Self::Saturation(_) => "saturation",
             Self::Instant(_) => "instant",
+            Self::Records(_) => "records",
         }
     }
 
@@ -168,6 +174,7 @@ impl BenchCommand {
             Self::Lateness(args) => vec![("jobs", args.jobs), ("rate", args.rate), ("seconds", args.seconds)],
             Self::Saturation(args) => vec![("jobs", args.jobs), ("seconds", args.seconds)],
             Self::Instant(args) => vec![("jobs", args.jobs)],
+            Self::Records(args) => vec![("records", args.records), ("rate", args.rate)],
         };
         settings.extend(own.into_iter().map(|(name, value)| (name, value.to_string())));
         settings
@@ -180,6 +187,7 @@ impl BenchCommand {
             Self::Lateness(args) => lateness::measure(args, stage).await,
             Self::Saturation(args) => saturation::measure(args, stage).await,
             Self::Instant(args) => instant::measure(args, stage).await,
+            Self::Records(args) => records::measure(args, stage, printer).await,
         }
     }
 }

@@ -154,6 +154,31 @@ impl Stage {
         watched(&mut self.cluster, look).await
     }
 
+    /// Where a node keeps its data.
+    pub(super) fn data_dir(&self, node: u64) -> PathBuf {
+        self.cluster.data_dir(node)
+    }
+
+    /// A client that asks this node alone.
+    pub(super) fn client_of(&self, node: u64) -> Result<Client, BenchError> {
+        let ids = self.clock.clone();
+        Ok(Client::new(&[self.cluster.endpoint(node).parse()?], CALL_MAX, move || ids.random_id())?)
+    }
+
+    /// Waits until no run is live.
+    pub(super) async fn quiet(&mut self) -> Result<(), BenchError> {
+        let client = &self.client;
+        let look = || async move {
+            let statuses = statuses(client).await;
+            match leading(&statuses) {
+                Some(leader) if leader.live_runs == 0 => Ok(()),
+                Some(leader) => Err(format!("{} runs are live", leader.live_runs)),
+                None => Err("no leader is known".to_owned()),
+            }
+        };
+        watched(&mut self.cluster, look).await
+    }
+
     /// Waits until every node is ready, has applied what the leader had committed, and has its worker
     /// registered at the leader.
     pub(super) async fn ready(&mut self) -> Result<Leader, BenchError> {

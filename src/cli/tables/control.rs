@@ -3,7 +3,7 @@
 use comfy_table::Table;
 
 use super::{at, columns, or_dash};
-use crate::pb::v1::{JobVersion, Run};
+use crate::pb::v1::{JobVersion, Queue, Run};
 
 /// Names, one a line.
 pub(in crate::cli) fn names(header: &str, names: &[String]) -> Table {
@@ -26,6 +26,33 @@ pub(in crate::cli) fn versions(versions: &[JobVersion]) -> Table {
             or_dash(&version.reason).to_owned(),
             or_dash(&paths.join(", ")).to_owned(),
         ]);
+    }
+    table
+}
+
+/// Queues, one a line.
+pub(in crate::cli) fn queues(queues: &[Queue], wide: bool) -> Table {
+    let narrow = ["QUEUE", "WAITING", "RUNNING", "CONCURRENCY", "RATE", "MAX WAITING"];
+    let mut table =
+        if wide { columns(&[&narrow[..], &["SET", "ACTOR", "REASON"]].concat()) } else { columns(&narrow) };
+    let or_none = |limit: Option<u32>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
+    for queue in queues {
+        let mut row = vec![
+            queue.name.clone(),
+            queue.waiting.to_string(),
+            queue.running.to_string(),
+            or_none(queue.concurrency),
+            or_dash(&queue.rate).to_owned(),
+            or_none(queue.max_waiting),
+        ];
+        if wide {
+            row.extend([
+                at(queue.set_at.as_ref()),
+                or_dash(&queue.actor).to_owned(),
+                or_dash(&queue.reason).to_owned(),
+            ]);
+        }
+        table.add_row(row);
     }
     table
 }

@@ -2,6 +2,7 @@
 //! run after.
 
 use super::*;
+use crate::pb::v1::queue_service_server::QueueService as _;
 
 fn labelled(name: &str, team: &str) -> pb::JobSpec {
     pb::JobSpec { labels: [("team".to_owned(), team.to_owned())].into(), ..job(name) }
@@ -162,4 +163,33 @@ async fn what_jobs_run_after_must_be_there_and_form_no_cycle() {
     let both = pb::JobSpec { schedule: job("x").schedule, ..after("d", &["a"]) };
     let both = apply(vec![both]).await.unwrap_err();
     assert!(both.message().starts_with("jobs[0].after: the job has a schedule too"), "{both:?}");
+}
+
+#[tokio::test]
+async fn a_full_queue_turns_new_runs_away_and_says_so() {
+    let node = Node::start().await;
+    node.apply(vec![job("a")], false).await;
+    let set = |rate: &str, max_waiting| pb::SetQueueRequest {
+        name: "default".to_owned(),
+        rate: rate.to_owned(),
+        max_waiting,
+        actor: "ada".to_owned(),
+        reason: "small disk".to_owned(),
+        ..Default::default()
+    };
+    let queue = node.api.set_queue(Request::new(set("5/30s", Some(1)))).await.unwrap().into_inner();
+    assert_eq!((queue.rate.as_str(), queue.max_waiting, queue.actor.as_str()), ("5/30s", Some(1), "ada"));
+    let first = node.trigger("a", "first").await;
+    let second = node.trigger("a", "second").await;
+    assert_eq!(first.state(), pb::RunState::Pending);
+    assert_eq!((second.state(), second.reason.as_str()), (pb::RunState::Skipped, "limit"));
+    let list =
+        node.api.list_queues(Request::new(pb::ListQueuesRequest::default())).await.unwrap().into_inner();
+    assert_eq!((list.queues.len(), list.queues[0].waiting, list.queues[0].running), (1, 1, 0));
+    let wrong = node.api.set_queue(Request::new(set("often", Some(0)))).await.unwrap_err();
+    assert!(
+        wrong.message().starts_with("max_waiting: 0 is out of range") && wrong.message().contains("\nrate: ")
+    );
+    node.api.set_queue(Request::new(set("", None))).await.unwrap();
+    assert_eq!(node.trigger("a", "third").await.state(), pb::RunState::Pending, "no limits any more");
 }

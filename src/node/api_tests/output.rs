@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::TcpIncoming;
 
 use super::*;
-use crate::api::limits;
+use crate::api::{Asked, limits};
 use crate::node::worker_service::WorkerStreams;
 use crate::pb::v1::worker_service_client::WorkerServiceClient;
 use crate::pb::v1::worker_service_server::WorkerServiceServer;
@@ -59,7 +59,7 @@ async fn worker(node: &Node, script: Script) -> Arc<AtomicUsize> {
             drop(sender);
             let _ = call.await;
         });
-        Box::pin(async { true })
+        Box::pin(async { Asked::Yes })
     }));
     taken
 }
@@ -135,6 +135,20 @@ async fn without_a_worker_the_record_tells_what_it_has() {
         let refused = node.read(wrong.clone()).await.err().map(|status| status.code());
         assert!(matches!(refused, Some(Code::InvalidArgument | Code::NotFound)), "{wrong:?}: {refused:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_worker_that_keeps_nothing_the_record_tells_the_end_once_there_is_one() {
+    let node = Node::start().await;
+    node.apply(vec![job("a")], false).await;
+    node.api.read_output_by(Arc::new(|_, _| Box::pin(async { Asked::KeepsNone })));
+    let run = node.trigger("a", "").await;
+    let mut reading = node.read(followed(&run)).await.unwrap();
+    node.ended_with(&run, "the end\n", true).await;
+    let told = reading.next().await.unwrap().unwrap();
+    assert_eq!((told.state(), told.pieces[0].loss()), (pb::OutputState::Forgotten, pb::OutputLoss::Record));
+    assert_eq!(told.pieces[1].data, b"the end\n");
+    assert!(reading.next().await.is_none());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,7 +76,7 @@ impl<'a> Planning<'a> {
             let able = |spec| self.sessions.open.iter().any(|it| it.may_take(spec, class.queue()));
             if let Some(spec) = class.spec()
                 && able(spec)
-                && self.has_group_room(spec)
+                && self.has_room(spec, class.queue())
             {
                 found.push(class);
             }

@@ -2,18 +2,41 @@
 
 use super::{Explaining, Facts, words};
 use crate::state::Job;
+use crate::state::group::Group;
 use crate::state::run::RunState;
 use crate::state::spec::{AfterOn, AfterWhen, JobSpec};
-use crate::state::time::span_text;
+use crate::state::time::{Timestamp, span_text};
 
 /// Joins that are told one by one.
 const TOLD: usize = 5;
 
+/// Which of its limits something has reached.
+fn reached(name: &str, group: &Group, running: u32, now: Timestamp) -> String {
+    match (group.concurrency, group.rate) {
+        (Some(most), _) if running >= most => {
+            format!("{} of {name} run, and its limit is {most}", words::counted(running.into(), "attempt"))
+        }
+        (_, Some(rate)) => format!(
+            "{} of {name} may start in {}; the next one may at {}",
+            words::counted(rate.starts.into(), "attempt"),
+            span_text(rate.per),
+            group.token_at(1, now)
+        ),
+        (_, None) => format!("the limits of {name} are reached"),
+    }
+}
+
 impl Explaining<'_> {
     /// Which limits keep attempts of the job from starting; `None` when none do.
     pub(super) fn limits_of(&self, spec: &JobSpec) -> Option<String> {
-        let key = spec.group()?;
         let now = self.state.now();
+        if let Some(queue) = self.state.queue(&spec.queue)
+            && !self.state.has_queue_room(&spec.queue, 0, now)
+        {
+            let running = self.state.queue_load(&spec.queue).running;
+            return Some(reached(&format!("queue `{}`", spec.queue), &queue.group, running, now));
+        }
+        let key = spec.group()?;
         if self.state.has_group_room(&key, 0, now) {
             return None;
         }
@@ -23,18 +46,7 @@ impl Explaining<'_> {
             Some(_) => "the job".to_owned(),
             None => format!("group `{}`", key.name),
         };
-        Some(match (group.concurrency, group.rate) {
-            (Some(most), _) if running >= most => {
-                format!("{running} attempts of {name} run, and its limit is {most}")
-            }
-            (_, Some(rate)) => format!(
-                "{} of {name} may start in {}; the next one may at {}",
-                words::counted(rate.starts.into(), "attempt"),
-                span_text(rate.per),
-                group.token_at(1, now)
-            ),
-            (_, None) => format!("the limits of {name} are reached"),
-        })
+        Some(reached(&name, group, running, now))
     }
 
     /// What the job waits for, and what of it has arrived.

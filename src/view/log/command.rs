@@ -119,6 +119,15 @@ enum Arguments<'a> {
     Retry(RunNamed<'a>),
     Expire(RunNamed<'a>),
     CancelRun(RunNamed<'a>),
+    SetQueue {
+        queue: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        concurrency: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        rate: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        max_waiting: Option<u32>,
+    },
     HalfOpen {
         #[serde(flatten)]
         breaker: BreakerNamed,
@@ -220,6 +229,12 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
         Command::Retry { run: id } => Arguments::Retry(run(id)),
         Command::Expire { run: id } => Arguments::Expire(run(id)),
         Command::CancelRun { run: id, .. } => Arguments::CancelRun(run(id)),
+        Command::SetQueue { queue, limits, .. } => Arguments::SetQueue {
+            queue,
+            concurrency: limits.concurrency,
+            rate: limits.rate.map(view::spec::rate),
+            max_waiting: limits.waiting,
+        },
         Command::HalfOpen { breaker, opened } => {
             Arguments::HalfOpen { breaker: BreakerNamed::of(breaker, scene), opened_index: *opened }
         }

@@ -142,6 +142,7 @@ const fn run_of(command: &Command) -> Option<RunId> {
         | Command::ResumeJob { .. }
         | Command::TriggerJob { .. }
         | Command::Backfill { .. }
+        | Command::SetQueue { .. }
         | Command::Fire { .. }
         | Command::Disarm { .. }
         | Command::Renew { .. }
