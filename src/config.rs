@@ -49,6 +49,9 @@ pub struct Config {
 /// What `clock_skew_max` is unless it is set. Clocks that NTP keeps are within a tenth of it.
 pub const CLOCK_SKEW_MAX: Duration = Duration::from_millis(500);
 
+/// The least that may be kept of an attempt's output.
+pub const OUTPUT_BYTES_MIN: u64 = 256 << 10;
+
 /// Raft's timing, and when the log is cut.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RaftTiming {
@@ -81,6 +84,14 @@ pub struct WorkerConfig {
     pub allow_exec: bool,
     /// How long a worker may be silent before its attempts count as lost.
     pub lease: Duration,
+    /// Whether standard output and standard error of a process are told apart.
+    pub exec_apart: bool,
+    /// Output kept on disk of one attempt, in bytes.
+    pub output_bytes: u64,
+    /// Output kept on disk of all attempts, in bytes.
+    pub output_total_bytes: u64,
+    /// How long output is kept after its attempt has ended.
+    pub output_age: Duration,
 }
 
 impl Default for RaftTiming {
@@ -105,6 +116,10 @@ impl Default for WorkerConfig {
             slots: 256,
             allow_exec: false,
             lease: Duration::from_secs(5),
+            exec_apart: false,
+            output_bytes: 64 << 20,
+            output_total_bytes: 4 << 30,
+            output_age: Duration::from_secs(7 * 24 * 3_600),
         }
     }
 }
@@ -287,6 +302,7 @@ impl Reader<'_> {
         if let Some(queues) = self.strings(&mut section, "worker", "queues") {
             worker.queues = queues;
         }
+        self.output(&mut section, &mut worker);
         if let Some(mut labels) = self.section(&mut section, "labels") {
             let keys: Vec<String> = labels.keys().map(|key| key.get_ref().to_string()).collect();
             for key in keys {
@@ -297,6 +313,25 @@ impl Reader<'_> {
         }
         self.nothing_left(&section, "worker.");
         worker
+    }
+
+    fn output(&mut self, section: &mut Table<'_>, worker: &mut WorkerConfig) {
+        let at = self.place(section, "exec_streams");
+        match self.string(section, "worker", "exec_streams").as_deref() {
+            None => {}
+            Some("together") => worker.exec_apart = false,
+            Some("apart") => worker.exec_apart = true,
+            Some(_) => self.problem(at, "worker.exec_streams", "expected \"together\" or \"apart\""),
+        }
+        let bytes = OUTPUT_BYTES_MIN..=1 << 40;
+        if let Some(most) = self.integer(section, "worker", "output_bytes", bytes.clone()) {
+            worker.output_bytes = most;
+        }
+        if let Some(most) = self.integer(section, "worker", "output_total_bytes", bytes) {
+            worker.output_total_bytes = most;
+        }
+        let age = Duration::from_secs(60)..=Duration::from_secs(3_660 * 24 * 3_600);
+        self.duration(section, "worker", "output_age", age, &mut worker.output_age);
     }
 
     fn peers(&mut self, table: &mut Table<'_>) -> BTreeMap<u64, String> {

@@ -14,6 +14,7 @@ pub mod node;
 pub mod pb;
 pub mod raft;
 pub mod scheduler;
+pub mod spool;
 pub mod state;
 pub mod storage;
 pub mod target;

@@ -14,6 +14,9 @@ use tokio::process::Command;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
+#[path = "cli/logs.rs"]
+mod logs;
+
 type Answer<T> = Result<Response<T>, Status>;
 
 /// A node that knows one job, `feed`, and its run `r1`.
@@ -165,6 +168,11 @@ impl JobService for Node {
 #[tonic::async_trait]
 impl RunService for Node {
     type WatchRunStream = futures::stream::Iter<std::vec::IntoIter<Result<Run, Status>>>;
+    type ReadOutputStream = futures::stream::Iter<std::vec::IntoIter<Result<ReadOutputResponse, Status>>>;
+
+    async fn read_output(&self, request: Request<ReadOutputRequest>) -> Answer<Self::ReadOutputStream> {
+        Ok(Response::new(futures::stream::iter(logs::answer(&request.into_inner()))))
+    }
 
     async fn list_runs(&self, _: Request<ListRunsRequest>) -> Answer<ListRunsResponse> {
         Ok(Response::new(ListRunsResponse { runs: vec![run(RunState::Running)], ..Default::default() }))

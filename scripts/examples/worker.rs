@@ -148,6 +148,8 @@ impl Worker {
                             send(FromWorker::Report(report)).await?;
                         }
                     }
+                    // Sent only to a worker that says in its hello that it keeps output.
+                    Some(FromLeader::ReadOutput(_)) => {}
                     Some(FromLeader::Acknowledged(it)) => drop(self.held.remove(&(it.run_id, it.fence))),
                     Some(FromLeader::Drain(drain)) => {
                         self.draining.get_or_insert(drain.clone());

@@ -25,34 +25,57 @@ pub(super) fn may_forward<T>(request: &Request<T>) -> bool {
 
 /// A request as it is handed on.
 pub(super) fn handed_on<T>(message: T) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert(HOPS, AsciiMetadataValue::from_static("1"));
+    let mut request = handed_on_open(message);
     request.set_timeout(limits::FORWARD_TIMEOUT);
     request
 }
 
+/// A request that is handed on and may take as long as it takes.
+pub(super) fn handed_on_open<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(HOPS, AsciiMetadataValue::from_static("1"));
+    request
+}
+
 impl Api {
-    /// The connection to the leader, unless this node leads or knows none.
-    pub(super) fn leader_channel(&self) -> Option<Channel> {
+    /// Where the leader is, unless this node leads or knows none.
+    fn leader_address(&self) -> Option<String> {
         let leader = {
             let leadership = self.shared.raft.leadership();
             let leadership = leadership.borrow();
             leadership.leader.clone()
         };
         let (id, node) = leader?;
-        if id == self.shared.raft.node_id() || node.address.is_empty() {
-            return None;
-        }
+        (id != self.shared.raft.node_id() && !node.address.is_empty()).then_some(node.address)
+    }
+
+    /// A connection to the leader for one stream alone: what is not taken of it must not stand in the way of others.
+    pub(super) fn leader_line(&self) -> Option<Channel> {
+        let address = self.leader_address()?;
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
+        let endpoint = endpoint
+            .connect_timeout(limits::LEADER_PART_WAIT)
+            .initial_stream_window_size(limits::OUTPUT_WINDOW_BYTES)
+            .initial_connection_window_size(limits::OUTPUT_WINDOW_BYTES)
+            .http2_keep_alive_interval(limits::LEADER_PART_WAIT)
+            .keep_alive_timeout(limits::LEADER_PART_WAIT)
+            .keep_alive_while_idle(true);
+        Some(self.shared.dialer.channel(&endpoint, &address))
+    }
+
+    /// The connection to the leader, unless this node leads or knows none.
+    pub(super) fn leader_channel(&self) -> Option<Channel> {
+        let leader = self.leader_address()?;
         let mut last = self.shared.channel.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((address, channel)) = &*last
-            && *address == node.address
+            && *address == leader
         {
             return Some(channel.clone());
         }
-        let endpoint = Endpoint::from_shared(format!("http://{}", node.address)).ok()?;
+        let endpoint = Endpoint::from_shared(format!("http://{leader}")).ok()?;
         let endpoint = endpoint.connect_timeout(limits::LEADER_PART_WAIT);
-        let channel = self.shared.dialer.channel(&endpoint, &node.address);
-        *last = Some((node.address, channel.clone()));
+        let channel = self.shared.dialer.channel(&endpoint, &leader);
+        *last = Some((leader, channel.clone()));
         Some(channel)
     }
 

@@ -20,6 +20,19 @@ pub const EXPORTS: usize = 1;
 pub const EXPORT_PIECE_BYTES: usize = 1 << 20;
 /// How long a client may take no piece of its export; then it is given up.
 pub const EXPORT_SILENCE: Duration = Duration::from_secs(30);
+/// Readings of output through this node at the same time, each with at most 2 MiB on its way; one more is refused.
+pub const OUTPUT_READS: usize = 128;
+/// Readings of the output of one worker at the same time; one more is refused.
+pub const OUTPUT_READS_PER_WORKER: usize = 16;
+/// How long a worker that was asked for output may take to begin its answer.
+pub const OUTPUT_ANSWER: Duration = Duration::from_secs(5);
+/// How long the worker of an attempt that has ended may be away before the record answers in its place: after a change
+/// of leader it has to find the new one.
+pub const OUTPUT_AWAY: Duration = Duration::from_secs(3);
+/// Lines before the end of an output that a reading may begin at.
+pub const OUTPUT_TAIL_LINES: u32 = 100_000;
+/// Bytes of an output that are on their way between two nodes and not yet taken.
+pub const OUTPUT_WINDOW_BYTES: u32 = 256 << 10;
 /// Jobs in one `ApplyJobs`.
 pub const JOBS_PER_REQUEST: usize = 10_000;
 /// Bytes of the changes that a dry run lists.

@@ -7,7 +7,7 @@
 //!
 //! [`spec`] turns what a client sent into what the state holds, or says all that is wrong with it;
 //! [`status`] is the one map from errors to gRPC codes; [`write`] is how a command gets decided;
-//! the services are in `jobs`, `runs`, `breakers`, `cluster` and `export`; what they show comes from
+//! the services are in `jobs`, `runs`, `output`, `breakers`, `cluster` and `export`; what they show comes from
 //! [`crate::view`].
 //!
 //! # Invariants
@@ -28,6 +28,7 @@ mod forward;
 pub mod fuzzing;
 mod jobs;
 pub mod limits;
+mod output;
 pub(crate) mod page;
 pub mod problem;
 mod queues;
@@ -44,6 +45,7 @@ use tokio::sync::Semaphore;
 use tonic::service::Routes;
 use tonic::transport::{Channel, Server};
 
+pub use self::output::{AskOutput, Asked};
 use crate::client::Dialer;
 use crate::clock::trusted::TrustedClock;
 use crate::history::RunLog;
@@ -71,6 +73,9 @@ struct Shared {
     workers: Workers,
     watches: Arc<Semaphore>,
     exports: Arc<Semaphore>,
+    outputs: Arc<output::Outputs>,
+    /// How workers are asked for output; set once.
+    ask_output: OnceLock<AskOutput>,
     dialer: Dialer,
     /// The connection to the last leader that something was forwarded to.
     channel: Mutex<Option<(String, Channel)>>,
@@ -96,8 +101,19 @@ impl Api {
     ) -> Self {
         let watches = Arc::new(Semaphore::new(limits::WATCHES));
         let exports = Arc::new(Semaphore::new(limits::EXPORTS));
-        let channel = Mutex::default();
-        Self { shared: Arc::new(Shared { raft, log, clock, workers, watches, exports, dialer, channel }) }
+        let shared = Shared {
+            raft,
+            log,
+            clock,
+            workers,
+            watches,
+            exports,
+            outputs: output::Outputs::new(),
+            ask_output: OnceLock::new(),
+            dialer,
+            channel: Mutex::default(),
+        };
+        Self { shared: Arc::new(shared) }
     }
 }
 

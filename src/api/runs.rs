@@ -180,7 +180,15 @@ impl Api {
 
 #[tonic::async_trait]
 impl RunService for Api {
+    type ReadOutputStream = super::output::Pieces;
     type WatchRunStream = Pin<Box<dyn Stream<Item = Result<pb::Run, Status>> + Send>>;
+
+    async fn read_output(
+        &self,
+        request: Request<pb::ReadOutputRequest>,
+    ) -> Result<Response<Self::ReadOutputStream>, Status> {
+        self.read_output_here(request).await
+    }
 
     async fn list_runs(
         &self,

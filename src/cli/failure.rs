@@ -88,6 +88,18 @@ pub enum Failure {
         /// Why, empty when unknown.
         reason: String,
     },
+    /// More of an output is where nobody can ask at the moment.
+    #[error("more of the output is on worker {worker}, which is not connected")]
+    OutputAway {
+        /// Which worker.
+        worker: String,
+    },
+    /// One stream of an output was asked for that has only one.
+    #[error("worker {worker} took standard output and standard error as one")]
+    NotApart {
+        /// Which worker.
+        worker: String,
+    },
     /// Nodes that have not applied in time what was waited for.
     #[error("the jobs are applied, but {} has not got to log index {index} in time", endpoints.join(", "))]
     Behind {
@@ -169,6 +181,8 @@ impl Failure {
             | Self::Requests { .. }
             | Self::Run { .. }
             | Self::Behind { .. }
+            | Self::OutputAway { .. }
+            | Self::NotApart { .. }
             | Self::Bench(_)
             | Self::Diverged { .. }
             | Self::Stdout(_)
@@ -188,6 +202,13 @@ impl Failure {
             Self::Behind { .. } => {
                 Some("`chronarch cluster status -o wide` shows how far each is".to_owned())
             }
+            Self::OutputAway { .. } => {
+                Some("`chronarch run logs` shows it once the worker is back, with the same folder".to_owned())
+            }
+            Self::NotApart { .. } => Some(
+                "a worker with `exec_streams = \"apart\"` (`--exec-streams apart`) keeps them apart, at the cost of their order"
+                    .to_owned(),
+            ),
             Self::NoEndpoint => Some("is the cluster up? `--endpoints` names its nodes".to_owned()),
             Self::Diverged { .. } => Some(
                 "this is a bug: keep the data folders; `cluster export-log` of each node shows the first line that differs"

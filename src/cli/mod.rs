@@ -19,6 +19,7 @@ mod cluster;
 mod completion;
 mod failure;
 mod job;
+mod logs;
 mod occurrences;
 mod printer;
 mod queue;

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::args::{ListFlags, Output, ReadFlags, WriteFlags, instant, pair, span};
+use super::logs::{self, LogsArgs};
 use super::printer::Printer;
 use super::{Context, Failure, job, tables};
 use crate::client::{Client, is_ended, paging};
@@ -40,6 +41,9 @@ pub(super) enum RunCommand {
         /// The run
         run_id: String,
     },
+    /// Prints what the attempts of a run wrote, also while they run; exit code 1 if there is more on a worker that is
+    /// not connected
+    Logs(LogsArgs),
     /// Cancels a run: a pending one ends at once, of a running one the processes are ended first
     Cancel(CancelArgs),
     /// Makes an ended run again, with the same parameters or others; prints the new run's id
@@ -150,6 +154,7 @@ pub(super) async fn carry_out(
             print_run(&run, printer)
         }
         RunCommand::Watch { run_id } => watch(&client, run_id, printer).await,
+        RunCommand::Logs(args) => logs::carry_out(args, context, printer).await,
         RunCommand::Cancel(args) => cancel(args, context, printer).await,
         RunCommand::Retry { run_id, params, wait, write: WriteFlags { reason, identity } } => {
             let (actor, operation_id) = (identity.actor(), identity.operation_id);
@@ -226,6 +231,11 @@ fn print_run(run: &Run, printer: &mut Printer) -> Result<(), Failure> {
     }
     printer.line("")?;
     printer.table(tables::attempts(run))?;
+    for attempt in run.attempts.iter().filter(|attempt| !attempt.result.is_empty()) {
+        printer.line("")?;
+        printer.line(&format!("result of attempt {}:", attempt.number))?;
+        printer.line(&attempt.result)?;
+    }
     for attempt in run.attempts.iter().filter(|attempt| !attempt.output.is_empty()) {
         let cut = if attempt.output_truncated { ", its end" } else { "" };
         printer.line("")?;

@@ -103,8 +103,24 @@ pub async fn worker(args: WorkerArgs, global: Global, clock: Clock) -> ExitCode 
         Ok(stop) => stop,
         Err(error) => return super::refuse(&error),
     };
+    let place = args.name.clone().unwrap_or_else(machine);
+    let folder = match &args.data_dir {
+        Some(folder) => worker::Folder::Asked(folder.clone()),
+        None => worker::Folder::of_environment(|name| std::env::var(name).ok()),
+    };
+    let limits = worker::OutputLimits {
+        output_bytes: args.output_bytes,
+        total_bytes: args.output_total_bytes,
+        age: args.output_age,
+    };
+    let output = match worker::keep(&place, folder, limits, &clock).await {
+        Ok(output) => output,
+        Err(error) => return super::refuse(&error),
+    };
     let setup = worker::WorkerSetup {
-        place: args.name.clone().unwrap_or_else(machine),
+        place,
+        exec_streams: args.exec_streams,
+        output,
         labels: args.labels(),
         slots: args.concurrency,
         allow_exec: args.allow_exec,

@@ -13,8 +13,10 @@ use std::time::Duration;
 use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 
-use super::args::{pair, span};
+use super::args::{pair, positive_span, span};
 use crate::config::Overrides;
+use crate::node::worker::ExecStreams;
+use crate::node::worker::limits::{OUTPUT_BYTES_DEFAULT, OUTPUT_BYTES_MIN, TOTAL_BYTES_DEFAULT};
 use crate::telemetry::LogFormat;
 
 /// Arguments of `server`.
@@ -122,6 +124,23 @@ pub struct WorkerArgs {
     /// `on_lost` decides
     #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = span)]
     pub drain_timeout: Duration,
+    /// Folder for the output of attempts, this worker's alone. Default: one below $STATE_DIRECTORY,
+    /// $XDG_STATE_HOME or ~/.local/state
+    #[arg(long, value_name = "DIR", env = "CHRONARCH_WORKER_DATA_DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Output that is kept of one attempt, in bytes; beyond it the first part and the last 64 KiB
+    #[arg(long, value_name = "BYTES", default_value_t = OUTPUT_BYTES_DEFAULT, value_parser = clap::value_parser!(u64).range(OUTPUT_BYTES_MIN..=1 << 40))]
+    pub output_bytes: u64,
+    /// Output that is kept of all attempts, in bytes; the oldest goes first
+    #[arg(long, value_name = "BYTES", default_value_t = TOTAL_BYTES_DEFAULT, value_parser = clap::value_parser!(u64).range(OUTPUT_BYTES_MIN..=1 << 40))]
+    pub output_total_bytes: u64,
+    /// How long output is kept after its attempt has ended
+    #[arg(long, value_name = "SPAN", default_value = "7d", value_parser = positive_span)]
+    pub output_age: Duration,
+    /// How standard output and standard error of a process are taken: together, in the order of writing, or
+    /// apart, in the order of reading
+    #[arg(long, value_name = "HOW", default_value = "together", value_parser = exec_streams)]
+    pub exec_streams: ExecStreams,
     /// How the worker logs.
     #[command(flatten)]
     pub log: LogArgs,
@@ -136,6 +155,14 @@ fn place(text: &str) -> Result<String, String> {
     match (1..=PLACE_CHARS).contains(&text.len()) && text.chars().all(is_plain) {
         true => Ok(text.to_owned()),
         false => Err(format!("expected 1 to {PLACE_CHARS} letters, digits, dots, dashes and underscores")),
+    }
+}
+
+fn exec_streams(text: &str) -> Result<ExecStreams, String> {
+    match text {
+        "together" => Ok(ExecStreams::Together),
+        "apart" => Ok(ExecStreams::Apart),
+        _ => Err("expected together or apart".to_owned()),
     }
 }
 

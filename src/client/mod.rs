@@ -18,6 +18,7 @@ mod endpoint;
 mod error;
 mod export;
 pub mod job_file;
+mod output;
 pub mod paging;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use self::dial::{Connection, Dialer};
 pub use self::endpoint::{ENDPOINTS_MAX, Endpoint, EndpointError};
 pub use self::error::{Error, HINT, Tried};
 pub use self::export::Export;
+pub use self::output::Output;
 pub use self::watch::{Watch, is_ended};
 use crate::pb::v1::{self, ClusterStatus};
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::sessions::{Message, SessionId};
+use super::said::{Message, SessionId};
 use super::turn::{Landed, Loop};
 use crate::raft::Proposed;
 use crate::state::run::{AttemptOutcome, Run, RunId};

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use super::sessions::{DrainAsked, Message, Seeing, SessionId, WorkerInfo};
+use super::said::{DrainAsked, Message, SessionId, WorkerInfo};
+use super::sessions::Seeing;
 use super::turn::Loop;
 
 /// What is asked.

@@ -22,6 +22,7 @@
 mod dispatch;
 mod fleet;
 mod flight;
+mod said;
 mod sessions;
 mod turn;
 mod window;
@@ -29,14 +30,17 @@ mod window;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::trusted::TrustedClock;
 use crate::metrics::Metrics;
 use crate::raft::Raft;
 pub use fleet::{Answer, FleetAsk, FleetError};
-pub use sessions::{DrainAsked, Hello, Message, SessionEvent, SessionId, Standing, WorkerInfo};
+pub use said::{
+    DrainAsked, Hello, Message, OutputAsked, OutputWanted, SessionEvent, SessionId, Standing, StreamWanted,
+    WorkerInfo,
+};
 
 /// Entries proposed and not yet applied; the loop plans no further until one is.
 pub const ENTRIES_IN_FLIGHT: usize = 32;
@@ -90,6 +94,17 @@ impl Leader {
     #[must_use]
     pub fn events(&self) -> mpsc::Sender<SessionEvent> {
         self.events.clone()
+    }
+
+    /// Asks the worker called `worker`, or the life of it that has its output, to send some.
+    pub async fn read_output(&self, worker: Arc<str>, wanted: OutputWanted) -> OutputAsked {
+        let (asked, answer) = oneshot::channel();
+        let event = SessionEvent::ReadOutput { worker, wanted: Box::new(wanted), asked };
+        // The loop is gone when the node stops.
+        match self.events.send(event).await {
+            Ok(()) => answer.await.unwrap_or(OutputAsked::Away),
+            Err(_) => OutputAsked::Away,
+        }
     }
 
     /// The workers connected to this node; empty unless it leads.

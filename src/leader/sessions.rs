@@ -1,224 +1,18 @@
 //! The workers connected to the leader: what each said of itself, and what it was sent.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::fleet::{Drain, FleetAsk, FleetError};
+use super::fleet::{Drain, FleetError};
+use super::said::{Hello, Message, OutputAsked, OutputWanted, SessionId, Standing, WorkerInfo};
 use crate::scheduler::plan;
 use crate::state::State;
-use crate::state::run::{AttemptOutcome, Report, RunId};
-use crate::state::spec::Target;
+use crate::state::run::RunId;
 use crate::state::time::Timestamp;
-
-/// Number of a stream, unique in this process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct SessionId(pub u64);
-
-/// What a worker says of itself when it connects.
-#[derive(Clone, Debug)]
-pub struct Hello {
-    /// Unique for this life of its process.
-    pub worker: Arc<str>,
-    /// Queues that it serves.
-    pub queues: Arc<BTreeSet<Arc<str>>>,
-    /// Its labels.
-    pub labels: Arc<BTreeMap<String, String>>,
-    /// Kinds of targets that it carries out.
-    pub kinds: Arc<BTreeSet<String>>,
-    /// Attempts at the same time.
-    pub slots: u32,
-    /// Attempts that it holds: running, or ended and not acknowledged.
-    pub held: BTreeSet<(RunId, u64)>,
-    /// The program's version.
-    pub version: String,
-    /// The version of the protocol that is spoken with it.
-    pub protocol: u32,
-    /// Whether that has [`Message::Drain`].
-    pub takes_drain: bool,
-    /// The node that it is part of.
-    pub node: Option<u64>,
-    /// The node that it is connected to: this one, or one that carries its stream here.
-    pub connected_to: u64,
-    /// Where it is connected from.
-    pub address: String,
-}
-
-/// Why a worker drains.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DrainAsked {
-    /// Who asked for it.
-    pub actor: String,
-    /// Why.
-    pub reason: String,
-    /// When; `None` when nobody did, but the process is being ended.
-    pub at: Option<Timestamp>,
-}
-
-/// What a stream tells the loop.
-#[derive(Debug)]
-pub enum SessionEvent {
-    /// A worker connected.
-    Opened {
-        /// The stream.
-        session: SessionId,
-        /// Who.
-        hello: Hello,
-        /// Where its messages go; its capacity bounds what may wait there.
-        outbox: mpsc::Sender<Message>,
-    },
-    /// It lives.
-    Heartbeat {
-        /// The stream.
-        session: SessionId,
-    },
-    /// An attempt has ended.
-    Report {
-        /// The stream.
-        session: SessionId,
-        /// Which run.
-        run: RunId,
-        /// The attempt's fence.
-        fence: u64,
-        /// How.
-        outcome: AttemptOutcome,
-        /// What the worker says of it.
-        report: Arc<Report>,
-    },
-    /// It takes nothing new.
-    Drain {
-        /// The stream.
-        session: SessionId,
-        /// Why.
-        asked: DrainAsked,
-    },
-    /// The stream is gone.
-    Closed {
-        /// The stream.
-        session: SessionId,
-    },
-    /// Somebody asks about workers.
-    Fleet(FleetAsk),
-}
-
-/// What the loop sends to a worker.
-#[derive(Clone, Debug)]
-pub enum Message {
-    /// The session is open.
-    Welcome {
-        /// How long it may be silent.
-        lease: Duration,
-        /// The term that it was opened in.
-        term: u64,
-        /// The version of the protocol that is spoken.
-        protocol: u32,
-    },
-    /// Carry this out.
-    Order {
-        /// Which run.
-        run: RunId,
-        /// The attempt's fence.
-        fence: u64,
-        /// The attempt's number.
-        attempt: u32,
-        /// The job's namespace.
-        namespace: Arc<str>,
-        /// The job's name.
-        job: Arc<str>,
-        /// The nominal instant.
-        scheduled_at: Timestamp,
-        /// The longest it may take.
-        timeout: Duration,
-        /// What to do.
-        target: Box<Target>,
-        /// The run's parameters.
-        params: Box<BTreeMap<String, String>>,
-        /// The first run of its chain.
-        chain: RunId,
-    },
-    /// Stop this attempt.
-    Cancel {
-        /// Which run.
-        run: RunId,
-        /// The attempt's fence.
-        fence: u64,
-    },
-    /// The report is recorded, or refused; the worker may forget the attempt.
-    Acknowledged {
-        /// Which run.
-        run: RunId,
-        /// The attempt's fence.
-        fence: u64,
-        /// It was refused by its fence.
-        refused: bool,
-    },
-    /// Answer to a heartbeat.
-    Heartbeat,
-    /// Take nothing new.
-    Drain(DrainAsked),
-    /// Take orders again.
-    Resume,
-    /// This node does not lead.
-    NotLeader {
-        /// Where clients reach the leader, if known.
-        leader: Option<String>,
-    },
-}
-
-/// How a worker stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It is sent orders.
-    Serving,
-    /// It takes nothing new.
-    Draining,
-    /// It was not heard for half a lease.
-    Silent,
-    /// It is not connected, and carries attempts.
-    Away,
-}
-
-/// A worker, for people.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct WorkerInfo {
-    /// Its name.
-    pub worker: Arc<str>,
-    /// Queues that it serves.
-    pub queues: Arc<BTreeSet<Arc<str>>>,
-    /// Its labels.
-    pub labels: Arc<BTreeMap<String, String>>,
-    /// Kinds of targets that it carries out.
-    pub kinds: Arc<BTreeSet<String>>,
-    /// Attempts at the same time.
-    pub slots: u32,
-    /// Attempts that run there, as the cluster knows it.
-    pub running: u32,
-    /// Slots for something new.
-    pub free: u32,
-    /// It takes nothing new.
-    pub draining: bool,
-    /// How it stands.
-    pub standing: Standing,
-    /// Why it drains.
-    pub drain: Option<DrainAsked>,
-    /// The node that it is part of.
-    pub node: Option<u64>,
-    /// The node that it is connected to.
-    pub connected_to: Option<u64>,
-    /// Where it is connected from.
-    pub address: String,
-    /// The program's version.
-    pub version: String,
-    /// The version of the protocol that is spoken with it.
-    pub protocol: u32,
-    /// Since when.
-    pub connected_at: Option<Timestamp>,
-    /// When something was heard of it.
-    pub last_heard_at: Option<Timestamp>,
-}
 
 /// A connected worker.
 #[derive(Debug)]
@@ -278,6 +72,22 @@ impl Sessions {
     pub(super) fn of_worker(&mut self, worker: &Arc<str>) -> Option<(SessionId, &mut Session)> {
         let id = *self.by_worker.get(worker)?;
         self.by_id.get_mut(&id).map(|session| (id, session))
+    }
+
+    /// Asks the worker, or the life of it that has the output of the one that is asked for.
+    pub(super) fn read_output(&self, worker: &Arc<str>, wanted: Box<OutputWanted>) -> OutputAsked {
+        let by_name = self.by_worker.get(worker).and_then(|id| self.by_id.get(id));
+        let has_it = |session: &&Session| session.hello.earlier.contains(worker);
+        let session = by_name.or_else(|| self.by_id.values().find(has_it));
+        match session {
+            None => OutputAsked::Away,
+            Some(session) if !session.hello.keeps_output => OutputAsked::KeepsNone,
+            // One that has no room for a message has more important ones.
+            Some(session) => match session.outbox.try_send(Message::ReadOutput(wanted)) {
+                Ok(()) => OutputAsked::Asked,
+                Err(_) => OutputAsked::Away,
+            },
+        }
     }
 
     /// Forgets when workers were heard that are gone and carry nothing.

@@ -15,7 +15,8 @@ use tracing::{error, info, warn};
 
 use super::fleet::{Drain, FleetAsk, Resuming};
 use super::flight::Flight;
-use super::sessions::{Listening, Message, Session, SessionEvent, SessionId, Sessions, WorkerInfo};
+use super::said::{Message, SessionEvent, SessionId, WorkerInfo};
+use super::sessions::{Listening, Session, Sessions};
 use super::window::Window;
 use super::{
     ENTRIES_IN_FLIGHT, LOOK, LeaderOptions, REFUSED, REPORT_BYTES_PER_ENTRY, REPORTS_PER_ENTRY,
@@ -352,7 +353,7 @@ impl Loop {
                 let was_heard = self.sessions.get(*session).map(|open| now.duration_since(open.last_heard));
                 was_heard.is_some_and(|ago| ago >= self.options.lease / 2)
             }
-            SessionEvent::Fleet(FleetAsk::List { .. }) => false,
+            SessionEvent::Fleet(FleetAsk::List { .. }) | SessionEvent::ReadOutput { .. } => false,
             SessionEvent::Opened { .. }
             | SessionEvent::Report { .. }
             | SessionEvent::Drain { .. }
@@ -372,6 +373,10 @@ impl Loop {
             SessionEvent::Drain { session, asked } => self.drains(session, asked),
             SessionEvent::Fleet(ask) => self.fleet(ask),
             SessionEvent::Closed { session } => self.drop_session(session),
+            SessionEvent::ReadOutput { worker, wanted, asked } => {
+                // Whoever asked may have gone.
+                let _ = asked.send(self.sessions.read_output(&worker, wanted));
+            }
         }
     }
 
@@ -465,7 +470,7 @@ fn report_faults(commands: &[Command]) {
 fn batch(reports: &[PendingReport]) -> usize {
     let mut bytes = 0;
     let fitting = reports.iter().take(REPORTS_PER_ENTRY).take_while(|pending| {
-        bytes += pending.report.error.len() + pending.report.output.len() + 128;
+        bytes += pending.report.error.len() + pending.report.output.len() + pending.report.result.len() + 128;
         bytes <= REPORT_BYTES_PER_ENTRY
     });
     fitting.count().max(1).min(reports.len())

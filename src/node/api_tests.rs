@@ -3,6 +3,7 @@
 mod control;
 mod export;
 mod jobs;
+mod output;
 mod runs;
 
 use std::collections::BTreeMap;

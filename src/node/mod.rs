@@ -31,6 +31,7 @@ mod rejoin;
 mod relay;
 mod run_log;
 pub mod worker;
+mod worker_output;
 mod worker_service;
 
 use std::io;
@@ -56,7 +57,7 @@ use crate::metrics::Metrics;
 use crate::pb::v1::worker_service_server::WorkerServiceServer;
 use crate::raft::{self, ClusterId, FatalError, NodeAddress, OpenError, Raft, RaftOptions, tcp_dialer};
 use crate::storage::{DataDir, StorageError};
-use crate::target::Carrier;
+use crate::target::{Carrier, ExecStreams};
 use crate::worker::DRAIN_GRACE_DEFAULT;
 
 pub use self::rejoin::RejoinError;
@@ -220,11 +221,13 @@ impl Node {
             own if !own.enabled => None,
             own => Some(worker::prepare(
                 worker::WorkerSetup {
-                    place: format!("node-{}", config.node_id),
+                    place: place(config.node_id),
                     queues: own.queues.iter().cloned().collect(),
                     labels: own.labels.clone(),
                     slots: own.slots,
                     allow_exec: own.allow_exec,
+                    exec_streams: if own.exec_apart { ExecStreams::Apart } else { ExecStreams::Together },
+                    output: keep_output(config, &with).await?,
                     endpoints: vec![here],
                     node: Some(config.node_id),
                     drain_grace: DRAIN_GRACE_DEFAULT,
@@ -321,10 +324,16 @@ impl Node {
         });
         let run_log = Arc::clone(&self.run_log);
         let api = Api::new(self.raft.clone(), run_log, self.clock.clone(), workers, self.dialer.clone());
+        let asking = leader.clone();
+        api.read_output_by(Arc::new(move |worker, wanted| {
+            let leader = asking.clone();
+            Box::pin(async move { worker_service::ask(&leader, worker, wanted).await })
+        }));
         let events = leader.events();
         let relay = relay::Relay::new(&self.raft, self.dialer.clone());
         let asked = fleet::Fleet::new(api.clone(), self.raft.clone(), events.clone());
-        let streams = worker_service::WorkerStreams::new(self.raft.node_id(), events, relay, asked);
+        let streams =
+            worker_service::WorkerStreams::new(self.raft.node_id(), events, relay, (asked, api.clone()));
         let routes = api::routes(api)?.add_service(
             WorkerServiceServer::new(streams).max_decoding_message_size(api::limits::WORKER_MESSAGE_BYTES),
         );
@@ -337,6 +346,23 @@ impl Node {
         let server = api::server().add_routes(tonic::service::Routes::from(router));
         Ok(tokio::spawn(server.serve_with_incoming_shutdown(incoming, closing.cancelled_owned())))
     }
+}
+
+/// Where the node's worker keeps output, unless someone else carries out its attempts.
+async fn keep_output(
+    config: &Config,
+    with: &Surroundings,
+) -> Result<Option<worker::Output>, worker::WorkerError> {
+    if with.carrier.is_some() {
+        return Ok(None);
+    }
+    let (place, folder) = (place(config.node_id), worker::Folder::Own(config.data_dir.join("output")));
+    Ok(worker::keep(&place, folder, worker::OutputLimits::from(&config.worker), &with.clock).await?)
+}
+
+/// What the node's worker is called, in all its lives.
+fn place(node_id: u64) -> String {
+    format!("node-{node_id}")
 }
 
 /// Connections without delay of small segments: tonic's own setting does not reach a listener that it

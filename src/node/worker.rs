@@ -7,8 +7,17 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::Surroundings;
+pub use super::worker_output::{Folder, Output, OutputLimits, keep};
+use crate::clock::Clock;
+use crate::spool::SpoolError;
+pub use crate::target::ExecStreams;
 use crate::target::{Targets, TargetsConfig, TargetsError};
 use crate::worker::{OptionsError, Worker, WorkerEnd, WorkerOptions};
+
+/// Bounds of the output that a worker keeps.
+pub mod limits {
+    pub use crate::spool::{OUTPUT_BYTES_DEFAULT, OUTPUT_BYTES_MIN, TOTAL_BYTES_DEFAULT};
+}
 
 /// What a worker is started with.
 #[derive(Clone, Debug)]
@@ -23,6 +32,10 @@ pub struct WorkerSetup {
     pub slots: u32,
     /// Whether jobs may run processes here.
     pub allow_exec: bool,
+    /// Whether their standard output and standard error are told apart.
+    pub exec_streams: ExecStreams,
+    /// Where output is kept; None: nowhere. It also says how the worker is called in this life.
+    pub output: Option<Output>,
     /// Where nodes answer clients.
     pub endpoints: Vec<String>,
     /// The node that it is part of.
@@ -40,6 +53,14 @@ pub enum WorkerError {
     /// What it is to say of itself.
     #[error(transparent)]
     Options(#[from] OptionsError),
+    /// Where it is to keep output.
+    #[error("output cannot be kept: {0}")]
+    Output(#[from] SpoolError),
+}
+
+/// The name of a new life of the worker at `place`.
+pub(super) fn life(place: &str, clock: &Clock) -> String {
+    format!("{place}/{:08x}", clock.random() & 0xffff_ffff)
 }
 
 /// Makes a worker, to be run.
@@ -50,7 +71,14 @@ pub fn prepare(setup: WorkerSetup, with: &Surroundings) -> Result<Worker, Worker
     let carrier = match &with.carrier {
         Some(carrier) => carrier.clone(),
         None => {
-            let config = TargetsConfig { allow_exec: setup.allow_exec, ..TargetsConfig::default() };
+            let output = setup.output.as_ref();
+            let config = TargetsConfig {
+                allow_exec: setup.allow_exec,
+                exec_streams: setup.exec_streams,
+                spool: output.map(|output| output.spool.clone()),
+                result_dir: output.and_then(|output| output.result_dir.clone()),
+                ..TargetsConfig::default()
+            };
             Arc::new(Targets::new(&config)?).into()
         }
     };
@@ -60,7 +88,7 @@ pub fn prepare(setup: WorkerSetup, with: &Surroundings) -> Result<Worker, Worker
         kinds.insert("exec".to_owned());
     }
     let options = WorkerOptions {
-        name: format!("{}/{:08x}", setup.place, clock.random() & 0xffff_ffff),
+        name: setup.output.as_ref().map_or_else(|| life(&setup.place, clock), |output| output.life.clone()),
         queues: setup.queues,
         labels: setup.labels,
         kinds,
@@ -71,6 +99,7 @@ pub fn prepare(setup: WorkerSetup, with: &Surroundings) -> Result<Worker, Worker
         node: setup.node,
         drain_grace: setup.drain_grace,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        spool: setup.output.map(|output| output.spool),
     };
     Ok(Worker::new(options, carrier)?)
 }

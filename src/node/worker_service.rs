@@ -20,7 +20,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::fleet::Fleet;
 use super::relay::Relay;
-use crate::leader::{DrainAsked, Hello, Message, SessionEvent, SessionId};
+use crate::api::{Api, Asked};
+use crate::leader::{
+    DrainAsked, Hello, Leader, Message, OutputAsked, OutputWanted, SessionEvent, SessionId, StreamWanted,
+};
 use crate::pb::instant as pb_instant;
 use crate::pb::protocol::{self, Versions};
 use crate::pb::v1 as pb;
@@ -33,6 +36,8 @@ use crate::state::time::Timestamp;
 const SLOTS: u32 = 10_000;
 /// Queues that a worker may serve.
 const QUEUES: usize = 256;
+/// Earlier lives that a worker may name.
+const EARLIER: usize = 64;
 /// Labels that a worker may have.
 const LABELS: usize = 64;
 /// Bytes of a name: of the worker, a queue, a kind, a label's key or value, a version.
@@ -49,13 +54,14 @@ const HELLO_MAX: Duration = Duration::from_secs(5);
 const SLACK: usize = 1_024;
 
 /// The service.
-#[derive(Debug)]
 pub(super) struct WorkerStreams {
     node_id: u64,
     events: mpsc::Sender<SessionEvent>,
     relay: Relay,
     fleet: Fleet,
     streams: Arc<Semaphore>,
+    /// Who waits for output.
+    api: Api,
     next: AtomicU64,
 }
 
@@ -65,9 +71,14 @@ type Said = Pin<Box<dyn Stream<Item = Result<pb::LeaderMessage, Status>> + Send>
 impl WorkerStreams {
     /// Streams that report to the loop behind `events`, or go by the relay where that loop does not lead.
     #[must_use]
-    pub(super) fn new(node_id: u64, events: mpsc::Sender<SessionEvent>, relay: Relay, fleet: Fleet) -> Self {
+    pub(super) fn new(
+        node_id: u64,
+        events: mpsc::Sender<SessionEvent>,
+        relay: Relay,
+        (fleet, api): (Fleet, Api),
+    ) -> Self {
         let streams = Arc::new(Semaphore::new(STREAMS));
-        Self { node_id, events, relay, fleet, streams, next: AtomicU64::new(1) }
+        Self { node_id, events, relay, fleet, api, streams, next: AtomicU64::new(1) }
     }
 
     async fn here(
@@ -149,6 +160,13 @@ impl pb::worker_service_server::WorkerService for WorkerStreams {
     ) -> Result<Response<pb::Worker>, Status> {
         self.fleet.resume(request).await
     }
+
+    async fn send_output(
+        &self,
+        request: Request<Streaming<pb::OutputSent>>,
+    ) -> Result<Response<pb::SendOutputResponse>, Status> {
+        self.api.take_output(request).await
+    }
 }
 
 /// Passes on what the worker says until it ends the stream or says something that is not of the form.
@@ -217,6 +235,9 @@ pub(super) fn read_hello(hello: pb::Hello, here: u64, from: Option<SocketAddr>) 
     if hello.kinds.is_empty() || hello.kinds.len() > 64 || !hello.kinds.iter().all(is_name) {
         return Err(invalid("kinds: expected 1 to 64 kinds of targets"));
     }
+    if hello.earlier.len() > EARLIER || hello.earlier.iter().any(|life| life.len() > 256) {
+        return Err(invalid("earlier: expected at most 64 names of at most 256 bytes"));
+    }
     let held = hello
         .held
         .iter()
@@ -241,6 +262,8 @@ pub(super) fn read_hello(hello: pb::Hello, here: u64, from: Option<SocketAddr>) 
         node: Some(hello.node_id).filter(|node| *node > 0),
         connected_to,
         address: cut(address, NAME_BYTES),
+        earlier: hello.earlier.into_iter().map(Arc::from).collect(),
+        keeps_output: hello.keeps_output,
     })
 }
 
@@ -286,10 +309,26 @@ pub(super) fn read_report(session: SessionId, report: pb::Report) -> Result<Sess
     let surplus = output.len().saturating_sub(limits::OUTPUT_BYTES);
     let output_truncated = report.output_truncated || surplus > 0;
     output.drain(..surplus);
-    let fence = report.fence;
-    let report =
-        Arc::new(Report { exit_code: report.exit_code, http_status, error, output, output_truncated });
+    let (fence, exit_code) = (report.fence, report.exit_code);
+    let (result, remark) = read_result(report.result);
+    let whole =
+        if error.is_empty() || remark.is_empty() { error + &remark } else { format!("{error}; {remark}") };
+    let error = cut(whole, limits::ERROR_BYTES);
+    let report = Arc::new(Report { exit_code, http_status, error, output, output_truncated, result });
     Ok(SessionEvent::Report { session, run, fence, outcome, report })
+}
+
+/// The result, or none and why. The attempt has ended whatever it says of itself, so that is no reason to refuse the
+/// report.
+fn read_result(text: String) -> (String, String) {
+    if text.len() > limits::RESULT_BYTES {
+        let why = format!("result: {} bytes are more than {}; not kept", text.len(), limits::RESULT_BYTES);
+        return (String::new(), why);
+    }
+    if !text.is_empty() && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() {
+        return (String::new(), "result: no JSON; not kept".to_owned());
+    }
+    (text, String::new())
 }
 
 fn write(message: Message) -> pb::LeaderMessage {
@@ -331,11 +370,46 @@ fn write(message: Message) -> pb::LeaderMessage {
             Kind::Drain(pb::Drain { actor, reason, asked_at: at.map(instant) })
         }
         Message::Resume => Kind::Resume(pb::Resume {}),
+        Message::ReadOutput(wanted) => Kind::ReadOutput(output_wanted(*wanted)),
         Message::NotLeader { leader } => {
             Kind::NotLeader(pb::NotLeader { leader: leader.unwrap_or_default() })
         }
     };
     pb::LeaderMessage { kind: Some(kind) }
+}
+
+/// Asks a worker of this node's sessions for output.
+pub(super) async fn ask(leader: &Leader, worker: Arc<str>, wanted: pb::ReadOutput) -> Asked {
+    let Ok(run) = wanted.run_id.parse() else { return Asked::Away };
+    let stream = match wanted.stream() {
+        pb::OutputStream::Stdout => StreamWanted::Stdout,
+        pb::OutputStream::Stderr => StreamWanted::Stderr,
+        pb::OutputStream::Unspecified | pb::OutputStream::Both | pb::OutputStream::Body => StreamWanted::All,
+    };
+    let pb::ReadOutput { id, fence, offset, tail_lines, follow, .. } = wanted;
+    let wanted = OutputWanted { id, run, fence, offset, tail_lines, stream, follow };
+    match leader.read_output(worker, wanted).await {
+        OutputAsked::Asked => Asked::Yes,
+        OutputAsked::Away => Asked::Away,
+        OutputAsked::KeepsNone => Asked::KeepsNone,
+    }
+}
+
+fn output_wanted(wanted: OutputWanted) -> pb::ReadOutput {
+    let stream = match wanted.stream {
+        StreamWanted::All => pb::OutputStream::Unspecified,
+        StreamWanted::Stdout => pb::OutputStream::Stdout,
+        StreamWanted::Stderr => pb::OutputStream::Stderr,
+    };
+    pb::ReadOutput {
+        id: wanted.id,
+        run_id: wanted.run.to_string(),
+        fence: wanted.fence,
+        offset: wanted.offset,
+        tail_lines: wanted.tail_lines,
+        stream: stream.into(),
+        follow: wanted.follow,
+    }
 }
 
 fn write_target(target: Target) -> pb::Target {

@@ -272,9 +272,12 @@ fn failure_reason(run: &Run, outcome: AttemptOutcome) -> Reason {
     }
 }
 
-/// A report within the limits: the start of the error, the end of the output.
+/// A report within the limits: the start of the error, the end of the output, the whole result or none.
 fn within_limits(report: Arc<Report>) -> Arc<Report> {
-    if report.error.len() <= limits::ERROR_BYTES && report.output.len() <= limits::OUTPUT_BYTES {
+    if report.error.len() <= limits::ERROR_BYTES
+        && report.output.len() <= limits::OUTPUT_BYTES
+        && report.result.len() <= limits::RESULT_BYTES
+    {
         return report;
     }
     let mut report = report.as_ref().clone();
@@ -287,18 +290,22 @@ fn within_limits(report: Arc<Report>) -> Arc<Report> {
         report.output.drain(..report.output.len() - limits::OUTPUT_BYTES);
         report.output_truncated = true;
     }
+    if report.result.len() > limits::RESULT_BYTES {
+        report.result = String::new();
+    }
     Arc::new(report)
 }
 
-/// All but the newest attempts lose their output, so that a record has a bound.
+/// All but the newest attempts lose their output and result, so that a record has a bound.
 fn forget_old_output(attempts: &mut [Attempt]) {
     let Some(old) = attempts.len().checked_sub(limits::OUTPUTS_PER_RUN + 1) else { return };
     if let Some(report) = &mut attempts[old].report
-        && !report.output.is_empty()
+        && !(report.output.is_empty() && report.result.is_empty())
     {
         let mut shorter = report.as_ref().clone();
+        shorter.output_truncated |= !shorter.output.is_empty();
         shorter.output = Vec::new();
-        shorter.output_truncated = true;
+        shorter.result = String::new();
         *report = Arc::new(shorter);
     }
 }

@@ -14,7 +14,9 @@ pub const LIVE_RUNS_PER_JOB: usize = 1_000;
 pub const ERROR_BYTES: usize = 512;
 /// Bytes of an attempt's `output`; the first ones are cut off.
 pub const OUTPUT_BYTES: usize = 4_096;
-/// Attempts of a run that keep their output; older attempts lose theirs.
+/// Bytes of an attempt's `result`; a longer one is dropped, for a part of it is no JSON.
+pub const RESULT_BYTES: usize = 4_096;
+/// Attempts of a run that keep their output and result; older attempts lose theirs.
 pub const OUTPUTS_PER_RUN: usize = 8;
 /// Attempts of one run that may be lost and run again by `on_lost: rerun`; then the run fails as
 /// `lost`, for a run that takes its worker down each time must not do so for ever.

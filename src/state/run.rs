@@ -238,6 +238,9 @@ pub struct Report {
     pub output: Vec<u8>,
     /// There was more output.
     pub output_truncated: bool,
+    /// What the attempt gave as its result, as JSON; empty: nothing. At most [`super::limits::RESULT_BYTES`].
+    #[serde(default)]
+    pub result: String,
 }
 
 /// MessagePack's binary form instead of a list of numbers.
@@ -386,6 +389,18 @@ impl Run {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_report_of_a_release_that_knew_no_result_is_read() {
+        let old = [2, 0x95, 3, 0xc0, 0xa2, b'n', b'o', 0xc4, 1, 7, 0xc2];
+        let mut report =
+            Report { exit_code: Some(3), error: "no".to_owned(), output: vec![7], ..Report::default() };
+        assert_eq!(super::super::command::decode::<Report>(&old).expect("it is read"), report);
+        report.result = "[1]".to_owned();
+        let bytes = super::super::command::encode(&report);
+        assert_eq!(bytes, [2, 0x96, 3, 0xc0, 0xa2, b'n', b'o', 0xc4, 1, 7, 0xc2, 0xa3, b'[', b'1', b']']);
+        assert_eq!(super::super::command::decode::<Report>(&bytes).expect("it is read"), report);
+    }
 
     #[test]
     fn run_ids_read_back_and_nothing_else_does() {

@@ -40,6 +40,8 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use crate::spool::{Beginning, Key, Sink, Spool};
+
 pub use exec::{EXEC_ENV_BYTES_MAX, EXEC_GRACE_DEFAULT, EXEC_PATH_DEFAULT};
 pub use http::reach::{AddressScope, HostRuleError};
 pub use http::{HTTP_BODY_BYTES_MAX, HTTP_CONNECT_TIMEOUT, HTTP_REDIRECTS_MAX, HTTP_TIMEOUT_DEFAULT};
@@ -49,6 +51,8 @@ pub use success::{SUCCESS_RANGES_MAX, SuccessError, default_success, parse_succe
 pub const OUTPUT_TAIL_BYTES: usize = 4 * 1024;
 /// The error text of a report, at most; the first bytes are kept.
 pub const ERROR_BYTES_MAX: usize = 512;
+/// The result of an attempt, at most; a longer one is not kept.
+pub const RESULT_BYTES_MAX: usize = 4 * 1024;
 /// What a job hands to its target (body, stdin), at most; more is refused.
 pub const INPUT_BYTES_MAX: usize = 1024 * 1024;
 
@@ -201,6 +205,8 @@ pub struct Report {
     pub output: Vec<u8>,
     /// There was more output than `output` holds.
     pub output_truncated: bool,
+    /// What the attempt gave as its result: JSON text, at most [`RESULT_BYTES_MAX`].
+    pub result: Option<String>,
 }
 
 impl Report {
@@ -214,6 +220,15 @@ impl Report {
             error: None,
             output: Vec::new(),
             output_truncated: false,
+            result: None,
+        }
+    }
+
+    /// The same with something more in its error text.
+    fn with_remark(self, remark: impl fmt::Display) -> Self {
+        match self.error.clone() {
+            Some(error) => self.with_error(format_args!("{error}; {remark}")),
+            None => self.with_error(remark),
         }
     }
 
@@ -253,6 +268,13 @@ pub struct TargetsConfig {
     pub exec_tmp_dir: Option<String>,
     /// From SIGTERM to SIGKILL.
     pub exec_grace: Duration,
+    /// Whether a process's standard output and standard error are told apart.
+    pub exec_streams: ExecStreams,
+    /// Where a process may leave its result, for a moment; None: nowhere. Nobody else may write there, for a name that
+    /// can be guessed is given to a process that writes to it.
+    pub result_dir: Option<PathBuf>,
+    /// Where output is kept; None: nowhere but for the tail in the report.
+    pub spool: Option<Spool>,
     /// The only hosts that http may call; None: any that `address_scope` permits. A rule is a name, `*.` and a
     /// name (its subdomains), or an address, each with an optional `:port`. An address named here is permitted
     /// whatever `address_scope` says.
@@ -261,6 +283,17 @@ pub struct TargetsConfig {
     pub address_scope: AddressScope,
     /// A PEM file of authorities that are trusted besides the system's.
     pub extra_ca: Option<PathBuf>,
+}
+
+/// How a process's standard output and standard error are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ExecStreams {
+    /// Through one pipe: in the order of writing, and as one.
+    #[default]
+    Together,
+    /// Through two: told apart, and in the order of reading, which for writes at nearly the same time may be another
+    /// than that of writing.
+    Apart,
 }
 
 impl Default for TargetsConfig {
@@ -273,6 +306,9 @@ impl Default for TargetsConfig {
             exec_lang: "C.UTF-8".to_owned(),
             exec_tmp_dir: None,
             exec_grace: EXEC_GRACE_DEFAULT,
+            exec_streams: ExecStreams::default(),
+            result_dir: None,
+            spool: None,
             allowed_hosts: None,
             address_scope: AddressScope::default(),
             extra_ca: None,
@@ -340,6 +376,12 @@ impl Targets {
             Target::Http(http) => self.caller.carry_out(order, http, &cancel).await,
         }
     }
+}
+
+/// Where the output of an attempt is kept.
+fn sink(spool: Option<&Spool>, order: &Order, beginning: Beginning) -> Sink {
+    let key = || Key { run_id: order.run_id.as_str().into(), fence: order.fence };
+    spool.map_or_else(Sink::nowhere, |spool| spool.sink(key(), beginning))
 }
 
 /// Whoever carries out orders for a worker: [`Targets`], or what a simulation has in their place.

@@ -68,6 +68,7 @@ pub(super) fn report(key: &Key, report: target::Report) -> pb::Report {
         error: report.error.map_or_else(String::new, cut),
         output,
         output_truncated: report.output_truncated || surplus > 0,
+        result: report.result.unwrap_or_default(),
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) struct Node {
     pub(super) address: String,
     pub(super) mode: watch::Sender<Mode>,
     pub(super) sessions: mpsc::Receiver<Session>,
+    /// Output that was sent; the next waits until one is taken.
+    pub(super) outputs: mpsc::Receiver<pb::OutputSent>,
     _server: JoinHandle<()>,
 }
 
@@ -53,6 +55,7 @@ pub(super) struct Session {
 pub(super) struct Service {
     mode: watch::Receiver<Mode>,
     sessions: mpsc::Sender<Session>,
+    outputs: mpsc::Sender<pb::OutputSent>,
 }
 
 fn say(kind: FromLeader) -> Result<pb::LeaderMessage, Status> {
@@ -119,6 +122,17 @@ impl WorkerService for Service {
     ) -> Result<Response<pb::Worker>, Status> {
         Err(Status::unimplemented("no worker asks for this"))
     }
+
+    async fn send_output(
+        &self,
+        request: Request<Streaming<pb::OutputSent>>,
+    ) -> Result<Response<pb::SendOutputResponse>, Status> {
+        let mut incoming = request.into_inner();
+        while let Some(sent) = incoming.message().await? {
+            self.outputs.send(sent).await.map_err(|_| Status::cancelled("the test reads no more"))?;
+        }
+        Ok(Response::new(pb::SendOutputResponse {}))
+    }
 }
 
 /// Answers heartbeats and forwards the rest; heartbeats of a mute time are answered after it.
@@ -158,11 +172,12 @@ impl Node {
         let address = listener.local_addr().expect("bound").to_string();
         let (mode, modes) = watch::channel(mode);
         let (sender, sessions) = mpsc::channel(16);
-        let service = WorkerServiceServer::new(Service { mode: modes, sessions: sender });
+        let (outputs, sent) = mpsc::channel(1);
+        let service = WorkerServiceServer::new(Service { mode: modes, sessions: sender, outputs });
         let server = tonic::transport::Server::builder().add_service(service);
         let serving = server.serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
         let server = tokio::spawn(async move { serving.await.expect("serves") });
-        Self { address, mode, sessions, _server: server }
+        Self { address, mode, sessions, outputs: sent, _server: server }
     }
 
     pub(super) async fn session(&mut self) -> Session {

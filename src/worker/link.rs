@@ -86,6 +86,8 @@ pub(super) enum LinkEvent {
     Order(Box<pb::Order>),
     /// An attempt to stop.
     Cancel(pb::Cancel),
+    /// Output to send.
+    ReadOutput(Box<pb::ReadOutput>),
     /// A report that need not be repeated.
     Acknowledged(pb::Acknowledged),
     /// Take nothing new.
@@ -202,6 +204,7 @@ async fn greet(mut client: Client, hello: pb::Hello, drain: Option<pb::Drain>) -
                 | FromLeader::Cancel(_)
                 | FromLeader::Acknowledged(_)
                 | FromLeader::Heartbeat(_)
+                | FromLeader::ReadOutput(_)
                 | FromLeader::Drain(_)
                 | FromLeader::Resume(_),
             ) => return Err(OpenError::Protocol),
@@ -292,6 +295,7 @@ impl OpenLink {
             Some(FromLeader::Order(order)) => LinkEvent::Order(Box::new(order)),
             Some(FromLeader::Cancel(cancel)) => LinkEvent::Cancel(cancel),
             Some(FromLeader::Acknowledged(acknowledged)) => LinkEvent::Acknowledged(acknowledged),
+            Some(FromLeader::ReadOutput(wanted)) => LinkEvent::ReadOutput(Box::new(wanted)),
             Some(FromLeader::Heartbeat(pb::Heartbeat {})) => {
                 self.confirmed_at = Some(self.unanswered.pop_front().ok_or(LinkError::Protocol)?);
                 LinkEvent::Confirmed

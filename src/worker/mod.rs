@@ -14,7 +14,8 @@
 //! Who does what: one task, `serve`, owns everything and is the only one that decides; `ledger` says what is held
 //! and owed, `finder` whom to ask for the leader, `phase` how far it is on its way out, all pure; `link` is the stream; `convert` reads the messages.
 //! Each attempt is a task of its own that knows nothing but its order. They talk by return value and cancellation
-//! token; nothing is shared, and the one channel, to the stream, is bounded.
+//! token; nothing is shared, and the one channel, to the stream, is bounded. Output that someone wants to read is
+//! sent by tasks of their own on connections of their own (`reads`).
 //!
 //! Invariants:
 //! - An attempt, named by its run and fence, is started at most once in the worker's life. (Beyond
@@ -40,6 +41,7 @@ pub mod fuzzing;
 mod ledger;
 mod link;
 mod phase;
+mod reads;
 mod serve;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -48,6 +50,8 @@ use std::time::Duration;
 
 pub use crate::client::{Connection, Dialer};
 pub use serve::Worker;
+
+use crate::spool::Spool;
 
 /// Attempts that a worker may carry out at a time.
 pub const SLOTS_MAX: u32 = 10_000;
@@ -102,6 +106,8 @@ const MESSAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 const STOP_MAX: Duration = Duration::from_secs(15);
 /// When leaving: how long the leader may take to acknowledge the last reports.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
+/// When leaving: how long the disk may take to complete the files of the last outputs.
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 
 /// What a worker is.
 #[derive(Debug, Clone)]
@@ -128,6 +134,8 @@ pub struct WorkerOptions {
     pub node: Option<u64>,
     /// The program's version, for `worker list`.
     pub version: String,
+    /// Where the targets keep output, to be read from there.
+    pub spool: Option<Spool>,
 }
 
 /// Why options are refused.

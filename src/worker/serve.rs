@@ -18,7 +18,8 @@ use super::finder::{Finder, Step, Way};
 use super::ledger::{Key, Ledger};
 use super::link::{self, LinkError, LinkEvent, OpenError, OpenLink, Opening};
 use super::phase::Phase;
-use super::{CARRIED_MAX, NAME_BYTES_MAX, OptionsError, WorkerEnd, WorkerOptions, WorkerStatus};
+use super::reads::Reads;
+use super::{CARRIED_MAX, NAME_BYTES_MAX, OptionsError, SETTLE_MAX, WorkerEnd, WorkerOptions, WorkerStatus};
 use crate::pb::protocol;
 use crate::pb::v1 as pb;
 use crate::pb::v1::worker_message::Kind as FromWorker;
@@ -39,6 +40,7 @@ pub struct Worker {
     ending: bool,
     attempts: JoinSet<Report>,
     keys: HashMap<Id, Key>,
+    reads: Reads,
     stopped: usize,
     /// The last refusal, so that a lasting one is logged once.
     refusal: Option<String>,
@@ -74,6 +76,7 @@ impl Worker {
         Ok(Self {
             ledger: Ledger::new(options.slots as usize),
             finder: Finder::new(endpoints, options.seed, Instant::now()),
+            reads: Reads::new(options.spool.clone(), options.dialer.clone()),
             options,
             carrier,
             link: Link::Searching,
@@ -105,6 +108,9 @@ impl Worker {
             self.begin_what_may();
             self.publish();
             if self.is_over() {
+                if let Some(spool) = &self.options.spool {
+                    spool.settle(Instant::now() + SETTLE_MAX).await;
+                }
                 return WorkerEnd { stopped: self.stopped, unacknowledged: self.ledger.unacknowledged() };
             }
             match self.next_event(&shutdown).await {
@@ -216,6 +222,8 @@ impl Worker {
             leader_only: false,
             node_id: self.options.node.unwrap_or(0),
             relayed: None,
+            keeps_output: self.options.spool.is_some(),
+            earlier: self.options.spool.as_ref().map(|spool| spool.earlier().to_vec()).unwrap_or_default(),
         }
     }
 
@@ -268,6 +276,12 @@ impl Worker {
             Ok(LinkEvent::Acknowledged(named)) => {
                 if let Some(key) = key_of(named.run_id, named.fence) {
                     self.ledger.acknowledge(&key);
+                }
+                Ok(())
+            }
+            Ok(LinkEvent::ReadOutput(wanted)) => {
+                if let Link::Open(link) = &self.link {
+                    self.reads.answer(link.address.clone(), *wanted);
                 }
                 Ok(())
             }

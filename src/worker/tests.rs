@@ -3,6 +3,8 @@
 //! Each test has fences of its own: `target` knows the processes of an attempt by its run and fence, and the tests
 //! run in one process.
 
+mod output;
+
 use std::path::{Path, PathBuf};
 
 use tokio::net::TcpListener;
@@ -38,12 +40,16 @@ fn options(endpoints: &[&str]) -> WorkerOptions {
         drain_grace: DRAIN_GRACE_DEFAULT,
         node: None,
         version: "0.0.0".to_owned(),
+        spool: None,
     }
 }
 
 impl Bench {
     fn start(options: WorkerOptions) -> Self {
-        let config = TargetsConfig { allow_exec: true, ..TargetsConfig::default() };
+        Self::with(options, TargetsConfig { allow_exec: true, ..TargetsConfig::default() })
+    }
+
+    fn with(options: WorkerOptions, config: TargetsConfig) -> Self {
         let targets = Arc::new(Targets::new(&config).expect("a valid configuration"));
         let worker = Worker::new(options, targets.into()).expect("valid options");
         let (status, shutdown) = (worker.status(), CancellationToken::new());

@@ -14,6 +14,7 @@ mod evidence;
 mod fleet;
 mod harness;
 mod linear;
+mod logs;
 mod lost;
 mod membership;
 mod own_workers;

@@ -134,6 +134,8 @@ pub(crate) struct Inside {
 impl Inside {
     pub(crate) fn start(place: &str, queue: &str, slots: u32, endpoints: &[String], way: &Way) -> Self {
         let setup = WorkerSetup {
+            exec_streams: chronarch::node::worker::ExecStreams::Together,
+            output: None,
             place: place.to_owned(),
             queues: [queue.to_owned()].into(),
             labels: std::collections::BTreeMap::new(),

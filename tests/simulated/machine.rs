@@ -14,7 +14,7 @@ use std::time::Duration;
 use chronarch::client::Dialer;
 use chronarch::clock::Clock;
 use chronarch::config::{Config, Overrides};
-use chronarch::node::worker::{WorkerSetup, prepare};
+use chronarch::node::worker::{ExecStreams, WorkerSetup, prepare};
 use chronarch::node::{self, Listeners, Surroundings};
 use tokio::runtime::{Builder, RngSeed, Runtime};
 use tokio::time::{advance, sleep};
@@ -252,6 +252,8 @@ async fn worker(name: String, endpoints: Vec<String>, life: Life) {
         labels: std::collections::BTreeMap::new(),
         slots: 4,
         allow_exec: false,
+        exec_streams: ExecStreams::Together,
+        output: None,
         endpoints,
         node: None,
         drain_grace: Duration::from_secs(30),

@@ -1,4 +1,7 @@
+use std::collections::BTreeSet;
+
 use super::*;
+use crate::leader::said::{DrainAsked, StreamWanted};
 
 const LEASE: Duration = Duration::from_secs(8);
 
@@ -16,6 +19,8 @@ fn hello(worker: &str, slots: u32) -> Hello {
         node: None,
         connected_to: 1,
         address: String::new(),
+        earlier: BTreeSet::new(),
+        keeps_output: true,
     }
 }
 
@@ -67,4 +72,32 @@ fn a_worker_that_drains_gets_no_starts_and_keeps_what_it_has() {
     sessions.get_mut(SessionId(0)).unwrap().drain = Drain::Confirmed(DrainAsked::default());
     let view = sessions.view(&State::default(), &HashMap::new(), Listening { since: now, now, lease: LEASE });
     assert_eq!((open(&view), view.alive.len()), (vec![], 1));
+}
+
+#[test]
+fn output_is_asked_of_the_life_that_has_it_and_only_of_workers_that_keep_it() {
+    let now = Instant::now();
+    let mut sessions = sessions(&[("a/2", now), ("b/1", now)]);
+    let (outbox, mut messages) = mpsc::channel(1);
+    let a = sessions.get_mut(SessionId(0)).expect("open");
+    a.hello.earlier.insert("a/1".into());
+    a.outbox = outbox;
+    sessions.get_mut(SessionId(1)).expect("open").hello.keeps_output = false;
+    let wanted = || {
+        Box::new(OutputWanted {
+            id: "x".to_owned(),
+            run: "1-2".parse().expect("a run id"),
+            fence: 1,
+            offset: 0,
+            tail_lines: 0,
+            stream: StreamWanted::All,
+            follow: false,
+        })
+    };
+    assert_eq!(sessions.read_output(&"a/1".into(), wanted()), OutputAsked::Asked);
+    assert_eq!(sessions.read_output(&"a/2".into(), wanted()), OutputAsked::Away, "it has no room");
+    assert!(matches!(messages.try_recv(), Ok(Message::ReadOutput(_))));
+    assert_eq!(sessions.read_output(&"a/2".into(), wanted()), OutputAsked::Asked);
+    assert_eq!(sessions.read_output(&"b/1".into(), wanted()), OutputAsked::KeepsNone);
+    assert_eq!(sessions.read_output(&"c/1".into(), wanted()), OutputAsked::Away);
 }

@@ -78,6 +78,13 @@ impl WorkerService for Role {
     ) -> Result<Response<pb::Worker>, Status> {
         Err(Status::unimplemented("nobody asks for this"))
     }
+
+    async fn send_output(
+        &self,
+        _: Request<Streaming<pb::OutputSent>>,
+    ) -> Result<Response<pb::SendOutputResponse>, Status> {
+        Err(Status::unimplemented("nobody sends any"))
+    }
 }
 
 async fn serve(role: Role) -> (String, JoinHandle<()>) {

@@ -20,6 +20,7 @@
 
 mod pipes;
 mod prepare;
+mod result;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -36,9 +37,11 @@ use tokio_util::sync::CancellationToken;
 
 use self::pipes::Pipes;
 use self::prepare::NotStarted;
+use self::result::ResultFile;
 use self::tree::Tree;
 use super::interrupt::{Interrupt, Limit};
-use super::{Exec, Order, Outcome, Report, TargetsConfig, TargetsError};
+use super::{Exec, ExecStreams, Order, Outcome, Report, TargetsConfig, TargetsError, sink};
+use crate::spool::{Beginning, Spool};
 
 /// From SIGTERM to SIGKILL, unless configured otherwise.
 pub const EXEC_GRACE_DEFAULT: Duration = Duration::from_secs(5);
@@ -61,6 +64,9 @@ pub(super) struct Launcher {
     path: String,
     base_env: Vec<(&'static str, String)>,
     grace: Duration,
+    apart: bool,
+    result_dir: Option<PathBuf>,
+    spool: Option<Spool>,
 }
 
 impl Launcher {
@@ -80,6 +86,9 @@ impl Launcher {
             path: config.exec_path.clone(),
             base_env,
             grace: config.exec_grace,
+            apart: config.exec_streams == ExecStreams::Apart,
+            result_dir: config.result_dir.clone(),
+            spool: config.spool.clone(),
         })
     }
 
@@ -94,11 +103,13 @@ impl Launcher {
     fn start(&self, order: &Order, exec: &Exec) -> Result<Running, NotStarted> {
         let prepared = self.prepare(order, exec)?;
         let (program, mark) = (prepared.program.clone(), prepared.mark.clone());
-        let (mut child, output) = prepared.spawn()?;
+        let (mut child, readers, result) = prepared.spawn()?;
         let tree = Tree::of(&child, &mark);
-        let pipes = Pipes::new(output, child.stdin.take(), exec.stdin.clone().unwrap_or_default())
+        let unfed = exec.stdin.clone().unwrap_or_default();
+        let sink = sink(self.spool.as_ref(), order, Beginning::AtOnce);
+        let pipes = Pipes::new(readers, child.stdin.take(), unfed, sink)
             .map_err(|source| NotStarted::Spawn { program, source })?;
-        Ok(Running { tree, child, pipes })
+        Ok(Running { tree, child, pipes, result })
     }
 }
 
@@ -107,6 +118,7 @@ struct Running {
     tree: Tree,
     child: Child,
     pipes: Pipes,
+    result: Option<ResultFile>,
 }
 
 /// Processes of the attempt that even SIGKILL did not end in time.
@@ -124,8 +136,12 @@ impl Running {
             Some(_) => self.stop(grace).await,
         };
         let status = self.reap(survivors).await;
-        let report = ending(interrupt, status, survivors);
-        report.with_output(self.pipes.into_tail())
+        let report = ending(interrupt, status, survivors).with_output(self.pipes.into_tail());
+        let Some(result) = self.result.take() else { return report };
+        match result.take().await {
+            Ok(result) => Report { result, ..report },
+            Err(why) => report.with_remark(why),
+        }
     }
 
     /// Resolves when the process that we started has ended, moving its input and output meanwhile.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io::{self, PipeReader};
+use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::process::{Child, Command};
 
+use super::pipes::Readers;
+use super::result::{self, ResultFile};
 use super::{EXEC_ENV_BYTES_MAX, Launcher};
 use crate::target::told::{is_reserved_variable, told};
 use crate::target::{Exec, INPUT_BYTES_MAX, Order, Outcome, Program};
@@ -69,6 +71,10 @@ pub(super) struct Prepared {
     pub(super) program: PathBuf,
     /// Value of [`MARK`]: unlike that of any other attempt on this machine.
     pub(super) mark: String,
+    /// Where the process may leave a result.
+    result: Option<ResultFile>,
+    /// Standard output and standard error have a pipe each.
+    apart: bool,
     command: Command,
 }
 
@@ -83,14 +89,19 @@ fn fresh_mark() -> String {
 }
 
 impl Prepared {
-    /// Starts it; the reader is its standard output and standard error.
-    pub(super) fn spawn(mut self) -> Result<(Child, PipeReader), NotStarted> {
+    /// Starts it; the readers are its standard output and standard error.
+    pub(super) fn spawn(mut self) -> Result<(Child, Readers, Option<ResultFile>), NotStarted> {
         let failed = |source| NotStarted::Spawn { program: self.program.clone(), source };
-        let (reader, writer) = io::pipe().map_err(failed)?;
-        let copy = writer.try_clone().map_err(failed)?;
-        // the command owns our ends of the pipe and is dropped here: only the process holds it open afterwards
-        let child = self.command.stdout(writer).stderr(copy).spawn().map_err(failed)?;
-        Ok((child, reader))
+        let (stdout, writer) = io::pipe().map_err(failed)?;
+        let (readers, other) = if self.apart {
+            let (stderr, other) = io::pipe().map_err(failed)?;
+            (Readers::Apart { stdout, stderr }, other)
+        } else {
+            (Readers::Both(stdout), writer.try_clone().map_err(failed)?)
+        };
+        // the command owns our ends of the pipes and is dropped here: only the process holds them open afterwards
+        let child = self.command.stdout(writer).stderr(other).spawn().map_err(failed)?;
+        Ok((child, readers, self.result))
     }
 }
 
@@ -115,14 +126,18 @@ impl Launcher {
         })?;
 
         let mark = fresh_mark();
+        let result = self.result_dir.as_deref().map(|folder| ResultFile::named(folder, &mark));
         let mut command = Command::new(&program);
         command.env_clear().envs(environment).env(MARK, &mark);
+        if let Some(result) = &result {
+            command.env(result::VARIABLE, result.path());
+        }
         command.arg0(&name).args(arguments).process_group(0).kill_on_drop(true);
         command.stdin(if exec.stdin.is_some() { Stdio::piped() } else { Stdio::null() });
         if let Some(cwd) = cwd {
             command.current_dir(cwd);
         }
-        Ok(Prepared { program, mark, command })
+        Ok(Prepared { program, mark, result, apart: self.apart, command })
     }
 
     fn environment(

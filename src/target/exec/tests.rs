@@ -1,5 +1,7 @@
 //! Real processes. A test that waits does so for a condition, with a deadline.
 
+mod results;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::Duration;

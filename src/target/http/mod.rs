@@ -34,7 +34,8 @@ use self::reach::{CheckedResolver, Reach};
 use self::request::{Request, is_success};
 use super::interrupt::Limit;
 use super::tail::Tail;
-use super::{Http, Order, Outcome, Report, TargetsConfig, TargetsError};
+use super::{Http, OUTPUT_TAIL_BYTES, Order, Outcome, Report, TargetsConfig, TargetsError, sink};
+use crate::spool::{Beginning, Sink, Spool, Stream};
 
 /// Name resolution, connection and TLS handshake together, at most.
 pub const HTTP_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -57,6 +58,7 @@ const RESPONSE_HEADERS_BYTES_MAX: u32 = 64 * 1024;
 pub(super) struct Caller {
     client: Client,
     reach: Arc<Reach>,
+    spool: Option<Spool>,
 }
 
 /// What is known while a call goes on, kept outside of it so that a call that is stopped still has a report.
@@ -65,6 +67,7 @@ struct Progress {
     stage: Stage,
     status: Option<u16>,
     tail: Tail,
+    sink: Sink,
 }
 
 impl Caller {
@@ -81,7 +84,7 @@ impl Caller {
             }
             built => built?,
         };
-        Ok(Self { client, reach })
+        Ok(Self { client, reach, spool: config.spool.clone() })
     }
 
     pub(super) async fn carry_out(&self, order: &Order, http: &Http, cancel: &CancellationToken) -> Report {
@@ -90,7 +93,9 @@ impl Caller {
             Ok(request) => request,
             Err(why) => return Report::of(Outcome::Refused).with_error(why),
         };
-        let mut progress = Progress { stage: Stage::First, status: None, tail: Tail::default() };
+        // a body that the report holds need not be kept twice
+        let sink = sink(self.spool.as_ref(), order, Beginning::Beyond(OUTPUT_TAIL_BYTES));
+        let mut progress = Progress { stage: Stage::First, status: None, tail: Tail::default(), sink };
         let ended = tokio::select! {
             biased;
             ended = self.call(request, &http.success, &mut progress) => Ok(ended),
@@ -130,7 +135,7 @@ impl Caller {
                 Some(next) => request = next,
                 None => {
                     progress.stage = Stage::Body;
-                    return read_body(response, &mut progress.tail).await;
+                    return read_body(response, progress).await;
                 }
             }
         }
@@ -145,11 +150,13 @@ enum BodyRead {
     Cut,
 }
 
-async fn read_body(mut response: Response, tail: &mut Tail) -> Result<BodyRead, CallFailure> {
+async fn read_body(mut response: Response, progress: &mut Progress) -> Result<BodyRead, CallFailure> {
     let mut room_bytes = HTTP_BODY_BYTES_MAX;
     while let Some(chunk) = response.chunk().await.map_err(|error| CallFailure::of(&error, Stage::Body))? {
         let taken = chunk.len().min(usize::try_from(room_bytes).unwrap_or(usize::MAX));
-        tail.push(&chunk[..taken]);
+        progress.sink.ready().await;
+        progress.tail.push(&chunk[..taken]);
+        progress.sink.write(Stream::Body, &chunk[..taken]);
         if taken < chunk.len() {
             return Ok(BodyRead::Cut);
         }

@@ -159,6 +159,8 @@ struct Reported<'a> {
     http_status: Option<u16>,
     #[serde(skip_serializing_if = "str::is_empty")]
     error: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    result: &'a str,
     retry_after: Span,
 }
 
@@ -297,6 +299,7 @@ fn reported<'a>(
         exit_code: report.exit_code,
         http_status: report.http_status,
         error: &report.error,
+        result: &report.result,
         retry_after: Span(retry_after),
     }
 }
