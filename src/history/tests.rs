@@ -42,6 +42,7 @@ fn run(job: u64, at: i64, fired_at: i64) -> Arc<Run> {
         upstream: Vec::new(),
         retry_of: None,
         backfill: None,
+        inputs: [].into(),
     })
 }
 

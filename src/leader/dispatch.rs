@@ -163,6 +163,7 @@ fn order(job: &Job, live: Option<&Run>, (run, attempt, fence): (RunId, u32, u64)
         target: Box::new(job.spec.target.clone()),
         params: Box::new(live.map_or(&job.spec.params, |live| &live.params).clone()),
         chain: live.and_then(|live| live.chain).unwrap_or(run),
+        inputs: Box::new(live.map(|live| live.inputs.clone()).unwrap_or_default()),
     }
 }
 

@@ -189,6 +189,8 @@ pub enum Message {
         params: Box<BTreeMap<String, String>>,
         /// The first run of its chain.
         chain: RunId,
+        /// Results of the runs before it.
+        inputs: Box<BTreeMap<String, String>>,
     },
     /// Stop this attempt.
     Cancel {

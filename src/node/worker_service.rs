@@ -348,6 +348,7 @@ fn write(message: Message) -> pb::LeaderMessage {
             target,
             params,
             chain,
+            inputs,
         } => Kind::Order(pb::Order {
             run_id: run.to_string(),
             fence,
@@ -360,6 +361,7 @@ fn write(message: Message) -> pb::LeaderMessage {
             traceparent: traceparent(run, fence),
             params: params.as_ref().clone(),
             chain_id: chain.to_string(),
+            inputs: inputs.as_ref().clone(),
         }),
         Message::Cancel { run, fence } => Kind::Cancel(pb::Cancel { run_id: run.to_string(), fence }),
         Message::Acknowledged { run, fence, refused } => {

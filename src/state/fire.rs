@@ -163,6 +163,7 @@ impl Applying<'_> {
             upstream: Vec::new(),
             retry_of: None,
             backfill: None,
+            inputs: BTreeMap::new(),
         }
     }
 

@@ -52,6 +52,9 @@ pub struct Arrival {
     pub params: BTreeMap<String, String>,
     /// When it ended.
     pub at: Timestamp,
+    /// What it gave as its result, as JSON; empty: nothing.
+    #[serde(default)]
+    pub result: String,
 }
 
 /// What an arrival makes of a join.
@@ -251,6 +254,8 @@ impl Applying<'_> {
                 }
             }
         }
+        let results = join.arrived.iter().filter(|(_, arrival)| !arrival.result.is_empty());
+        run.inputs = results.map(|(job, arrival)| (job.clone(), arrival.result.clone())).collect();
         self.made.push(id);
         run
     }
@@ -310,12 +315,19 @@ impl Applying<'_> {
     }
 }
 
+/// What the last attempt of a run gave as its result.
+fn result(run: &Run) -> String {
+    let report = run.attempts.last().and_then(|attempt| attempt.report.as_deref());
+    report.map(|report| report.result.clone()).unwrap_or_default()
+}
+
 fn arrival(run: &Run) -> Arrival {
     Arrival {
         run: run.id,
         state: run.state,
         params: run.params.clone(),
         at: run.finished_at.unwrap_or(run.fired_at),
+        result: result(run),
     }
 }
 

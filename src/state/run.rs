@@ -344,6 +344,9 @@ pub struct Run {
     /// Number of the backfill that it belongs to.
     #[serde(default)]
     pub backfill: Option<u64>,
+    /// What the runs that it runs after gave as their results, by the names of their jobs, as JSON.
+    #[serde(default)]
+    pub inputs: BTreeMap<String, String>,
 }
 
 impl Run {

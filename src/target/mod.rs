@@ -80,6 +80,8 @@ pub struct Order {
     pub params: BTreeMap<String, String>,
     /// The first run of the chain that the run belongs to.
     pub chain_id: Option<String>,
+    /// Results of the runs before it, by the names of their jobs, as JSON.
+    pub inputs: BTreeMap<String, String>,
     /// What to do.
     pub target: Target,
 }

@@ -90,6 +90,7 @@ pub fn to_pb(run: &Run) -> pb::Run {
         upstream: run.upstream.iter().map(ToString::to_string).collect(),
         retry_of: run.retry_of.map(|run| run.to_string()).unwrap_or_default(),
         backfill: run.backfill.unwrap_or(0),
+        inputs: run.inputs.clone(),
     }
 }
 

@@ -45,6 +45,7 @@ pub(super) fn order(order: pb::Order) -> Result<target::Order, OrderError> {
         traceparent: present(order.traceparent),
         params: order.params,
         chain_id: present(order.chain_id),
+        inputs: order.inputs,
     })
 }
 

@@ -25,6 +25,7 @@ fn order(key: &Key) -> Result<target::Order, OrderError> {
         traceparent: None,
         params: BTreeMap::new(),
         chain_id: None,
+        inputs: BTreeMap::new(),
         target: Target::Exec(exec),
     })
 }

@@ -84,3 +84,18 @@ async fn limits_are_kept_over_a_change_of_leader() {
         assert!(running <= 3, "{running} ran at {begin:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_pass_down_to_what_runs_after() {
+    let harness = Harness::start("[worker]\nallow_exec = true\n").await;
+    harness
+        .apply(
+            "name: count\ntarget: {exec: {shell: 'echo \"{\\\"rows\\\": 3}\" > $CHRONARCH_RESULT_FILE'}}\n---\n\
+             name: tell\nafter: count\ntarget: {exec: {shell: 'echo $CHRONARCH_INPUTS'}}\n",
+        )
+        .await;
+    harness.trigger("count").await;
+    let tell = run_of(&harness, "tell").await;
+    assert_eq!(tell.attempts[0].output, "{\"count\":{\"rows\":3}}\n", "{tell:?}");
+    assert_eq!(tell.inputs["count"], "{\"rows\": 3}");
+}

@@ -248,6 +248,7 @@ pub(crate) fn runs_at(index: u64) -> Vec<Arc<Run>> {
             upstream: Vec::new(),
             retry_of: None,
             backfill: None,
+            inputs: [].into(),
         })
     };
     (0..count).map(run).collect()

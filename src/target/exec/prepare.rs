@@ -17,6 +17,8 @@ use crate::target::told::{is_reserved_variable, told};
 use crate::target::{Exec, INPUT_BYTES_MAX, Order, Outcome, Program};
 
 const SHELL: &str = "/bin/sh";
+/// The variable with the results of the runs before it.
+const INPUTS: &str = "CHRONARCH_INPUTS";
 
 /// Why no process was started.
 #[derive(Debug, thiserror::Error)]
@@ -162,7 +164,8 @@ impl Launcher {
         let base = self.base_env.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let own = own.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         let told = told(order).into_iter().map(|told| (told.variable.into_owned().into(), told.value.into()));
-        Ok(base.chain(own).chain(told).collect())
+        let inputs = inputs(order).map(|text| (INPUTS.into(), text.into()));
+        Ok(base.chain(own).chain(told).chain(inputs).collect())
     }
 
     fn search_path<'a>(&'a self, exec: &'a Exec) -> &'a str {
@@ -225,4 +228,13 @@ fn check_cwd(cwd: Option<&Path>) -> Result<(), NotStarted> {
         Ok(_) => Err(NotStarted::CwdNotADirectory(cwd.to_owned())),
         Err(source) => Err(NotStarted::Cwd { path: cwd.to_owned(), source }),
     }
+}
+
+/// The results of the runs before it, as one JSON object by the names of their jobs; none where there are none.
+fn inputs(order: &Order) -> Option<String> {
+    // What is no JSON after all is handed on as a text.
+    let value = |text: &String| serde_json::from_str(text).unwrap_or_else(|_| text.as_str().into());
+    let object: serde_json::Map<String, serde_json::Value> =
+        order.inputs.iter().map(|(job, result)| (job.clone(), value(result))).collect();
+    (!object.is_empty()).then(|| serde_json::Value::Object(object).to_string())
 }

@@ -45,6 +45,7 @@ fn order(run_id: &str, exec: Exec) -> Order {
         traceparent: None,
         params: BTreeMap::new(),
         chain_id: None,
+        inputs: BTreeMap::new(),
         target: Target::Exec(exec),
     }
 }

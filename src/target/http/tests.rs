@@ -119,6 +119,7 @@ fn order(http: Http) -> Order {
         traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned()),
         params: BTreeMap::new(),
         chain_id: None,
+        inputs: BTreeMap::new(),
         target: Target::Http(http),
     }
 }
