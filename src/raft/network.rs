@@ -156,7 +156,9 @@ impl Peer {
         limit: Duration,
         call: impl Future<Output = Result<tonic::Response<T>, Status>>,
     ) -> Rpc<T> {
-        match timeout(limit, call).await {
+        let answer = timeout(limit, call).await;
+        self.connections.called(&self.address, answer.is_ok());
+        match answer {
             Ok(Ok(response)) => Ok(response.into_inner()),
             Ok(Err(status)) => Err(unreachable(status)),
             Err(_) => Err(self.timed_out(action, limit).into()),
@@ -186,8 +188,11 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             let mut answers = self.open_append(futures::stream::iter([rpc])).await?;
             answers.next().await.unwrap_or_else(|| Err(NetworkError::from_string("no answer").into()))
         };
-        let result = timeout(limit, exchange).await.map_err(|_| deadline)?;
-        result.map(AppendEntriesResponse::from)
+        let result = timeout(limit, exchange).await;
+        if self.heartbeat {
+            self.connections.called(&self.address, result.is_ok());
+        }
+        result.map_err(|_| deadline)?.map(AppendEntriesResponse::from)
     }
 
     fn stream_append<'s, S>(
@@ -426,5 +431,35 @@ mod tests {
         assert_eq!(dialled.load(Ordering::Relaxed), BACKOFF.len() + 1);
         let waited: Duration = BACKOFF.iter().sum();
         assert!(begun.elapsed() >= waited, "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connection_on_which_no_call_is_answered_is_made_anew() {
+        let dialled = Arc::new(AtomicUsize::new(0));
+        let (counted, ends) = (Arc::clone(&dialled), Arc::<std::sync::Mutex<Vec<_>>>::default());
+        // It lives, and nobody reads what is written to it.
+        let silent: Dialer = Arc::new(move |_| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let (near, far) = tokio::io::duplex(1 << 20);
+            ends.lock().unwrap().push(far);
+            Box::pin(async { Ok(Box::new(near) as Box<dyn crate::raft::dial::PeerStream>) })
+        });
+        let connections = Arc::new(Connections::new(silent));
+        let mut network = Network { node_id: 1, cluster: ClusterId([7; 16]), connections };
+        let node = NodeAddress { peer_address: "127.0.0.1:1".to_owned(), address: "127.0.0.1:2".to_owned() };
+        let mut peer = network.new_heartbeat_client(2, &node).await;
+        let mut beat = async || {
+            let vote = Vote::new_committed(1, 1);
+            let rpc =
+                AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None };
+            // Shorter together than what keepalive waits for.
+            assert!(peer.append_entries(rpc, RPCOption::new(Duration::from_millis(20))).await.is_err());
+        };
+        for _ in 0..crate::raft::dial::UNANSWERED_MAX {
+            beat().await;
+        }
+        assert_eq!(dialled.load(Ordering::Relaxed), 1);
+        beat().await;
+        assert_eq!(dialled.load(Ordering::Relaxed), 2);
     }
 }
