@@ -52,10 +52,6 @@ pub fn tcp_dialer() -> Dialer {
     })
 }
 
-/// Calls on a control connection in a row that had no answer in time, after which it is made anew. Keepalive finds a
-/// connection whose other end is gone; this finds one that lives, and on which calls are stuck on this side.
-pub(super) const UNANSWERED_MAX: u32 = 20;
-
 /// The connections to one peer address.
 #[derive(Clone)]
 pub(super) struct PeerChannels {
@@ -70,14 +66,7 @@ pub(super) struct PeerChannels {
 /// The connections to all peers, shared by everything that calls them.
 pub(super) struct Connections {
     dialer: Dialer,
-    channels: Mutex<BTreeMap<String, Known>>,
-}
-
-/// The connections to an address, and how the last calls on its control connection went.
-struct Known {
-    channels: PeerChannels,
-    /// In a row.
-    unanswered: u32,
+    channels: Mutex<BTreeMap<String, PeerChannels>>,
 }
 
 impl Connections {
@@ -92,7 +81,7 @@ impl Connections {
     pub(super) fn to(&self, address: &str) -> Result<PeerChannels, tonic::transport::Error> {
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = channels.get(address) {
-            return Ok(known.channels.clone());
+            return Ok(known.clone());
         }
         let made = PeerChannels {
             append: self.channel(address)?,
@@ -102,21 +91,8 @@ impl Connections {
         if channels.len() >= PEERS_MAX {
             channels.clear();
         }
-        channels.insert(address.to_owned(), Known { channels: made.clone(), unanswered: 0 });
+        channels.insert(address.to_owned(), made.clone());
         Ok(made)
-    }
-
-    /// A call on the control connection ended, with an answer in time or without.
-    pub(super) fn called(&self, address: &str, was_answered: bool) {
-        let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(known) = channels.get_mut(address) else { return };
-        known.unanswered = if was_answered { 0 } else { known.unanswered + 1 };
-        if known.unanswered >= UNANSWERED_MAX
-            && let Ok(made) = self.channel(address)
-        {
-            known.channels.control = made;
-            known.unanswered = 0;
-        }
     }
 
     fn channel(&self, address: &str) -> Result<Channel, tonic::transport::Error> {
