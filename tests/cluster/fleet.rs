@@ -2,8 +2,8 @@
 
 use chronarch::pb::v1::leader_message::Kind as FromLeader;
 use chronarch::pb::v1::{
-    DrainWorkerRequest, Hello, ListWorkersRequest, Outcome, Relayed, ResumeWorkerRequest, RunState, Worker,
-    WorkerState,
+    DrainWorkerRequest, ExplainRunRequest, Hello, ListWorkersRequest, Outcome, Relayed, ResumeWorkerRequest,
+    RunState, Worker, WorkerState,
 };
 use rustix::process::Signal;
 use tonic::Code;
@@ -202,10 +202,8 @@ async fn a_drained_node_carries_nothing_out_until_it_is_told_to() {
         harness.client.drain_worker(drain(&place)).await.expect("it is drained");
     }
     let run = harness.trigger("a").await;
-    let explained = harness.client.explain_run(chronarch::pb::v1::ExplainRunRequest {
-        run_id: run.run_id.clone(),
-        ..Default::default()
-    });
+    let request = ExplainRunRequest { run_id: run.run_id.clone(), ..ExplainRunRequest::default() };
+    let explained = harness.client.explain_run(request);
     let why = format!("{:?}", explained.await.expect("an answer"));
     assert!(why.contains("drains and takes nothing new"), "{why}");
     assert!(receiver.hits().is_empty());
@@ -291,4 +289,23 @@ async fn what_sigterm_does_not_wait_for_is_handed_on_at_once_and_the_worker_ends
     assert_eq!(outcomes, [Outcome::Lost, Outcome::Succeeded], "{again:?}");
     assert!(again.attempts[1].worker.starts_with("second/"));
     assert_eq!(receiver.hits_of("once").len(), 1);
+}
+
+/// Who is connected is published when it changes; what runs there, and so whether there is room, changes all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_waits_behind_full_slots_is_explained_so() {
+    let receiver = Receiver::start().await;
+    let harness = Harness::start("").await;
+    let dir = tempfile::tempdir().expect("a folder");
+    let endpoints = harness.cluster.endpoints();
+    let args = ["--queue", "apart", "--concurrency", "1"];
+    let _worker = Process::start(dir.path(), "only", &endpoints, &args);
+    harness.worker("only", |worker| worker.free == 1).await;
+    harness.apply(&job("long", &receiver.url("/slow/20000"), "overlap: allow\n")).await;
+    harness.trigger("long").await;
+    let waits = harness.trigger("long").await;
+    harness.worker("only", |worker| (worker.running, worker.free) == (1, 0)).await;
+    let request = ExplainRunRequest { run_id: waits.run_id, ..ExplainRunRequest::default() };
+    let why = format!("{:?}", harness.client.explain_run(request).await.expect("an answer"));
+    assert!(why.contains("all of their 1 slots are taken"), "{why}");
 }

@@ -30,9 +30,6 @@ pub enum BenchError {
     /// A worker's process cannot be made or waited for.
     #[error("a worker's process: {0}")]
     Worker(#[source] io::Error),
-    /// A worker did not end as it should.
-    #[error("a worker ended with {0}")]
-    WorkerEnded(ExitStatus),
     /// The limit of open files cannot be raised.
     #[error("the limit of open files cannot be raised: {0}")]
     Files(#[source] io::Error),
@@ -150,7 +147,6 @@ impl BenchError {
             | Self::Program(_)
             | Self::Receiver(_)
             | Self::Worker(_)
-            | Self::WorkerEnded(_)
             | Self::Files(_)
             | Self::Connect(_)
             | Self::Stream(_)

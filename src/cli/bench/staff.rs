@@ -28,6 +28,8 @@ const STOP_MAX: Duration = Duration::from_secs(30);
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 /// How long a stream may take to be opened.
 const OPEN_MAX: Duration = Duration::from_secs(10);
+/// The pause before a stream is tried again.
+const AGAIN: Duration = Duration::from_millis(50);
 /// Streams that are opened at the same time.
 const OPENING: usize = 32;
 
@@ -80,8 +82,8 @@ impl Staff {
         }
         for child in &mut self.children {
             match tokio::time::timeout(STOP_MAX, child.wait()).await {
-                Ok(Ok(status)) if status.success() => {}
-                Ok(Ok(status)) => return Err(BenchError::WorkerEnded(status)),
+                // Whether all of its last reports were acknowledged is no figure.
+                Ok(Ok(_)) => {}
                 Ok(Err(source)) => return Err(BenchError::Worker(source)),
                 Err(_) => return Err(BenchError::Silent { what: "the end of a worker", limit: STOP_MAX }),
             }
@@ -107,13 +109,22 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    /// Opens one, over a connection of its own as that of a worker.
+    /// Opens one, over a connection of its own as that of a worker; again where the leader is being replaced.
     pub(super) async fn open(endpoint: &str, name: String, slots: u32) -> Result<Self, BenchError> {
-        let opened = tokio::time::timeout(OPEN_MAX, Self::try_open(endpoint, name, slots)).await;
+        let opened = async {
+            loop {
+                match Self::try_open(endpoint, name.clone(), slots).await? {
+                    Some(stream) => return Ok(stream),
+                    None => tokio::time::sleep(AGAIN).await,
+                }
+            }
+        };
+        let opened = tokio::time::timeout(OPEN_MAX, opened).await;
         opened.map_err(|_| BenchError::Silent { what: "a welcome", limit: OPEN_MAX })?
     }
 
-    async fn try_open(endpoint: &str, name: String, slots: u32) -> Result<Self, BenchError> {
+    /// None where nobody leads at the moment.
+    async fn try_open(endpoint: &str, name: String, slots: u32) -> Result<Option<Self>, BenchError> {
         let to = Endpoint::from_shared(format!("http://{endpoint}")).map_err(BenchError::Connect)?;
         let channel = Dialer::tcp().connect(&to, endpoint).await.map_err(BenchError::Connect)?;
         let (outgoing, queued) = mpsc::channel(64);
@@ -136,8 +147,9 @@ impl Stream {
         match first.and_then(|message| message.kind) {
             Some(FromLeader::Welcome(welcome)) => {
                 let carried_by = Some(welcome.relayed_by).filter(|node| *node > 0);
-                Ok(Self { outgoing, incoming, carried_by })
+                Ok(Some(Self { outgoing, incoming, carried_by }))
             }
+            Some(FromLeader::NotLeader(_)) => Ok(None),
             other => Err(BenchError::Stream(format!("{other:?} instead of a welcome"))),
         }
     }

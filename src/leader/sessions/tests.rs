@@ -101,3 +101,28 @@ fn output_is_asked_of_the_life_that_has_it_and_only_of_workers_that_keep_it() {
     assert_eq!(sessions.read_output(&"b/1".into(), wanted()), OutputAsked::KeepsNone);
     assert_eq!(sessions.read_output(&"c/1".into(), wanted()), OutputAsked::Away);
 }
+
+#[test]
+fn a_slot_in_which_an_attempt_still_stops_is_not_free() {
+    let now = Instant::now();
+    let mut sessions = sessions(&[("w1", now)]);
+    let given_up = |fence| (RunId { job: crate::state::JobId(1), at: Timestamp::MIN, seq: fence }, fence);
+    sessions.get_mut(SessionId(0)).unwrap().leftover.extend([given_up(1), given_up(2)]);
+    let listening = Listening { since: now, now, lease: LEASE };
+    let view = sessions.view(&State::default(), &HashMap::new(), listening);
+    assert_eq!(open(&view), [("w1", 1)]);
+    sessions.get_mut(SessionId(0)).unwrap().leftover.clear();
+    let view = sessions.view(&State::default(), &HashMap::new(), listening);
+    assert_eq!(open(&view), [("w1", 3)]);
+}
+
+#[test]
+fn a_worker_is_found_by_its_name_and_by_its_place_where_it_is_alone_there() {
+    let now = Instant::now();
+    let sessions = sessions(&[("a/1", now), ("b/2", now), ("b/3", now), ("plain", now)]);
+    let named = |name| sessions.named(name).map(|(_, session)| session.hello.worker.to_string());
+    assert_eq!([named("a/1"), named("a"), named("plain")].map(Result::unwrap), ["a/1", "a/1", "plain"]);
+    assert_eq!(named("b"), Err(FleetError::Ambiguous(vec!["b/2".into(), "b/3".into()])));
+    assert_eq!(named("b/3").as_deref(), Ok("b/3"));
+    assert_eq!(named("c"), Err(FleetError::NoWorker));
+}
