@@ -5,6 +5,7 @@
 //! can send makes this panic. The inverse, for reads, is [`crate::view::spec`]; the two are each
 //! other's inverse on all that this accepts.
 
+mod grpc;
 mod policy;
 mod schedule;
 pub(super) mod sharing;
@@ -74,9 +75,10 @@ fn read(spec: &pb::JobSpec, problems: &mut Problems) -> Option<JobSpec> {
             (Some(pb::OnLost::Rerun), _) => OnLost::Rerun,
             (Some(pb::OnLost::Fail), _) => OnLost::Fail,
             (None | Some(pb::OnLost::Unspecified), Target::Exec { .. }) => OnLost::Fail,
-            (None | Some(pb::OnLost::Unspecified), Target::Http { .. } | Target::Queue { .. }) => {
-                OnLost::Rerun
-            }
+            (
+                None | Some(pb::OnLost::Unspecified),
+                Target::Http { .. } | Target::Queue { .. } | Target::Grpc { .. },
+            ) => OnLost::Rerun,
         },
         target,
         queue: queue.to_owned(),

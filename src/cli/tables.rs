@@ -74,7 +74,8 @@ fn target(target: Option<&Target>) -> String {
         Some(Target { exec: Some(exec), .. }) if exec.command.is_empty() => "exec shell".to_owned(),
         Some(Target { exec: Some(exec), .. }) => format!("exec {}", exec.command.join(" ")),
         Some(Target { queue: Some(_), .. }) => "queue".to_owned(),
-        Some(Target { http: None, exec: None, queue: None }) | None => "-".to_owned(),
+        Some(Target { grpc: Some(grpc), .. }) => format!("grpc {} {}", grpc.address, grpc.method),
+        Some(Target { http: None, exec: None, queue: None, grpc: None }) | None => "-".to_owned(),
     }
 }
 

@@ -83,7 +83,7 @@ pub fn prepare(setup: WorkerSetup, with: &Surroundings) -> Result<Worker, Worker
         }
     };
     let clock = &with.clock;
-    let mut kinds = BTreeSet::from(["http".to_owned()]);
+    let mut kinds = BTreeSet::from(["http".to_owned(), "grpc".to_owned()]);
     if setup.allow_exec {
         kinds.insert("exec".to_owned());
     }

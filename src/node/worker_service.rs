@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use futures::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
@@ -29,7 +31,7 @@ use crate::pb::protocol::{self, Versions};
 use crate::pb::v1 as pb;
 use crate::state::limits;
 use crate::state::run::{AttemptOutcome, Report, RunId};
-use crate::state::spec::{Program, Target};
+use crate::state::spec::{GRPC_CODES, Program, Target};
 use crate::state::time::Timestamp;
 
 /// Attempts that a worker may offer to carry out at the same time.
@@ -314,7 +316,15 @@ pub(super) fn read_report(session: SessionId, report: pb::Report) -> Result<Sess
     let whole =
         if error.is_empty() || remark.is_empty() { error + &remark } else { format!("{error}; {remark}") };
     let error = cut(whole, limits::ERROR_BYTES);
-    let report = Arc::new(Report { exit_code, http_status, error, output, output_truncated, result });
+    let grpc_status = match report.grpc_status {
+        None => None,
+        Some(status) => {
+            let status = u8::try_from(status).ok().filter(|status| usize::from(*status) < GRPC_CODES.len());
+            Some(status.ok_or_else(|| invalid("grpc_status: expected 0 to 16"))?)
+        }
+    };
+    let report =
+        Arc::new(Report { exit_code, http_status, error, output, output_truncated, result, grpc_status });
     Ok(SessionEvent::Report { session, run, fence, outcome, report })
 }
 
@@ -433,6 +443,11 @@ fn write_target(target: Target) -> pb::Target {
                 stdin: stdin.unwrap_or_default(),
             };
             pb::Target { exec: Some(exec), ..pb::Target::default() }
+        }
+        Target::Grpc { address, method, request, metadata, descriptor, tls } => {
+            let descriptor = STANDARD.encode(descriptor);
+            let grpc = pb::GrpcTarget { address, method, request, metadata, descriptor, tls };
+            pb::Target { grpc: Some(grpc), ..pb::Target::default() }
         }
         Target::Queue { payload } => {
             pb::Target { queue: Some(pb::QueueTarget { payload }), ..pb::Target::default() }

@@ -250,6 +250,10 @@ fn wants(retry: &Retry, run: &Run, outcome: AttemptOutcome) -> bool {
                 outcome == AttemptOutcome::Failed
                     && report.is_some_and(|report| report.exit_code == Some(code))
             }
+            RetryOn::Grpc(status) => {
+                outcome == AttemptOutcome::Failed
+                    && report.is_some_and(|report| report.grpc_status == Some(status))
+            }
             RetryOn::Http(from, to) => {
                 outcome == AttemptOutcome::Failed
                     && report

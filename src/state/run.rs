@@ -241,6 +241,9 @@ pub struct Report {
     /// What the attempt gave as its result, as JSON; empty: nothing. At most [`super::limits::RESULT_BYTES`].
     #[serde(default)]
     pub result: String,
+    /// Of a gRPC call, a place in [`super::spec::GRPC_CODES`].
+    #[serde(default)]
+    pub grpc_status: Option<u8>,
 }
 
 /// MessagePack's binary form instead of a list of numbers.
@@ -401,7 +404,8 @@ mod tests {
         assert_eq!(super::super::command::decode::<Report>(&old).expect("it is read"), report);
         report.result = "[1]".to_owned();
         let bytes = super::super::command::encode(&report);
-        assert_eq!(bytes, [2, 0x96, 3, 0xc0, 0xa2, b'n', b'o', 0xc4, 1, 7, 0xc2, 0xa3, b'[', b'1', b']']);
+        let written = [2, 0x97, 3, 0xc0, 0xa2, b'n', b'o', 0xc4, 1, 7, 0xc2, 0xa3, b'[', b'1', b']', 0xc0];
+        assert_eq!(bytes, written);
         assert_eq!(super::super::command::decode::<Report>(&bytes).expect("it is read"), report);
     }
 

@@ -93,6 +93,21 @@ pub enum Target {
         /// What it is given, as it is.
         payload: String,
     },
+    /// A unary gRPC call.
+    Grpc {
+        /// `host:port`.
+        address: String,
+        /// `package.Service/Method`.
+        method: String,
+        /// The message as JSON.
+        request: String,
+        /// Metadata of the user.
+        metadata: BTreeMap<String, String>,
+        /// An encoded `FileDescriptorSet`; the server is asked where it is empty.
+        descriptor: Vec<u8>,
+        /// Encrypted.
+        tls: bool,
+    },
 }
 
 /// The process of an exec target.
@@ -112,6 +127,7 @@ impl Target {
             Self::Http { .. } => "http",
             Self::Exec { .. } => "exec",
             Self::Queue { .. } => "queue",
+            Self::Grpc { .. } => "grpc",
         }
     }
 }
@@ -146,7 +162,30 @@ pub enum RetryOn {
     Exit(i32),
     /// HTTP status codes from the first to the last.
     Http(u16, u16),
+    /// This status of a gRPC call, a place in [`GRPC_CODES`].
+    Grpc(u8),
 }
+
+/// The statuses of a gRPC call by their numbers.
+pub const GRPC_CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
 
 /// What becomes of missed occurrences.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

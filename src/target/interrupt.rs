@@ -42,6 +42,16 @@ impl<'a> Limit<'a> {
         Self { timeout, cancel }
     }
 
+    /// What is left until then; None: no bound.
+    pub(super) fn left(&self) -> Option<Duration> {
+        self.timeout.map(|(_, at)| at.saturating_duration_since(Instant::now()))
+    }
+
+    /// Whether the timeout is over.
+    pub(super) fn is_over(&self) -> bool {
+        self.left().is_some_and(|left| left.is_zero())
+    }
+
     /// Resolves when the attempt must stop; safe to drop and call again.
     pub(super) async fn reached(&self) -> Interrupt {
         let timeout = async {

@@ -24,6 +24,7 @@
 //! what it must say about the run from `told` and its bounds from `interrupt` and `tail`.
 
 mod exec;
+mod grpc;
 mod http;
 mod interrupt;
 mod success;
@@ -43,6 +44,7 @@ use tokio_util::sync::CancellationToken;
 use crate::spool::{Beginning, Key, Sink, Spool};
 
 pub use exec::{EXEC_ENV_BYTES_MAX, EXEC_GRACE_DEFAULT, EXEC_PATH_DEFAULT};
+pub use grpc::{DescribeError, GRPC_ANSWER_BYTES_MAX, GRPC_TIMEOUT_DEFAULT, check as check_grpc};
 pub use http::reach::{AddressScope, HostRuleError};
 pub use http::{HTTP_BODY_BYTES_MAX, HTTP_CONNECT_TIMEOUT, HTTP_REDIRECTS_MAX, HTTP_TIMEOUT_DEFAULT};
 pub use success::{SUCCESS_RANGES_MAX, SuccessError, default_success, parse_success};
@@ -93,6 +95,25 @@ pub enum Target {
     Exec(Exec),
     /// Sends one HTTP request.
     Http(Http),
+    /// Makes one unary gRPC call.
+    Grpc(Grpc),
+}
+
+/// One unary gRPC call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Grpc {
+    /// `host:port`.
+    pub address: String,
+    /// `package.Service/Method`.
+    pub method: String,
+    /// The message as JSON; empty: the empty message.
+    pub request: String,
+    /// Sent beside ours; reserved names, `grpc-*` and `*-bin` are refused.
+    pub metadata: BTreeMap<String, String>,
+    /// An encoded `FileDescriptorSet`; empty: the server is asked.
+    pub descriptor: Vec<u8>,
+    /// Encrypted.
+    pub tls: bool,
 }
 
 /// A program to start.
@@ -201,6 +222,8 @@ pub struct Report {
     pub signal: Option<i32>,
     /// http: the status of the last response.
     pub http_status: Option<u16>,
+    /// grpc: the number of the status.
+    pub grpc_status: Option<u8>,
     /// What went wrong, or a remark on a success; one line, at most [`ERROR_BYTES_MAX`].
     pub error: Option<String>,
     /// The last bytes of the output or response body, at most [`OUTPUT_TAIL_BYTES`].
@@ -219,6 +242,7 @@ impl Report {
             exit_code: None,
             signal: None,
             http_status: None,
+            grpc_status: None,
             error: None,
             output: Vec::new(),
             output_truncated: false,
@@ -351,6 +375,7 @@ pub enum TargetsError {
 pub struct Targets {
     launcher: exec::Launcher,
     caller: http::Caller,
+    grpc: grpc::GrpcCaller,
 }
 
 impl Targets {
@@ -362,7 +387,12 @@ impl Targets {
     /// # Errors
     /// [`TargetsError`] for each way in which the configuration cannot be put into effect.
     pub fn new(config: &TargetsConfig) -> Result<Self, TargetsError> {
-        Ok(Self { launcher: exec::Launcher::new(config)?, caller: http::Caller::new(config)? })
+        Ok(Self {
+            launcher: exec::Launcher::new(config)?,
+            // It installs the provider of TLS, which the calls need too.
+            caller: http::Caller::new(config)?,
+            grpc: grpc::GrpcCaller::new(config)?,
+        })
     }
 
     /// Carries out one attempt, from start to end; every ending is a report.
@@ -376,6 +406,7 @@ impl Targets {
         match &order.target {
             Target::Exec(exec) => self.launcher.carry_out(order, exec, &cancel).await,
             Target::Http(http) => self.caller.carry_out(order, http, &cancel).await,
+            Target::Grpc(grpc) => self.grpc.carry_out(order, grpc, &cancel).await,
         }
     }
 }

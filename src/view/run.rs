@@ -124,6 +124,7 @@ fn attempt(attempt: &Attempt) -> pb::Attempt {
         output: report.map(|report| String::from_utf8_lossy(&report.output).into_owned()).unwrap_or_default(),
         output_truncated: report.is_some_and(|report| report.output_truncated),
         probe: attempt.probe.is_some(),
+        grpc_status: report.and_then(|report| report.grpc_status).map(u32::from),
         result: report.map(|report| report.result.clone()).unwrap_or_default(),
     }
 }

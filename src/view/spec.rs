@@ -1,11 +1,14 @@
 //! A job's definition as the API's message, every default written out.
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::{instant, span};
 use crate::pb::v1 as pb;
 use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
 use crate::state::spec::{
-    After, AfterOn, AfterWhen, BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, Limits, OnLost, OnOpen,
-    OnResume, Overlap, OverlapPolicy, Program, Rate, Retention, Retry, RetryOn, Target,
+    After, AfterOn, AfterWhen, BreakerPolicy, CatchUp, CatchUpRuns, GRPC_CODES, JobSpec, Keep, Limits,
+    OnLost, OnOpen, OnResume, Overlap, OverlapPolicy, Program, Rate, Retention, Retry, RetryOn, Target,
 };
 use crate::state::time::span_text;
 
@@ -145,6 +148,17 @@ fn target(target: &Target) -> pb::Target {
             };
             pb::Target { exec: Some(exec), ..pb::Target::default() }
         }
+        Target::Grpc { address, method, request, metadata, descriptor, tls } => {
+            let grpc = pb::GrpcTarget {
+                address: address.clone(),
+                method: method.clone(),
+                request: request.clone(),
+                metadata: metadata.clone(),
+                descriptor: STANDARD.encode(descriptor),
+                tls: *tls,
+            };
+            pb::Target { grpc: Some(grpc), ..pb::Target::default() }
+        }
         Target::Queue { payload } => {
             pb::Target { queue: Some(pb::QueueTarget { payload: payload.clone() }), ..pb::Target::default() }
         }
@@ -171,6 +185,9 @@ fn retry_class(class: &RetryOn) -> String {
         RetryOn::Failed => "failed".to_owned(),
         RetryOn::Timeout => "timeout".to_owned(),
         RetryOn::Lost => "lost".to_owned(),
+        RetryOn::Grpc(status) => {
+            format!("grpc:{}", GRPC_CODES.get(usize::from(status)).copied().unwrap_or("UNKNOWN"))
+        }
         RetryOn::Exit(code) => format!("exit:{code}"),
         RetryOn::Http(from, to) if from == to => format!("http:{from}"),
         // the only other form that a definition can have

@@ -7,6 +7,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::ledger::Key;
 use crate::pb::v1 as pb;
 use crate::target::{self, ERROR_BYTES_MAX, OUTPUT_TAIL_BYTES};
@@ -26,6 +29,8 @@ pub(super) enum OrderError {
     Program,
     #[error("http: {0}")]
     Method(#[from] target::UnknownMethod),
+    #[error("grpc: descriptor: no base64")]
+    Descriptor,
     #[error("http: success: {0}")]
     Success(#[from] target::SuccessError),
 }
@@ -70,6 +75,7 @@ pub(super) fn report(key: &Key, report: target::Report) -> pb::Report {
         output,
         output_truncated: report.output_truncated || surplus > 0,
         result: report.result.unwrap_or_default(),
+        grpc_status: report.grpc_status.map(u32::from),
     }
 }
 
@@ -90,12 +96,13 @@ fn cut(mut error: String) -> String {
 }
 
 fn target_of(target: pb::Target) -> Result<target::Target, OrderError> {
-    match (target.http, target.exec, target.queue) {
-        (Some(http), None, None) => Ok(target::Target::Http(http_of(http)?)),
-        (None, Some(exec), None) => Ok(target::Target::Exec(exec_of(exec)?)),
+    match (target.http, target.exec, target.grpc, target.queue) {
+        (Some(http), None, None, None) => Ok(target::Target::Http(http_of(http)?)),
+        (None, Some(exec), None, None) => Ok(target::Target::Exec(exec_of(exec)?)),
+        (None, None, Some(grpc), None) => Ok(target::Target::Grpc(grpc_of(grpc)?)),
         // This worker never says that it carries these out.
-        (None, None, Some(_)) | (None, None, None) => Err(OrderError::NoTarget),
-        (_, _, _) => Err(OrderError::TwoTargets),
+        (None, None, None, Some(_)) | (None, None, None, None) => Err(OrderError::NoTarget),
+        (_, _, _, _) => Err(OrderError::TwoTargets),
     }
 }
 
@@ -109,6 +116,17 @@ fn http_of(http: pb::HttpTarget) -> Result<target::Http, OrderError> {
             Some(ranges) => target::parse_success(&ranges)?,
             None => target::default_success(),
         },
+    })
+}
+
+fn grpc_of(grpc: pb::GrpcTarget) -> Result<target::Grpc, OrderError> {
+    Ok(target::Grpc {
+        address: grpc.address,
+        method: grpc.method,
+        request: grpc.request,
+        metadata: grpc.metadata,
+        descriptor: STANDARD.decode(grpc.descriptor).map_err(|_| OrderError::Descriptor)?,
+        tls: grpc.tls,
     })
 }
 

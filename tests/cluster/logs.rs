@@ -6,12 +6,15 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use chronarch::client::Output;
+use chronarch::config::WorkerConfig;
+use chronarch::node::worker::{Folder, OutputLimits, keep};
 use chronarch::pb::v1::{OutputLoss, OutputState, ReadOutputRequest, RunState};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, timeout};
 
 use crate::harness::{Harness, PATIENCE, eventually};
+use crate::staff::{Inside, Way};
 
 /// A stand-alone worker with a folder for output.
 fn worker(harness: &Harness, data_dir: &Path, flags: &[&str]) -> Child {
@@ -245,6 +248,35 @@ async fn when_the_worker_is_gone_the_record_tells_the_end_and_its_next_life_tell
         (read.data == lines(3_000) && read.states == [OutputState::Ended]).then_some(())
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_reaches_one_follower_alone_sends_its_output_through_it() {
+    let harness = Harness::start("").await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let through = harness.followers().await[0];
+    let known = [harness.cluster.endpoint(through)];
+    let limits = OutputLimits::from(&WorkerConfig::default());
+    let clock = chronarch::clock::Clock::system();
+    let kept = keep("far", Folder::Asked(folder.path().to_owned()), limits, &clock).await.expect("a folder");
+    let way = Way::to(&known);
+    let mut inside = Inside::keeping(kept, "far", "apart", 4, (&known, &way));
+    inside.until(|status| status.carried_by == Some(through)).await;
+    let done = folder.path().join("done");
+    let script = format!("seq 1 3000; while [ ! -e {} ]; do sleep 0.02; done; echo over", done.display());
+    harness.apply(&job("far", &script)).await;
+    let run = harness.trigger("far").await;
+    eventually("the output to come through", || async {
+        (output(&harness, &run.run_id, false).await.data == lines(3_000)).then_some(())
+    })
+    .await;
+    std::fs::write(&done, "").expect("writable");
+    let read = output(&harness, &run.run_id, true).await;
+    assert_eq!(
+        (read.data, read.states),
+        ([lines(3_000), b"over\n".to_vec()].concat(), vec![OutputState::Ended])
+    );
+    assert_eq!(inside.status.borrow().carried_by, Some(through));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,7 +11,7 @@ use std::time::Duration;
 use chronarch::client::Dialer;
 use chronarch::clock::Clock;
 use chronarch::node::Surroundings;
-use chronarch::node::worker::{WorkerSetup, prepare};
+use chronarch::node::worker::{Output, WorkerSetup, prepare};
 use chronarch::pb::v1;
 use chronarch::pb::v1::leader_message::Kind as FromLeader;
 use chronarch::pb::v1::worker_message::Kind as FromWorker;
@@ -133,9 +133,20 @@ pub(crate) struct Inside {
 
 impl Inside {
     pub(crate) fn start(place: &str, queue: &str, slots: u32, endpoints: &[String], way: &Way) -> Self {
+        Self::keeping(None, place, queue, slots, (endpoints, way))
+    }
+
+    /// One that keeps what its attempts write.
+    pub(crate) fn keeping(
+        output: Option<Output>,
+        place: &str,
+        queue: &str,
+        slots: u32,
+        (endpoints, way): (&[String], &Way),
+    ) -> Self {
         let setup = WorkerSetup {
             exec_streams: chronarch::node::worker::ExecStreams::Together,
-            output: None,
+            output,
             place: place.to_owned(),
             queues: [queue.to_owned()].into(),
             labels: std::collections::BTreeMap::new(),

@@ -9,7 +9,8 @@ use super::value;
 use crate::pb::v1 as pb;
 use crate::state::limits as state_limits;
 use crate::state::spec::{
-    BreakerPolicy, CatchUp, CatchUpRuns, Keep, OnOpen, Overlap, OverlapPolicy, Retention, Retry, RetryOn,
+    BreakerPolicy, CatchUp, CatchUpRuns, GRPC_CODES, Keep, OnOpen, Overlap, OverlapPolicy, Retention, Retry,
+    RetryOn,
 };
 use crate::state::time::span_text;
 
@@ -58,7 +59,7 @@ fn retry_on(words: &[String], problems: &mut Problems) -> Vec<RetryOn> {
                 problems.add(
                     format!("retry.on[{place}]"),
                     format!(
-                        "{shown:?} is none of failed, timeout, lost, exit:1 to exit:255, http:503, http:5xx"
+                        "{shown:?} is none of failed, timeout, lost, exit:1 to exit:255, http:503, http:5xx, grpc:UNAVAILABLE"
                     ),
                 );
             }
@@ -87,6 +88,10 @@ fn retry_class(word: &str) -> Option<RetryOn> {
             }
             None => status_code(number).map(|code| RetryOn::Http(code, code)),
         },
+        "grpc" => {
+            let code = GRPC_CODES.iter().skip(1).position(|code| *code == number)?;
+            u8::try_from(code + 1).ok().map(RetryOn::Grpc)
+        }
         _ => None,
     }
 }

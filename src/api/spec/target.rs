@@ -16,9 +16,9 @@ const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 /// Headers that belong to the connection and not to the request.
 const CONNECTION_HEADERS: [&str; 4] = ["connection", "content-length", "transfer-encoding", "upgrade"];
 /// Headers and variables that tell the target about its run begin so.
-const OURS: (&str, &str) = ("chronarch-", "CHRONARCH_");
+pub(super) const OURS: (&str, &str) = ("chronarch-", "CHRONARCH_");
 /// Others that do.
-const OUR_HEADERS: [&str; 2] = ["idempotency-key", "traceparent"];
+pub(super) const OUR_HEADERS: [&str; 2] = ["idempotency-key", "traceparent"];
 
 /// The target; paths begin at `target`.
 pub(super) fn target(target: Option<&pb::Target>, problems: &mut Problems) -> Option<Target> {
@@ -26,18 +26,24 @@ pub(super) fn target(target: Option<&pb::Target>, problems: &mut Problems) -> Op
         problems.add("target", "is missing");
         return None;
     };
-    let pb::Target { http, exec, queue } = target;
-    let named = [("http", http.is_some()), ("exec", exec.is_some()), ("queue", queue.is_some())];
+    let pb::Target { http, exec, queue, grpc } = target;
+    let named = [
+        ("http", http.is_some()),
+        ("exec", exec.is_some()),
+        ("queue", queue.is_some()),
+        ("grpc", grpc.is_some()),
+    ];
     let named: Vec<&str> =
         named.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect();
     if named.len() != 1 {
         let found = if named.is_empty() { "none".to_owned() } else { named.join(" and ") };
-        problems.add("target", format!("exactly one of http, exec and queue is needed, found {found}"));
+        problems.add("target", format!("exactly one of http, exec, grpc and queue is needed, found {found}"));
         return None;
     }
     let http = http.as_ref().map(|target| self::http(target, problems));
     let queue = queue.as_ref().map(|target| self::queue(target, problems));
-    http.or(queue).or_else(|| exec.as_ref().and_then(|target| self::exec(target, problems)))
+    let grpc = grpc.as_ref().map(|target| super::grpc::target(target, problems));
+    http.or(queue).or(grpc).or_else(|| exec.as_ref().and_then(|target| self::exec(target, problems)))
 }
 
 fn queue(target: &pb::QueueTarget, problems: &mut Problems) -> Target {

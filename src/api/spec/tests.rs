@@ -1,5 +1,8 @@
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use super::*;
 use crate::state::spec::{
     BreakerPolicy, CatchUp, CatchUpRuns, Keep, OnOpen, Overlap, OverlapPolicy, Retention, Retry,
@@ -25,6 +28,9 @@ fn span(seconds: i64, nanos: i32) -> Option<prost_types::Duration> {
 
 /// A change of a job.
 type Change = fn(&mut pb::JobSpec);
+
+/// A change of a call.
+type CallChange = fn(&mut pb::GrpcTarget);
 
 /// What is wrong with the job after `change`, one problem a line.
 fn wrong(change: impl FnOnce(&mut pb::JobSpec)) -> String {
@@ -145,7 +151,7 @@ fn a_definition_survives_the_way_out_and_in_again() {
     target.success = " 200-299, 304 ".to_owned();
     spec.timeout = span(0, 1_000_000);
     spec.start_within = span(900, 0);
-    let on = ["failed", "timeout", "lost", "exit:75", "http:429", "http:5xx"];
+    let on = ["failed", "timeout", "lost", "exit:75", "http:429", "http:5xx", "grpc:UNAVAILABLE"];
     spec.retry = Some(pb::Retry {
         max_attempts: Some(100),
         multiplier: Some(1.5),
@@ -201,7 +207,7 @@ fn each_field_is_refused_under_its_own_path() {
         (|s| s.target = None, "target: is missing"),
         (
             |s| s.target = Some(pb::Target::default()),
-            "target: exactly one of http, exec and queue is needed, found none",
+            "target: exactly one of http, exec, grpc and queue is needed, found none",
         ),
         (|s| http_of(s).url.clear(), "target.http.url: is missing"),
         (
@@ -258,7 +264,7 @@ fn each_field_is_refused_under_its_own_path() {
                 s.retry =
                     Some(pb::Retry { on: vec!["lost".to_owned(), "exit:0".to_owned()], ..Default::default() })
             },
-            "retry.on[1]: \"exit:0\" is none of failed, timeout, lost, exit:1 to exit:255, http:503, http:5xx",
+            "retry.on[1]: \"exit:0\" is none of failed, timeout, lost, exit:1 to exit:255, http:503, http:5xx, grpc:UNAVAILABLE",
         ),
         (
             |s| s.retry = Some(pb::Retry { max: span(1, 0), initial: span(2, 0), ..Default::default() }),
@@ -448,5 +454,44 @@ proptest::proptest! {
         if let Ok(read) = from_pb(&spec) {
             proptest::prop_assert_eq!(from_pb(&view::spec::to_pb(&read)), Ok(read));
         }
+    }
+}
+
+#[test]
+fn a_call_is_checked_field_by_field_and_survives_the_way_out_and_in_again() {
+    let grpc = |change: fn(&mut pb::GrpcTarget)| {
+        let mut grpc = pb::GrpcTarget {
+            address: "health.example:443".to_owned(),
+            method: "/grpc.health.v1.Health/Check".to_owned(),
+            request: "{\"service\": \"x\"}".to_owned(),
+            metadata: [("authorization".to_owned(), "x".to_owned())].into(),
+            descriptor: STANDARD.encode(tonic_health::pb::FILE_DESCRIPTOR_SET),
+            tls: true,
+        };
+        change(&mut grpc);
+        pb::JobSpec { target: Some(pb::Target { grpc: Some(grpc), ..pb::Target::default() }), ..http("call") }
+    };
+    let spec = from_pb(&grpc(|_| {})).expect("a job");
+    assert_eq!((spec.target.kind(), spec.on_lost), ("grpc", OnLost::Rerun));
+    assert_eq!(from_pb(&view::spec::to_pb(&spec)).expect("a job"), spec);
+    let changes: [(CallChange, &str); 8] = [
+        (|grpc| grpc.address.clear(), "target.grpc.address: is missing"),
+        (|grpc| grpc.address = "health.example".to_owned(), "target.grpc.address: expected host:port"),
+        (
+            |grpc| grpc.method = "Check".to_owned(),
+            "target.grpc.method: \"Check\" is not package.Service/Method",
+        ),
+        (|grpc| grpc.method.push('s'), "target.grpc.method: there is no grpc.health.v1.Health/Checks"),
+        (|grpc| grpc.request = "{\"service\": 7}".to_owned(), "target.grpc.request: "),
+        (|grpc| grpc.descriptor = "?".to_owned(), "target.grpc.descriptor: is no base64"),
+        (|grpc| grpc.descriptor = "AQID".to_owned(), "target.grpc.descriptor: "),
+        (
+            |grpc| drop(grpc.metadata.insert("grpc-timeout".to_owned(), "1S".to_owned())),
+            "target.grpc.metadata.grpc-timeout: belongs to the protocol and cannot be set",
+        ),
+    ];
+    for (change, problem) in changes {
+        let problems = from_pb(&grpc(change)).expect_err(problem).to_string();
+        assert!(problems.starts_with(problem) && problems.lines().count() <= 2, "{problem}: {problems}");
     }
 }

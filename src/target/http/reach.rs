@@ -35,7 +35,7 @@ pub struct HostRuleError(String);
 
 /// Why a place is out of bounds.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum OutOfBounds {
+pub(in crate::target) enum OutOfBounds {
     #[error("scheme {0:?} is not http or https")]
     Scheme(String),
     #[error("host {0:?} is not among the hosts that this worker allows")]
@@ -46,7 +46,7 @@ pub(super) enum OutOfBounds {
 
 /// A name could not be turned into an address that may be used.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ResolveError {
+pub(in crate::target) enum ResolveError {
     #[error("cannot resolve {host:?}: {source}")]
     Lookup { host: String, source: io::Error },
     #[error("cannot resolve {0:?}: no address")]
@@ -66,19 +66,22 @@ struct HostRule {
 
 /// The rules of one worker.
 #[derive(Debug, Clone)]
-pub(super) struct Reach {
+pub(in crate::target) struct Reach {
     hosts: Option<Vec<HostRule>>,
     scope: AddressScope,
 }
 
 impl Reach {
-    pub(super) fn new(hosts: Option<&[String]>, scope: AddressScope) -> Result<Self, HostRuleError> {
+    pub(in crate::target) fn new(
+        hosts: Option<&[String]>,
+        scope: AddressScope,
+    ) -> Result<Self, HostRuleError> {
         let hosts = hosts.map(|rules| rules.iter().map(|rule| HostRule::read(rule)).collect()).transpose()?;
         Ok(Self { hosts, scope })
     }
 
     /// Judges a URL as far as it can be judged before its name is resolved.
-    pub(super) fn check(&self, url: &Url) -> Result<(), OutOfBounds> {
+    pub(in crate::target) fn check(&self, url: &Url) -> Result<(), OutOfBounds> {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(OutOfBounds::Scheme(url.scheme().chars().take(32).collect()));
         }
@@ -100,7 +103,7 @@ impl Reach {
         if is_named || self.scope.contains(address) { Ok(()) } else { Err(OutOfBounds::Address(address)) }
     }
 
-    async fn resolve(&self, host: &str) -> Result<Vec<SocketAddr>, ResolveError> {
+    pub(in crate::target) async fn resolve(&self, host: &str) -> Result<Vec<SocketAddr>, ResolveError> {
         let lookup = |source| ResolveError::Lookup { host: host.to_owned(), source };
         let mut refused = None;
         let mut usable = Vec::new();
@@ -173,7 +176,7 @@ impl HostRule {
 }
 
 /// The host in one spelling: no brackets around an address, no dot for the root.
-pub(super) fn plain_host(url: &Url) -> String {
+pub(in crate::target) fn plain_host(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     host.strip_suffix('.').unwrap_or(host).to_owned()

@@ -157,6 +157,8 @@ struct Reported<'a> {
     exit_code: Option<i32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     http_status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grpc_status: Option<u8>,
     #[serde(skip_serializing_if = "str::is_empty")]
     error: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
@@ -298,6 +300,7 @@ fn reported<'a>(
         outcome: word_of::<pb::Outcome>(view::run::outcome(outcome).into()),
         exit_code: report.exit_code,
         http_status: report.http_status,
+        grpc_status: report.grpc_status,
         error: &report.error,
         result: &report.result,
         retry_after: Span(retry_after),
