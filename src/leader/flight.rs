@@ -57,6 +57,7 @@ impl Flight {
                 | Command::TriggerJob { .. }
                 | Command::Backfill { .. }
                 | Command::SetQueue { .. }
+                | Command::SetNamespace { .. }
                 | Command::CancelRun { .. }
                 | Command::TripBreaker { .. }
                 | Command::ResetBreaker { .. } => {}
@@ -118,6 +119,7 @@ impl Flight {
                 | Command::TriggerJob { .. }
                 | Command::Backfill { .. }
                 | Command::SetQueue { .. }
+                | Command::SetNamespace { .. }
                 | Command::CancelRun { .. }
                 | Command::TripBreaker { .. }
                 | Command::ResetBreaker { .. } => {}

@@ -40,6 +40,7 @@ mod index;
 mod job;
 pub mod join;
 pub mod limits;
+pub mod namespace;
 mod operation;
 pub mod queue;
 mod rejection;
@@ -65,6 +66,7 @@ pub use evidence::{BreakerChange, StateHash};
 use group::{Group, GroupKey};
 pub use job::{Fault, Job, LastRun, Origin, Pause};
 use join::Join;
+use namespace::Namespace;
 pub use operation::JobChange;
 use operation::Remembered;
 use queue::{Queue, QueueLoad};
@@ -124,6 +126,7 @@ pub struct State {
     groups: OrdMap<GroupKey, Arc<Group>>,
     queues: OrdMap<Arc<str>, Arc<Queue>>,
     joins: OrdMap<join::JoinKey, Arc<Join>>,
+    namespaces: OrdMap<Arc<str>, Arc<Namespace>>,
     // Derived from the above.
     names: OrdMap<(Arc<str>, Arc<str>), JobId>,
     due: OrdSet<(Timestamp, JobId)>,

@@ -12,6 +12,7 @@ use super::command::{BreakerKey, CodecError, decode, encode};
 use super::group::{Group, GroupKey};
 use super::job::Job;
 use super::join::{Join, JoinKey};
+use super::namespace::Namespace;
 use super::operation::Remembered;
 use super::queue::Queue;
 use super::run::Run;
@@ -27,6 +28,7 @@ const OPERATION: u8 = 6;
 const GROUP: u8 = 7;
 const JOIN: u8 = 8;
 const QUEUE: u8 = 9;
+const NAMESPACE: u8 = 10;
 const END: u8 = 255;
 
 /// The longest item that is believed; a longer one means that the bytes are no snapshot.
@@ -76,6 +78,9 @@ impl State {
         }
         for (key, join) in &self.joins {
             item(out, JOIN, &encode(&(key, join.as_ref())))?;
+        }
+        for (name, namespace) in &self.namespaces {
+            item(out, NAMESPACE, &encode(&(name.as_ref(), namespace.as_ref())))?;
         }
         item(out, END, &[])
     }
@@ -136,6 +141,10 @@ impl State {
             QUEUE => {
                 let (name, queue): (String, Queue) = decode(bytes)?;
                 self.put_queue(name.into(), queue);
+            }
+            NAMESPACE => {
+                let (name, namespace): (String, Namespace) = decode(bytes)?;
+                self.namespaces.insert(name.into(), Arc::new(namespace));
             }
             JOIN => {
                 let (key, join): (JoinKey, Join) = decode(bytes)?;

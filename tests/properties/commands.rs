@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::lab;
 use super::lab::spec::MIDNIGHT;
+use chronarch::state::namespace::NamespaceLimits;
 use chronarch::state::run::{AttemptOutcome, Cause, JobId, Report, RunId};
 use chronarch::state::spec::{JobSpec, Keep, OnLost, OnOpen, OverlapPolicy};
 use chronarch::state::time::Timestamp;
@@ -145,6 +146,15 @@ impl Replicas {
                 let (version, armed) = self.one.job(id).map_or((0, None), |job| (job.version, job.next));
                 let expect = armed.map_or(Timestamp::EPOCH, |armed| armed.scheduled_at);
                 Command::Disarm { job: id, version, expect, why: "no such zone".into() }
+            }
+            23 => {
+                let age = (b & 1 == 0).then(|| Duration::from_secs(u64::from(b)));
+                let limits = NamespaceLimits { runs: (c & 1 == 0).then_some(c.into()), age };
+                Command::SetNamespace {
+                    namespace: ["default", "other"][usize::from(a % 2)].into(),
+                    limits,
+                    request,
+                }
             }
             _ => self.fire(a, b, c),
         }
