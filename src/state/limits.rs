@@ -60,5 +60,7 @@ pub const NAMESPACES: usize = 1_000;
 pub const PLACES: usize = 1_000;
 /// How long the part of a run that is for one worker waits for it where `start_within` says nothing.
 pub const PLACE_WAIT: Duration = Duration::from_secs(3_600);
+/// Params in one text of a target; a text with more is refused.
+pub const TEMPLATE_PARAMS: usize = 64;
 /// Instants of one backfill; a longer range is refused.
 pub const BACKFILL: usize = 1_000;

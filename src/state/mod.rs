@@ -49,6 +49,7 @@ pub mod schedule;
 mod snapshot;
 pub mod spec;
 pub mod spread;
+pub mod template;
 pub mod time;
 mod verify;
 mod waiting;

@@ -93,7 +93,7 @@ pub enum Target {
     },
     /// A worker of the user's own.
     Queue {
-        /// What it is given, as it is.
+        /// What it is given, once the params of the run are in their places.
         payload: String,
     },
     /// A unary gRPC call.
