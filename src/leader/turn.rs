@@ -395,7 +395,10 @@ impl Loop {
     /// An answer lets the worker begin what it holds. A leader that may be deposed without knowing it
     /// gives none: its successor counts the worker's silence from its own beginning.
     fn heartbeat(&mut self, session: SessionId, now: Instant) {
-        self.greeted(session);
+        // Only of a new hello: one that was under way on the old stream says nothing about a resume.
+        if self.sessions.get(session).is_some_and(|open| !open.has_beaten) {
+            self.greeted(session);
+        }
         let leads = self.raft.quorum_acked_within(self.options.lease / 4);
         let starting = self
             .sessions
