@@ -61,6 +61,8 @@ writes! {
     BackfillJobRequest { operation_id, actor, reason }
     RetryRunRequest { operation_id, actor, reason }
     SetQueueRequest { operation_id, actor, reason }
+    SetNamespaceRequest { operation_id, actor, reason }
+    DeleteNamespaceRequest { operation_id, actor, reason }
     CancelRunsRequest { operation_id, actor, reason }
     CancelRunRequest { operation_id, actor, reason }
     TripBreakerRequest { operation_id, actor, reason }

@@ -20,6 +20,7 @@ mod completion;
 mod failure;
 mod job;
 mod logs;
+mod namespace;
 mod occurrences;
 mod printer;
 mod queue;
@@ -81,6 +82,12 @@ enum Command {
         #[command(subcommand)]
         command: queue::QueueCommand,
     },
+    /// Namespaces, and how much of what their jobs did is kept
+    Namespace {
+        /// What to do
+        #[command(subcommand)]
+        command: namespace::NamespaceCommand,
+    },
     /// Circuit breakers
     Breaker {
         #[command(subcommand)]
@@ -130,6 +137,7 @@ enum ShortCommand {
     Job(job::JobCommand),
     Run(run::RunCommand),
     Queue(queue::QueueCommand),
+    Namespace(namespace::NamespaceCommand),
     Breaker(breaker::BreakerCommand),
     Worker(worker::WorkerCommand),
     Cluster(cluster::ClusterCommand),
@@ -161,6 +169,7 @@ where
         Command::Job { command } => short(global, ShortCommand::Job(command)),
         Command::Run { command } => short(global, ShortCommand::Run(command)),
         Command::Queue { command } => short(global, ShortCommand::Queue(command)),
+        Command::Namespace { command } => short(global, ShortCommand::Namespace(command)),
         Command::Breaker { command } => short(global, ShortCommand::Breaker(command)),
         Command::Cluster { command } => short(global, ShortCommand::Cluster(command)),
         Command::Schedule { command } => short(global, ShortCommand::Schedule(command)),
@@ -177,6 +186,7 @@ pub async fn carry_out(short: Short, clock: Clock) -> ExitCode {
         ShortCommand::Job(command) => job::carry_out(command, &context, &mut printer).await,
         ShortCommand::Run(command) => run::carry_out(command, &context, &mut printer).await,
         ShortCommand::Queue(command) => queue::carry_out(command, &context, &mut printer).await,
+        ShortCommand::Namespace(command) => namespace::carry_out(command, &context, &mut printer).await,
         ShortCommand::Breaker(command) => breaker::carry_out(command, &context, &mut printer).await,
         ShortCommand::Worker(command) => worker::carry_out(command, &context, &mut printer).await,
         ShortCommand::Cluster(command) => cluster::carry_out(command, &context, &mut printer).await,

@@ -145,6 +145,9 @@ impl Command {
                 None => Need::NONE,
             },
             Self::Complete { run: _, fence: _, outcome: _, report, retry_after: _ } => report.need(),
+            Self::SetNamespace { namespace: _, limits: _, request: _ } => {
+                Need { level: 1, what: "the limits of a namespace" }
+            }
             Self::Spread { run: _, places: _ } => Need { level: 1, what: "`every_node`" },
             // Proposed only to members that all speak the level that it raises to.
             Self::RaiseLevel { from: _, to: _ } => Need::NONE,
@@ -201,6 +204,11 @@ impl JobSpec {
             Target::Http { .. } | Target::Exec { .. } | Target::Queue { .. } => Need::NONE,
             Target::Grpc { .. } => Need { level: 1, what: "`target.grpc`" },
         };
+        // An older worker would send them as they stand there.
+        let of_params = match target.has_params() {
+            true => Need { level: 1, what: "a param in a text of `target`" },
+            false => Need::NONE,
+        };
         let of_every_node = match every_node {
             true => Need { level: 1, what: "`every_node`" },
             false => Need::NONE,
@@ -214,7 +222,7 @@ impl JobSpec {
             }
             RetryOn::Grpc(_) => Need { level: 1, what: "`retry.on: grpc`" },
         });
-        of_rules.chain(of_retries).fold(of_target.or(of_every_node), Need::or)
+        of_rules.chain(of_retries).fold(of_target.or(of_params).or(of_every_node), Need::or)
     }
 }
 

@@ -6,13 +6,14 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::*;
+use crate::state::namespace::NamespaceLimits;
 use crate::state::queue::QueueLimits;
 use crate::state::run::{AttemptOutcome, JobId, Report, RunId};
 use crate::state::time::Timestamp;
 use crate::state::{Again, BreakerKey, CodecError, JobRef, Outcome, Rejection, Request, State};
 use crate::view::fixture::minutely;
 
-const VARIANTS: usize = 22;
+const VARIANTS: usize = 23;
 
 /// Numbers all variants: a new one does not get past this, and then has to be in [`commands`].
 const fn number(command: &Command) -> usize {
@@ -39,6 +40,7 @@ const fn number(command: &Command) -> usize {
         Command::SetQueue { .. } => 19,
         Command::TripBreaker { .. } => 20,
         Command::ResetBreaker { .. } => 21,
+        Command::SetNamespace { .. } => 22,
     }
 }
 
@@ -82,6 +84,7 @@ fn commands() -> Vec<Command> {
         Command::SetQueue { queue: "q".into(), limits: QueueLimits::default(), request: request() },
         Command::TripBreaker { breaker: breaker.clone(), open_for: None, request: request() },
         Command::ResetBreaker { breaker, request: request() },
+        set_namespace(),
     ]
 }
 
@@ -89,6 +92,11 @@ fn put(change: impl FnOnce(&mut JobSpec)) -> Command {
     let mut spec = minutely("a");
     change(&mut spec);
     Command::PutJob { spec: Arc::new(spec), next: None, request: Request::default() }
+}
+
+fn set_namespace() -> Command {
+    let limits = NamespaceLimits { runs: Some(5), age: None };
+    Command::SetNamespace { namespace: "n".into(), limits, request: Request::default() }
 }
 
 fn completed(report: Report) -> Command {
@@ -118,6 +126,12 @@ fn later() -> Vec<(u32, &'static str, Command)> {
     };
     vec![
         (1, "`target.grpc`", put(|spec| spec.target = grpc())),
+        (
+            1,
+            "a param in a text of `target`",
+            put(|spec| spec.target = Target::Queue { payload: "{{ params.a }}".into() }),
+        ),
+        (1, "the limits of a namespace", set_namespace()),
         (1, "`every_node`", put(|spec| spec.every_node = true)),
         (1, "`retry.on: grpc`", put(|spec| spec.retry.on = vec![RetryOn::Failed, RetryOn::Grpc(14)])),
         (1, "a run for one worker", trigger),
@@ -165,7 +179,7 @@ fn every_command_reads_back_whatever_it_says() {
 #[test]
 fn what_came_later_needs_its_level_and_what_was_there_needs_none() {
     for command in commands().into_iter().chain(of_the_first_builds()) {
-        let is_new = matches!(command, Command::Spread { .. });
+        let is_new = matches!(command, Command::Spread { .. } | Command::SetNamespace { .. });
         assert_eq!(command.need().level, u32::from(is_new), "{command:?}");
     }
     for (level, what, command) in later() {
