@@ -26,7 +26,7 @@ use crate::view::explain::Explaining;
 
 /// The compiled schedules of a job in the state; they were checked when the job was applied.
 pub(super) fn compiled(spec: &JobSpec) -> Result<ScheduleSet, Status> {
-    ScheduleSet::compile(&spec.schedules).map_err(|error| {
+    ScheduleSet::of(spec).map_err(|error| {
         let status = Status::failed_precondition(format!("this node cannot read the schedule: {error}"));
         status::hinted(status, "apply the job again, or upgrade this node")
     })

@@ -4,6 +4,7 @@ use super::Failure;
 use crate::pb::instant::write;
 use crate::pb::v1::{NextOccurrencesResponse, Occurrence};
 use crate::scheduler::rule::CompiledSchedule;
+use crate::scheduler::spread::Spread;
 use crate::state::schedule::Schedule;
 use crate::state::time::Timestamp;
 
@@ -13,10 +14,11 @@ use crate::state::time::Timestamp;
 /// [`Failure::Schedule`] for a schedule that the scheduler refuses.
 pub(super) fn next(
     schedule: &Schedule,
+    spread: Spread,
     after: Timestamp,
     count: u32,
 ) -> Result<NextOccurrencesResponse, Failure> {
-    let schedule = CompiledSchedule::compile(schedule)
+    let schedule = CompiledSchedule::compile(schedule, spread)
         .map_err(|error| Failure::Schedule { message: error.to_string(), hint: error.hint() })?;
     let mut occurrences = Vec::new();
     let mut last = after;

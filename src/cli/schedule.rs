@@ -17,6 +17,7 @@ use super::{Context, Failure, occurrences, tables};
 use crate::clock::Clock;
 use crate::pb::v1;
 use crate::pb::word::{self, Words};
+use crate::scheduler::spread::Spread;
 use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
 use crate::state::time::Timestamp;
 
@@ -45,12 +46,12 @@ pub(super) enum ScheduleCommand {
 pub(super) struct NextArgs {
     /// A cron line, a duration such as 90m, or instants separated by commas, as --kind says; `-`
     /// reads requests from standard input, one JSON object a line with the names of the flags:
-    /// {"kind","expr","dialect","day_rule","timezone","gap","fold","offset","after","count"}
+    /// {"kind","expr","dialect","day_rule","timezone","gap","fold","offset","job","after","count"}
     expr: String,
     /// How the expression is read
     #[arg(long, value_enum, default_value = "cron")]
     kind: Kind,
-    /// Dialect of a cron line: unix
+    /// Dialect of a cron line: unix, quartz, aws
     #[arg(long, value_name = "DIALECT", default_value = "unix", value_parser = dialect)]
     dialect: Dialect,
     /// How day-of-month and day-of-week combine: or_vixie, or_bare, and
@@ -68,6 +69,9 @@ pub(super) struct NextArgs {
     /// Phase of `--kind every`, such as 15m
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = span)]
     offset: Duration,
+    /// The job that `H` and `~` are drawn for: NAME, of the namespace `default`, or NAMESPACE/NAME
+    #[arg(long, value_name = "JOB", default_value = "")]
+    job: String,
     /// Occurrences after this instant (RFC 3339). Default: now
     #[arg(long, value_name = "INSTANT", value_parser = instant)]
     after: Option<Timestamp>,
@@ -79,7 +83,7 @@ pub(super) struct NextArgs {
 /// How an expression is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
-    /// A cron line of 5 fields, 6 with seconds first, or a macro such as @daily
+    /// A cron line, as --dialect says, or a macro such as @daily
     Cron,
     /// A duration, counted from the Unix epoch
     Every,
@@ -99,6 +103,7 @@ struct Request {
     gap: Option<String>,
     fold: Option<String>,
     offset: Option<String>,
+    job: Option<String>,
     after: Option<String>,
     count: Option<u32>,
 }
@@ -146,7 +151,13 @@ fn next(args: &NextArgs, clock: &Clock) -> Result<v1::NextOccurrencesResponse, F
         end_at: None,
         jitter: Duration::ZERO,
     };
-    occurrences::next(&schedule, args.after.unwrap_or_else(|| clock.now()), args.count)
+    let (namespace, name) = args.job.split_once('/').unwrap_or(("default", &args.job));
+    occurrences::next(
+        &schedule,
+        Spread::of(namespace, name),
+        args.after.unwrap_or_else(|| clock.now()),
+        args.count,
+    )
 }
 
 /// Answers one request a line, each at once, until the input ends.
@@ -205,6 +216,7 @@ fn answer(line: &[u8], defaults: &NextArgs, clock: &Clock) -> Result<v1::NextOcc
         gap: given(request.gap, defaults.gap, gap).map_err(|e| named("gap", e))?,
         fold: given(request.fold, defaults.fold, fold).map_err(|e| named("fold", e))?,
         offset: given(request.offset, defaults.offset, span).map_err(|e| named("offset", e))?,
+        job: request.job.unwrap_or_else(|| defaults.job.clone()),
         after: given(request.after, defaults.after, |text| instant(text).map(Some))
             .map_err(|e| named("after", e))?,
         count,
@@ -225,6 +237,8 @@ fn known<E: Words + TryFrom<i32>>(text: &str) -> Result<E, String> {
 fn dialect(text: &str) -> Result<Dialect, String> {
     Ok(match known(text)? {
         v1::Dialect::Unspecified | v1::Dialect::Unix => Dialect::Unix,
+        v1::Dialect::Quartz => Dialect::Quartz,
+        v1::Dialect::Aws => Dialect::Aws,
     })
 }
 
@@ -292,7 +306,10 @@ mod tests {
     fn a_request_that_makes_no_sense_is_refused_by_name() {
         for (line, expected) in [
             (r#"{"kind":"solar","expr":"x"}"#, "refused: kind: expected one of `cron`, `every`, `at`"),
-            (r#"{"expr":"* * * * *","dialect":"quartz"}"#, "refused: dialect: expected one of `unix`"),
+            (
+                r#"{"expr":"* * * * *","dialect":"spring"}"#,
+                "refused: dialect: expected one of `unix`, `quartz`, `aws`",
+            ),
             (r#"{"expr":"* * * * *","count":0}"#, "refused: count: 0 is not 1 to 100000"),
             (
                 r#"{"expr":"* * * * *","gap":"jump"}"#,

@@ -107,7 +107,7 @@ fn a_wrong_command_line_is_refused() {
         "chronarch --timeout 0s job list",
         "chronarch --timeout 10 job list",
         "chronarch --endpoints nowhere job list",
-        "chronarch schedule next x --dialect quartz",
+        "chronarch schedule next x --dialect spring",
     ] {
         let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
         assert_eq!(error.exit_code(), 2, "{line}");

@@ -12,4 +12,7 @@ pub mod occurrences;
 pub mod plan;
 pub mod rule;
 pub mod set;
+pub mod spread;
+mod times;
+pub mod walls;
 pub mod zone;

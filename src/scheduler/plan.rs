@@ -154,7 +154,7 @@ impl Rules {
         {
             return set.clone();
         }
-        let set = ScheduleSet::compile(&job.spec.schedules).map(Arc::new);
+        let set = ScheduleSet::of(&job.spec).map(Arc::new);
         let set = set.map_err(|error| Arc::from(error.to_string()));
         if self.compiled.len() >= RULES {
             self.compiled.clear();

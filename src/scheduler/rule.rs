@@ -13,10 +13,12 @@
 
 use std::time::Duration;
 
-use super::cron::{CronError, CronRule, Dst, Oddity};
+use super::cron::{CronError, CronRule};
+use super::spread::Spread;
+use super::walls::{Dst, Oddity, Walls};
 use super::zone::{Zone, ZoneError, zone};
-use crate::state::schedule::{Dialect, Rule, Schedule};
-use crate::state::time::{Timestamp, span_text};
+use crate::state::schedule::{Rule, Schedule};
+use crate::state::time::{Timestamp, days_from_civil, span_text};
 
 /// Shortest period of `every`. Each occurrence is an entry in the replicated log.
 pub const EVERY_PERIOD_MIN: Duration = Duration::from_millis(100);
@@ -134,19 +136,20 @@ pub struct CompiledSchedule {
 }
 
 impl CompiledSchedule {
-    /// Checks and compiles a schedule.
+    /// Checks and compiles a schedule; `spread` is its job's.
     ///
     /// # Errors
     /// [`ScheduleError`] for anything that is out of its range, a zone that does not exist, a
     /// cron line that cannot be read, or one that would never fire in its zone.
-    pub fn compile(schedule: &Schedule) -> Result<Self, ScheduleError> {
+    pub fn compile(schedule: &Schedule, spread: Spread) -> Result<Self, ScheduleError> {
         let zone = zone(&schedule.timezone)?;
         let dst = Dst { gap: schedule.gap, fold: schedule.fold };
         let when = match &schedule.rule {
-            Rule::Cron { line, dialect: Dialect::Unix, day_rule } => {
-                let rule = CronRule::parse(line, *day_rule)?;
+            Rule::Cron { line, dialect, day_rule } => {
+                let rule = CronRule::parse(line, *dialect, *day_rule, spread)?;
+                let from = rule.first_year().map_or(FAR_SECOND, new_years_eve);
                 // `30 2 8-14 3 0` with `and` and `skip` lies in New York's gap year after year
-                if rule.next_after(&zone, dst, FAR_SECOND).is_none() {
+                if rule.next_after(&zone, dst, from).is_none() {
                     return Err(CronError::NeverInZone { zone: zone.name().to_owned() }.into());
                 }
                 When::Cron(rule)
@@ -254,6 +257,11 @@ pub(super) fn count_by_walking(
         after = at;
     }
     count
+}
+
+/// A day before a year begins, which is before it in every zone; in seconds since the Unix epoch.
+fn new_years_eve(year: i64) -> i64 {
+    (days_from_civil(year, 1, 1) - 2) * 86_400
 }
 
 /// The millisecond before an instant.

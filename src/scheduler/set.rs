@@ -4,7 +4,9 @@
 //! as its source.
 
 use super::rule::{CompiledSchedule, Described, ScheduleError, before, count_by_walking};
+use super::spread::Spread;
 use crate::state::schedule::Schedule;
+use crate::state::spec::JobSpec;
 use crate::state::time::Timestamp;
 
 /// Most schedules of one job.
@@ -39,13 +41,22 @@ impl ScheduleSet {
     /// Compiles the schedules of a job.
     ///
     /// # Errors
+    /// As [`Self::compile`].
+    pub fn of(spec: &JobSpec) -> Result<Self, ScheduleSetError> {
+        Self::compile(&spec.schedules, Spread::of(&spec.namespace, &spec.name))
+    }
+
+    /// Compiles schedules; `spread` is their job's.
+    ///
+    /// # Errors
     /// [`ScheduleSetError`] with the index of the first schedule that is refused.
-    pub fn compile(schedules: &[Schedule]) -> Result<Self, ScheduleSetError> {
+    pub fn compile(schedules: &[Schedule], spread: Spread) -> Result<Self, ScheduleSetError> {
         if schedules.len() > SCHEDULES_MAX {
             return Err(ScheduleSetError::TooMany { found: schedules.len() });
         }
         let compile = |(index, schedule)| {
-            CompiledSchedule::compile(schedule).map_err(|source| ScheduleSetError::Schedule { index, source })
+            CompiledSchedule::compile(schedule, spread)
+                .map_err(|source| ScheduleSetError::Schedule { index, source })
         };
         let schedules = schedules.iter().enumerate().map(compile).collect::<Result<_, _>>()?;
         Ok(Self { schedules })

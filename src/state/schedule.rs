@@ -32,13 +32,13 @@ pub struct Schedule {
 /// The kinds of rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rule {
-    /// A cron line: 5 fields, 6 with seconds first, or a macro such as `@daily`.
+    /// A cron line, or a macro such as `@daily`.
     Cron {
         /// The line as the user wrote it.
         line: String,
         /// How to read it.
         dialect: Dialect,
-        /// How day-of-month and day-of-week combine.
+        /// How day-of-month and day-of-week combine; the unix dialect alone has a choice.
         day_rule: DayRule,
     },
     /// Every `period`, counted from the Unix epoch plus `offset`; a zone has no say in it.
@@ -58,6 +58,10 @@ pub enum Dialect {
     /// Debian cron's fields; see `scheduler::cron`.
     #[default]
     Unix,
+    /// Seconds first, weekdays from 1, `?`, `L`, `W`, `#`, years.
+    Quartz,
+    /// As Quartz, without seconds and always with a year (EventBridge).
+    Aws,
 }
 
 /// How a restricted day-of-month and a restricted day-of-week combine.

@@ -103,15 +103,15 @@ fn schedule(schedule: &Schedule) -> pb::Schedule {
         ..pb::Schedule::default()
     };
     match &schedule.rule {
-        Rule::Cron { line, dialect: Dialect::Unix, day_rule } => {
+        Rule::Cron { line, dialect, day_rule } => {
             message.cron.clone_from(line);
-            message.dialect = pb::Dialect::Unix.into();
-            message.day_rule = match day_rule {
-                DayRule::OrVixie => pb::DayRule::OrVixie,
-                DayRule::OrBare => pb::DayRule::OrBare,
-                DayRule::And => pb::DayRule::And,
-            }
-            .into();
+            (message.dialect, message.day_rule) = match (dialect, day_rule) {
+                (Dialect::Quartz, _) => (pb::Dialect::Quartz.into(), 0),
+                (Dialect::Aws, _) => (pb::Dialect::Aws.into(), 0),
+                (Dialect::Unix, DayRule::OrVixie) => (pb::Dialect::Unix.into(), pb::DayRule::OrVixie.into()),
+                (Dialect::Unix, DayRule::OrBare) => (pb::Dialect::Unix.into(), pb::DayRule::OrBare.into()),
+                (Dialect::Unix, DayRule::And) => (pb::Dialect::Unix.into(), pb::DayRule::And.into()),
+            };
         }
         Rule::Every { period, offset } => {
             message.every = Some(span(*period));

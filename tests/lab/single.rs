@@ -86,7 +86,7 @@ impl Single {
 
     /// The first occurrence of a definition after the leader's time.
     pub(crate) fn next(&self, spec: &JobSpec) -> Result<Option<Due>, String> {
-        let set = ScheduleSet::compile(&spec.schedules).map_err(|error| error.to_string())?;
+        let set = ScheduleSet::of(spec).map_err(|error| error.to_string())?;
         Ok(arm(spec, &set, self.now()))
     }
 

@@ -7,6 +7,7 @@ use super::super::problem::{Problem, Problems};
 use super::value;
 use crate::pb::v1 as pb;
 use crate::scheduler::rule::{CompiledSchedule, EVERY_PERIOD_MAX, JITTER_MAX, ScheduleError};
+use crate::scheduler::spread::Spread;
 use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
 use crate::state::time::Timestamp;
 
@@ -14,20 +15,22 @@ use crate::state::time::Timestamp;
 const ANY_RULE: Rule = Rule::Every { period: Duration::from_secs(60), offset: Duration::ZERO };
 
 /// All schedules of a job.
-pub(super) fn schedules(list: &[pb::Schedule], problems: &mut Problems) -> Vec<Schedule> {
+///
+/// `spread` is the job's.
+pub(super) fn schedules(list: &[pb::Schedule], spread: Spread, problems: &mut Problems) -> Vec<Schedule> {
     value::most("schedule", "schedules", list.len(), limits::SCHEDULES, problems);
     let mut read = Vec::new();
     for (place, schedule) in list.iter().take(limits::SCHEDULES).enumerate() {
         // a job file with one schedule does not write it as a list
         let path = if list.len() == 1 { "schedule".to_owned() } else { format!("schedule[{place}]") };
         let mut own = Problems::new();
-        read.extend(one(schedule, &mut own));
+        read.extend(one(schedule, spread, &mut own));
         problems.absorb(&path, own);
     }
     read
 }
 
-fn one(schedule: &pb::Schedule, problems: &mut Problems) -> Option<Schedule> {
+fn one(schedule: &pb::Schedule, spread: Spread, problems: &mut Problems) -> Option<Schedule> {
     let rule = rule(schedule, problems);
     let dst = schedule.dst.unwrap_or_default();
     let gap = value::word("dst.gap", dst.gap, problems).map_or(Gap::default(), |gap| match gap {
@@ -53,7 +56,7 @@ fn one(schedule: &pb::Schedule, problems: &mut Problems) -> Option<Schedule> {
         fold,
         jitter: jitter.unwrap_or_default(),
     };
-    compile(&read, problems);
+    compile(&read, spread, problems);
     is_known.then_some(read)
 }
 
@@ -77,11 +80,16 @@ fn rule(schedule: &pb::Schedule, problems: &mut Problems) -> Option<Rule> {
     for (_, field, of) in strange.into_iter().filter(|(is, _, _)| *is) {
         problems.add(field, format!("belongs to `{of}` alone"));
     }
+    if cron && day_rule.is_some() && matches!(dialect, Some(pb::Dialect::Quartz | pb::Dialect::Aws)) {
+        problems.add("day_rule", "belongs to `dialect: unix` alone");
+    }
     if cron {
         return Some(Rule::Cron {
             line: schedule.cron.clone(),
             dialect: match dialect {
                 None | Some(pb::Dialect::Unspecified | pb::Dialect::Unix) => Dialect::Unix,
+                Some(pb::Dialect::Quartz) => Dialect::Quartz,
+                Some(pb::Dialect::Aws) => Dialect::Aws,
             },
             day_rule: match day_rule {
                 None | Some(pb::DayRule::Unspecified | pb::DayRule::OrVixie) => DayRule::OrVixie,
@@ -112,10 +120,10 @@ fn instants(list: &[prost_types::Timestamp], problems: &mut Problems) -> Option<
 
 /// Notes all that is wrong with a schedule: a field that is refused is set to one that is right, and the
 /// rest compiled again.
-fn compile(schedule: &Schedule, problems: &mut Problems) {
+fn compile(schedule: &Schedule, spread: Spread, problems: &mut Problems) {
     let mut rest = schedule.clone();
     loop {
-        match CompiledSchedule::compile(&rest) {
+        match CompiledSchedule::compile(&rest, spread) {
             Ok(compiled) => {
                 if problems.is_empty() && compiled.next_after(Timestamp::MIN).is_none() {
                     problems.add("", "no occurrence lies between start_at and end_at");

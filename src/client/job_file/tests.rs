@@ -154,8 +154,8 @@ fn each_kind_of_bad_input_is_named_with_its_place() {
             "a.yaml:2:18: catch_up.runs: expected one of `none`, `latest`, `all`, found `some`".to_owned(),
         ),
         (
-            "name: a\nschedule: {cron: x, dialect: quartz}\n",
-            "a.yaml:2:30: schedule.dialect: expected `unix`, found `quartz`".to_owned(),
+            "name: a\nschedule: {cron: x, dialect: spring}\n",
+            "a.yaml:2:30: schedule.dialect: expected one of `unix`, `quartz`, `aws`, found `spring`".to_owned(),
         ),
         ("name: a\nname: b\n", "a.yaml:2:1: name: the key is given twice, first on line 1".to_owned()),
         ("name: a\nlabels:\n", "a.yaml:2:7: labels: expected a mapping, found nothing".to_owned()),

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::scheduler::set::{ScheduleSet, ScheduleSetError};
-use crate::state::schedule::{DayRule, Fold, Gap};
+use crate::state::schedule::{DayRule, Dialect, Fold, Gap};
 
 fn at(text: &str) -> Timestamp {
     text.parse().expect(text)
@@ -33,7 +33,7 @@ fn every(period_ms: u64, offset_ms: u64) -> Schedule {
 }
 
 fn compile(schedule: &Schedule) -> CompiledSchedule {
-    CompiledSchedule::compile(schedule).expect("a valid schedule")
+    CompiledSchedule::compile(schedule, Spread::default()).expect("a valid schedule")
 }
 
 #[test]
@@ -87,7 +87,8 @@ fn a_long_past_of_every_is_counted_at_once() {
 #[test]
 fn a_wrong_schedule_is_refused() {
     let ms = Duration::from_millis;
-    let refuse = |schedule: &Schedule| CompiledSchedule::compile(schedule).expect_err("refused");
+    let refuse =
+        |schedule: &Schedule| CompiledSchedule::compile(schedule, Spread::default()).expect_err("refused");
     assert_eq!(refuse(&every(99, 0)), ScheduleError::Period { found: ms(99) });
     assert!(matches!(refuse(&every(u64::MAX, 0)), ScheduleError::Period { .. }));
     assert_eq!(refuse(&every(1_000, 1_000)), ScheduleError::Offset { found: ms(1_000) });
@@ -129,7 +130,7 @@ fn a_rule_that_a_zone_always_skips_is_refused() {
         gap: Gap::Skip,
         ..schedule(Rule::Cron { line, dialect, day_rule: DayRule::And })
     };
-    let error = CompiledSchedule::compile(&in_gap).expect_err("never");
+    let error = CompiledSchedule::compile(&in_gap, Spread::default()).expect_err("never");
     assert_eq!(error, CronError::NeverInZone { zone: "America/New_York".to_owned() }.into());
     compile(&Schedule { gap: Gap::RunAtEnd, ..in_gap });
 }
@@ -165,8 +166,11 @@ fn odd_days_are_noted() {
 
 #[test]
 fn a_set_yields_each_instant_once_from_its_first_schedule() {
-    let set = ScheduleSet::compile(&[cron("0 12 * * *"), every(3_600_000 * 6, 0), cron("0 12 * * 1-5")])
-        .expect("valid");
+    let set = ScheduleSet::compile(
+        &[cron("0 12 * * *"), every(3_600_000 * 6, 0), cron("0 12 * * 1-5")],
+        Spread::default(),
+    )
+    .expect("valid");
     // 12:00 in Berlin is 10:00 or 11:00 UTC
     let mut after = at("2026-06-01T00:00:00Z");
     let mut found = Vec::new();
@@ -188,13 +192,17 @@ fn a_set_yields_each_instant_once_from_its_first_schedule() {
 
 #[test]
 fn a_set_may_be_empty_and_names_the_schedule_that_is_wrong() {
-    let empty = ScheduleSet::compile(&[]).expect("empty");
+    let empty = ScheduleSet::compile(&[], Spread::default()).expect("empty");
     assert_eq!(empty.next_after(Timestamp::EPOCH), None);
     assert_eq!(empty.count_between(Timestamp::MIN, Timestamp::MAX, 9), 0);
-    let error = ScheduleSet::compile(&[cron("@daily"), cron("@dayly")]).expect_err("wrong");
+    let error =
+        ScheduleSet::compile(&[cron("@daily"), cron("@dayly")], Spread::default()).expect_err("wrong");
     assert!(matches!(error, ScheduleSetError::Schedule { index: 1, .. }), "{error}");
     let many = vec![cron("@daily"); 65];
-    assert_eq!(ScheduleSet::compile(&many).expect_err("too many"), ScheduleSetError::TooMany { found: 65 });
+    assert_eq!(
+        ScheduleSet::compile(&many, Spread::default()).expect_err("too many"),
+        ScheduleSetError::TooMany { found: 65 }
+    );
 }
 
 proptest! {

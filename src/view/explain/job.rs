@@ -148,7 +148,7 @@ impl Explaining<'_> {
                 }
             });
         }
-        let Ok(set) = ScheduleSet::compile(&job.spec.schedules) else {
+        let Ok(set) = ScheduleSet::of(&job.spec) else {
             return Ok("its schedule cannot be read by this node".to_owned());
         };
         let before = at.minus(Duration::from_millis(1));

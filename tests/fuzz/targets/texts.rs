@@ -6,6 +6,7 @@ use chronarch::config::{Config, Overrides};
 use chronarch::pb::{path, span};
 use chronarch::scheduler::cron::LINE_BYTES_MAX;
 use chronarch::scheduler::rule::CompiledSchedule;
+use chronarch::scheduler::spread::Spread;
 use chronarch::state::run::RunId;
 use chronarch::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
 use chronarch::state::time::Timestamp;
@@ -16,16 +17,21 @@ const OCCURRENCES: usize = 20;
 /// Where that begins: the far past, a clock change in Europe, the far future, the end.
 const FROM: [i64; 4] = [Timestamp::MIN.millis(), 1_774_745_000_000, 4_417_977_600_000, 253_402_300_000_000];
 
-/// A byte of choices, a zone up to the first line feed, and a cron line: refused, or its occurrences ascend.
+/// Two bytes of choices, a zone up to the first line feed, and a rule: refused, or its occurrences ascend.
 pub(crate) fn schedule(bytes: &[u8]) {
-    let Some((choices, text)) = bytes.split_first() else { return };
+    let [choices, dialect, text @ ..] = bytes else { return };
     let Ok(text) = std::str::from_utf8(text) else { return };
+    let dialects = [Dialect::Unix, Dialect::Quartz, Dialect::Aws];
     let (timezone, line) = text.split_once('\n').unwrap_or(("UTC", text));
     let (gaps, folds) = ([Gap::RunAtEnd, Gap::Shift, Gap::Skip], [Fold::First, Fold::Second, Fold::Both]);
     let day_rules = [DayRule::OrVixie, DayRule::OrBare, DayRule::And];
     let pick = |shift: u8| usize::from(choices >> shift & 3) % 3;
     let schedule = Schedule {
-        rule: Rule::Cron { line: line.to_owned(), dialect: Dialect::Unix, day_rule: day_rules[pick(4)] },
+        rule: Rule::Cron {
+            line: line.to_owned(),
+            dialect: dialects[usize::from(*dialect) % 3],
+            day_rule: day_rules[pick(4)],
+        },
         timezone: timezone.to_owned(),
         gap: gaps[pick(0)],
         fold: folds[pick(2)],
@@ -33,7 +39,7 @@ pub(crate) fn schedule(bytes: &[u8]) {
         end_at: None,
         jitter: std::time::Duration::ZERO,
     };
-    match CompiledSchedule::compile(&schedule) {
+    match CompiledSchedule::compile(&schedule, Spread::of("default", timezone)) {
         Ok(compiled) => {
             assert!(line.trim().len() <= LINE_BYTES_MAX, "a line beyond the limit is taken");
             FROM.iter().for_each(|from| ascend(&compiled, Timestamp::from_millis(*from)));
