@@ -156,7 +156,7 @@ impl JobService for Node {
         let at = prost_types::Timestamp { seconds: 1_774_746_060, nanos: 0 };
         let occurrence = Occurrence { at: Some(at), local: "local".into(), note: String::new() };
         let occurrences = if request.into_inner().name == "resting" { vec![occurrence] } else { Vec::new() };
-        Ok(Response::new(NextOccurrencesResponse { occurrences }))
+        Ok(Response::new(NextOccurrencesResponse { occurrences, explanation: Vec::new() }))
     }
 
     async fn explain_job(&self, _: Request<ExplainJobRequest>) -> Answer<Explanation> {

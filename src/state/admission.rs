@@ -284,11 +284,7 @@ impl Applying<'_> {
         run.overdue_at = None;
         let job = run.id.job;
         self.state.remove_run(run.id);
-        if let Some(old) = self.state.jobs.get(&job) {
-            let mut changed = old.as_ref().clone();
-            changed.last = Some(LastRun::of(&run));
-            self.state.jobs.insert(job, Arc::new(changed));
-        }
+        self.state.put_last(job, LastRun::of(&run));
         let run = Arc::new(run);
         if self.state.followers(&run.namespace, &run.job).next().is_some() {
             self.ended.push_back(run.clone());

@@ -46,6 +46,7 @@ pub(crate) fn minutely(name: &str) -> JobSpec {
             start_at: None,
             end_at: None,
             jitter: Duration::ZERO,
+            count: None,
         }],
         target: Target::Exec {
             program: Program::Shell("true".to_owned()),

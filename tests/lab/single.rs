@@ -273,6 +273,10 @@ impl Single {
                 let told: Vec<String> = verdicts.iter().map(verdict).collect();
                 format!("fire {} [{}] next {}", self.names.label(*job), told.join(", "), names::due(*next))
             }
+            Command::Arm { job, since, next, .. } => {
+                let (job, next) = (self.names.label(*job), names::due(Some(*next)));
+                format!("arm {job} since {}, next {next}", clock(*since))
+            }
             Command::Disarm { job, why, .. } => format!("disarm {}: {why}", self.names.label(*job)),
             Command::Start { run: id, attempt, worker, .. } => {
                 format!("start {} #{attempt} on {worker}", run(*id))

@@ -77,9 +77,17 @@ impl CronRule {
         self.years.0.and_then(|_| self.years.at_or_after(Years::FIRST))
     }
 
+    /// The years that it is bound to, ascending; `None` if to none.
+    pub(in crate::scheduler) fn years(&self) -> Option<Vec<u32>> {
+        self.years.0?;
+        let years = std::iter::successors(self.years.at_or_after(0), |year| self.years.at_or_after(year + 1));
+        // 1970 to 2199
+        Some(years.map(|year| year as u32).collect())
+    }
+
     /// Whether some year has a matching day: seven first weekdays, leap or not, are all that the
     /// calendar has.
-    pub(super) fn has_any_day(&self) -> bool {
+    pub(in crate::scheduler) fn has_any_day(&self) -> bool {
         let fits = |leap: bool, new_year: u32| {
             let mut first_weekday = new_year;
             (1..=12).any(|month| {
@@ -93,9 +101,8 @@ impl CronRule {
         if self.years.0.is_none() {
             return (0..7).any(|new_year| fits(false, new_year) || fits(true, new_year));
         }
-        let mut years =
-            std::iter::successors(self.years.at_or_after(0), |year| self.years.at_or_after(year + 1));
-        years.any(|year| fits(is_leap(year), weekday(days_from_civil(year, 1, 1))))
+        let years = self.years().into_iter().flatten().map(i64::from);
+        years.into_iter().any(|year| fits(is_leap(year), weekday(days_from_civil(year, 1, 1))))
     }
 
     fn matches_day(&self, year: i64, month: usize, day: u32, month_start: i64) -> bool {
