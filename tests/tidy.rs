@@ -45,7 +45,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("node", &["*"]),
-    ("cli", &["client", "config", "node", "pb", "telemetry", "scheduler", "state", "clock"]),
+    ("import", &["api", "client", "pb", "state"]),
+    ("cli", &["client", "config", "import", "node", "pb", "telemetry", "scheduler", "state", "clock"]),
 ];
 
 /// Crates that only these modules may name.
