@@ -21,6 +21,7 @@ Examples:
   chronarch import crontab /etc/crontab --timezone Europe/Berlin > jobs.yaml
   crontab -l | chronarch import crontab -
   kubectl get cronjobs -A -o yaml | chronarch import kubernetes - --strict > jobs.yaml
+  chronarch import systemd /etc/systemd/system/*.{timer,service} --timezone Europe/Berlin
   chronarch job apply -f jobs.yaml --dry-run";
 
 #[derive(Debug, Args)]
@@ -49,6 +50,8 @@ enum FormatArg {
     Crontab,
     /// Manifests with CronJobs, several a file
     Kubernetes,
+    /// Timers, with the services that they start among the files
+    Systemd,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -64,6 +67,7 @@ pub(super) fn carry_out(args: &ImportArgs, context: &Context, printer: &mut Prin
     let format = match args.format {
         FormatArg::Crontab => Format::Crontab,
         FormatArg::Kubernetes => Format::Kubernetes,
+        FormatArg::Systemd => Format::Systemd,
     };
     let namespace = match context.global.namespace.as_str() {
         // What no file says means the default one.

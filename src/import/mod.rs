@@ -17,6 +17,7 @@
 mod crontab;
 mod kubernetes;
 mod names;
+mod systemd;
 #[cfg(test)]
 mod tests;
 mod yaml;
@@ -39,6 +40,8 @@ pub enum Format {
     Crontab,
     /// Manifests of Kubernetes.
     Kubernetes,
+    /// Timers of systemd, and their services.
+    Systemd,
 }
 
 /// What the definitions do not say.
@@ -121,31 +124,26 @@ pub struct Imported {
 /// Reads files, each a name and a text.
 #[must_use]
 pub fn import(format: Format, files: &[(String, String)], options: &Options) -> Imported {
+    let read: fn(&str, &mut Sheet<'_>) = match format {
+        Format::Crontab => crontab::read,
+        Format::Kubernetes => kubernetes::read,
+        Format::Systemd => return settle(systemd::read(files, options), options),
+    };
     let mut all = Imported::default();
     for (name, text) in files {
         let mut sheet = Sheet { file: name, options, imported: Imported::default() };
-        if text.len() > BYTES_MAX {
-            sheet.find(
-                1,
-                Loss::Unread,
-                format!("the file has {} bytes, at most {BYTES_MAX} are read", text.len()),
-            );
-        } else {
-            match format {
-                Format::Crontab => crontab::read(text, &mut sheet),
-                Format::Kubernetes => kubernetes::read(text, &mut sheet),
-            }
+        if sheet.is_readable(text) {
+            read(text, &mut sheet);
         }
         let Imported { drafts, findings } = sheet.imported;
         all.drafts.extend(drafts);
         all.findings.extend(findings);
     }
-    settle(&mut all, options);
-    all
+    settle(all, options)
 }
 
 /// Gives each job its own name, and sets aside what no server would take.
-fn settle(all: &mut Imported, options: &Options) {
+fn settle(mut all: Imported, options: &Options) -> Imported {
     let mut taken = BTreeSet::new();
     let drafts = std::mem::take(&mut all.drafts);
     for mut draft in drafts {
@@ -182,6 +180,7 @@ fn settle(all: &mut Imported, options: &Options) {
     all.findings.sort_by_key(|finding| {
         (order.iter().position(|file| *file == finding.place.file), finding.place.line)
     });
+    all
 }
 
 /// What a reader of a file writes to.
@@ -192,6 +191,16 @@ struct Sheet<'a> {
 }
 
 impl Sheet<'_> {
+    /// Whether the text is short enough; if not, that is a finding.
+    fn is_readable(&mut self, text: &str) -> bool {
+        let is_short = text.len() <= BYTES_MAX;
+        if !is_short {
+            let what = format!("the file has {} bytes, at most {BYTES_MAX} are read", text.len());
+            self.find(1, Loss::Unread, what);
+        }
+        is_short
+    }
+
     fn place(&self, line: usize) -> Place {
         Place { file: self.file.to_owned(), line }
     }

@@ -27,30 +27,45 @@ fn import_one(format: Format, name: &str, text: &str) -> Imported {
     import(format, &[(name.to_owned(), text.to_owned())], &Options::default())
 }
 
-/// Files as people have them, and what becomes of them: `NAME` and `NAME.imported`. `UPDATE_GOLDENFILES=1` writes the
-/// second anew.
+/// Files as people have them, and what becomes of them, in `NAME.imported`. `UPDATE_GOLDENFILES=1` writes that anew.
 #[test]
 fn files_as_people_have_them_are_carried_over_as_written_down() {
-    let files = [
-        (Format::Crontab, "user.crontab"),
-        (Format::Crontab, "cron.d/sysstat"),
-        (Format::Kubernetes, "shop.kubernetes.yaml"),
+    let sets: [(Format, &str, &[&str]); 4] = [
+        (Format::Crontab, "user.crontab", &["user.crontab"]),
+        (Format::Crontab, "sysstat", &["cron.d/sysstat"]),
+        (Format::Kubernetes, "kubernetes", &["shop.kubernetes.yaml"]),
+        (
+            Format::Systemd,
+            "systemd",
+            &[
+                "backup.timer",
+                "backup.service",
+                "clean.timer",
+                "tidy.service",
+                "odd.timer",
+                "odd.service",
+                "lone.service",
+            ],
+        ),
     ];
-    for (format, name) in files {
-        let text = fs::read_to_string(folder().join(name)).expect("a file");
-        let found = told(&import_one(format, name, &text));
-        let golden = folder().join(format!("{name}.imported"));
+    for (format, set, names) in sets {
+        let read = |name: &&str| {
+            let text = fs::read_to_string(folder().join(name)).unwrap_or_default();
+            ((*name).to_owned(), text)
+        };
+        let files: Vec<(String, String)> = names.iter().map(read).collect();
+        let made = import(format, &files, &Options::default());
+        let found = told(&made);
+        let golden = folder().join(format!("{set}.imported"));
         if std::env::var_os("UPDATE_GOLDENFILES").is_some() {
             fs::write(&golden, &found).expect("it is written");
         }
-        let expected = fs::read_to_string(&golden).unwrap_or_default();
-        assert_eq!(found, expected, "{name}");
+        assert_eq!(found, fs::read_to_string(&golden).unwrap_or_default(), "{set}");
         let jobs = found.split_once("---\n").map_or("", |(_, jobs)| jobs);
-        let read = job_file::read(name, job_file::Format::Yaml, jobs).expect("job files");
-        let specs: Vec<JobSpec> = read.into_iter().map(|document| document.spec).collect();
-        let made: Vec<JobSpec> =
-            import_one(format, name, &text).drafts.into_iter().map(|draft| draft.spec).collect();
-        assert_eq!(specs, made, "{name}: the job files say the same");
+        let read = job_file::read(set, job_file::Format::Yaml, jobs).expect("job files");
+        let read: Vec<JobSpec> = read.into_iter().map(|document| document.spec).collect();
+        let made: Vec<JobSpec> = made.drafts.into_iter().map(|draft| draft.spec).collect();
+        assert_eq!(read, made, "{set}: the job files say the same");
     }
 }
 
@@ -126,4 +141,21 @@ fn a_zone_of_the_machine_is_taken_where_the_file_has_none() {
     let refusal =
         &made.findings.iter().find(|finding| finding.loss == Loss::Unread).expect("it is refused").what;
     assert!(refusal.contains("Europe/Berlin"), "the nearest zone is named: {refusal}");
+}
+
+proptest::proptest! {
+    /// Whatever is read, nothing panics, and each job that comes of it would be taken.
+    #[test]
+    fn no_text_is_too_odd(
+        pieces in proptest::collection::vec("[ -~äé\t]{0,12}|\n|=|%|\\\\|\\$\\{|\\[Timer\\]\n|OnCalendar=|ExecStart=|\\* |@daily |kind: CronJob\n|spec:\n  schedule: ", 0..40),
+    ) {
+        let text = pieces.concat();
+        for format in [Format::Crontab, Format::Kubernetes, Format::Systemd] {
+            let files = [("a.timer".to_owned(), text.clone()), ("a.service".to_owned(), text.clone())];
+            let made = import(format, &files, &Options::default());
+            for draft in made.drafts {
+                proptest::prop_assert!(spec::from_pb(&draft.spec).is_ok());
+            }
+        }
+    }
 }
