@@ -52,6 +52,8 @@ enum FormatArg {
     Kubernetes,
     /// Timers, with the services that they start among the files
     Systemd,
+    /// Jobs of dkron, as its API writes them: `curl HOST:8080/v1/jobs`
+    Dkron,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -68,6 +70,7 @@ pub(super) fn carry_out(args: &ImportArgs, context: &Context, printer: &mut Prin
         FormatArg::Crontab => Format::Crontab,
         FormatArg::Kubernetes => Format::Kubernetes,
         FormatArg::Systemd => Format::Systemd,
+        FormatArg::Dkron => Format::Dkron,
     };
     let namespace = match context.global.namespace.as_str() {
         // What no file says means the default one.

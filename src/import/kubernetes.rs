@@ -13,12 +13,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::yaml::{Item, documents};
-use super::{BREAKER, Loss, Sheet, cron};
+use super::{BREAKER, Loss, Sheet, robfig};
 use crate::api::limits;
 use crate::pb::span;
 use crate::pb::v1::{
-    CatchUp, CatchUpRuns, DayRule, Dst, ExecTarget, Fold, Gap, JobSpec, Keep, OnLost, Overlap, OverlapPolicy,
-    Retry, Schedule, Target,
+    CatchUp, CatchUpRuns, ExecTarget, JobSpec, Keep, OnLost, Overlap, OverlapPolicy, Retry, Schedule, Target,
 };
 
 /// Successful and failed jobs that are kept unless the manifest says otherwise.
@@ -335,40 +334,17 @@ fn schedule(line: usize, job: &mut CronJob, sheet: &mut Sheet<'_>) -> Option<Sch
             rule = behind.trim();
         }
     }
-    if let Some(period) = rule.strip_prefix("@every ") {
-        return every(period, line, sheet);
+    if let Some(every) = robfig::every(rule, "spec.schedule", line, sheet) {
+        return every;
     }
     let timezone = job.timezone.clone().or_else(|| sheet.options.timezone.clone());
     if timezone.is_none() {
         let what = "spec.timeZone: is missing, which means the zone of the controller; taken as UTC, --timezone says another";
         sheet.find(line, Loss::Approximated, what);
     }
-    // `?` is `*` there.
-    let rule: Vec<&str> =
-        rule.split_whitespace().map(|field| if field == "?" { "*" } else { field }).collect();
-    let mut schedule = cron(&rule.join(" "), timezone.as_deref().unwrap_or_default());
-    if !rule.first().is_some_and(|field| field.starts_with('@')) {
-        schedule.day_rule = DayRule::OrBare.into();
-    }
-    schedule.dst = Some(Dst { gap: Gap::Skip.into(), fold: Fold::Both.into() });
-    job.choices
-        .push("dst: a wall time that is missing is skipped and a double one runs twice, as there".to_owned());
+    let mut schedule = robfig::rule(rule, &mut job.choices);
+    schedule.timezone = timezone.unwrap_or_default();
     Some(schedule)
-}
-
-fn every(period: &str, line: usize, sheet: &mut Sheet<'_>) -> Option<Schedule> {
-    match span::parse(period) {
-        Ok(period) => {
-            let what =
-                "spec.schedule: @every counts from the start of the controller there, from the epoch here";
-            sheet.find(line, Loss::Approximated, what);
-            Some(Schedule { every: Some(span::write(period)), ..Schedule::default() })
-        }
-        Err(error) => {
-            sheet.find(line, Loss::Unread, format!("spec.schedule: {error}"));
-            None
-        }
-    }
 }
 
 impl CronJob {

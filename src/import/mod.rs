@@ -15,11 +15,14 @@
 //! than keys and lines.
 
 mod crontab;
+mod dkron;
 mod kubernetes;
 mod names;
+mod robfig;
 mod systemd;
 #[cfg(test)]
 mod tests;
+mod words;
 mod yaml;
 
 use std::collections::BTreeSet;
@@ -42,6 +45,8 @@ pub enum Format {
     Kubernetes,
     /// Timers of systemd, and their services.
     Systemd,
+    /// Jobs of dkron, as JSON.
+    Dkron,
 }
 
 /// What the definitions do not say.
@@ -127,6 +132,7 @@ pub fn import(format: Format, files: &[(String, String)], options: &Options) -> 
     let read: fn(&str, &mut Sheet<'_>) = match format {
         Format::Crontab => crontab::read,
         Format::Kubernetes => kubernetes::read,
+        Format::Dkron => dkron::read,
         Format::Systemd => return settle(systemd::read(files, options), options),
     };
     let mut all = Imported::default();

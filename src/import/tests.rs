@@ -30,10 +30,11 @@ fn import_one(format: Format, name: &str, text: &str) -> Imported {
 /// Files as people have them, and what becomes of them, in `NAME.imported`. `UPDATE_GOLDENFILES=1` writes that anew.
 #[test]
 fn files_as_people_have_them_are_carried_over_as_written_down() {
-    let sets: [(Format, &str, &[&str]); 4] = [
+    let sets: [(Format, &str, &[&str]); 5] = [
         (Format::Crontab, "user.crontab", &["user.crontab"]),
         (Format::Crontab, "sysstat", &["cron.d/sysstat"]),
         (Format::Kubernetes, "kubernetes", &["shop.kubernetes.yaml"]),
+        (Format::Dkron, "dkron", &["jobs.dkron.json"]),
         (
             Format::Systemd,
             "systemd",
@@ -150,7 +151,7 @@ proptest::proptest! {
         pieces in proptest::collection::vec("[ -~äé\t]{0,12}|\n|=|%|\\\\|\\$\\{|\\[Timer\\]\n|OnCalendar=|ExecStart=|\\* |@daily |kind: CronJob\n|spec:\n  schedule: ", 0..40),
     ) {
         let text = pieces.concat();
-        for format in [Format::Crontab, Format::Kubernetes, Format::Systemd] {
+        for format in [Format::Crontab, Format::Kubernetes, Format::Systemd, Format::Dkron] {
             let files = [("a.timer".to_owned(), text.clone()), ("a.service".to_owned(), text.clone())];
             let made = import(format, &files, &Options::default());
             for draft in made.drafts {

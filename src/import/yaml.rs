@@ -29,6 +29,10 @@ impl<'a> Item<'a> {
         Self { path: String::new(), line: node.at.line, node }
     }
 
+    pub(super) fn is_list(&self) -> bool {
+        matches!(self.node.value, Value::List(_))
+    }
+
     /// What is in a mapping, by key; what is there and says nothing is left out.
     pub(super) fn entries(&self, sheet: &mut Sheet<'_>) -> Vec<(&'a str, Self)> {
         let Value::Map(entries) = &self.node.value else {

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::{Loss, Sheet, names};
-use super::unit::{Assignment, Span, flag, span as read_span, words};
+use super::super::{Loss, Sheet, names, words};
+use super::unit::{Assignment, Span, flag, span as read_span};
 use super::unreadable;
 use crate::api::limits;
 use crate::pb::span;
@@ -122,7 +122,7 @@ impl Service {
                 }
             },
             ("Service", "ExecStart") => self.commands.push((line, value.clone())),
-            ("Service", "Environment") => match words(value) {
+            ("Service", "Environment") => match words::split(value) {
                 Some(words) => {
                     let pairs = words.iter().filter_map(|word| word.split_once('='));
                     self.exec.env.extend(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
@@ -184,7 +184,7 @@ fn read_command(
     if prefix.contains(['+', '!']) {
         sheet.find(*line, Loss::Lost, format!("ExecStart={prefix}: a command has the rights of its worker"));
     }
-    let Some(mut read) = words(plain).filter(|words| !words.is_empty()) else {
+    let Some(mut read) = words::split(plain).filter(|words| !words.is_empty()) else {
         sheet.find(*line, Loss::Unread, "ExecStart: expected a command, with quotes that end");
         return None;
     };

@@ -1,6 +1,7 @@
 use std::time::Duration;
 
-use super::unit::{Assignment, Span, read, span, words};
+use super::super::words::split;
+use super::unit::{Assignment, Span, read, span};
 
 #[test]
 fn assignments_go_on_over_lines_and_are_taken_back() {
@@ -12,10 +13,10 @@ fn assignments_go_on_over_lines_and_are_taken_back() {
 
 #[test]
 fn words_are_taken_out_of_their_quotes() {
-    let is = |value, expected: &[&str]| assert_eq!(words(value).expect("words"), expected, "{value}");
+    let is = |value, expected: &[&str]| assert_eq!(split(value).expect("words"), expected, "{value}");
     is(r#"/bin/a "b c" 'd"e' f\ g "h\"i" '' j"k"l"#, &["/bin/a", "b c", "d\"e", "f g", "h\"i", "", "jkl"]);
     is(r"a\n\t\sb", &["a\n\t b"]);
-    assert_eq!((words("'a"), words("a\\")), (None, None));
+    assert_eq!((split("'a"), split("a\\")), (None, None));
 }
 
 #[test]
