@@ -67,6 +67,7 @@ impl Log {
                 request: Request::default(),
                 params: [].into(),
                 again: None,
+                place: None,
             };
             self.apply(when, jobs.iter().map(trigger).collect());
         }

@@ -201,7 +201,7 @@ impl Script {
             }
             "trigger" => {
                 let params = args.get("param").and_then(lab::spec::param).into_iter().collect();
-                Command::TriggerJob { job: self.reference(word)?, request, params, again: None }
+                Command::TriggerJob { job: self.reference(word)?, request, params, again: None, place: None }
             }
             "repeat" => {
                 let run = self.lab.names.run(word)?;
@@ -209,7 +209,8 @@ impl Script {
                     self.lab.finished.iter().find(|ended| ended.id == run).ok_or("it has not ended")?;
                 let again = Some(Again { run, chain: ended.chain.unwrap_or(run) });
                 let job = self.reference(&self.lab.names.label(run.job))?;
-                Command::TriggerJob { job, request, params: ended.params.clone(), again }
+                let (params, place) = (ended.params.clone(), ended.place.clone());
+                Command::TriggerJob { job, request, params, again, place }
             }
             "queue" => {
                 let number = |key: &str| args.get(key).map(str::parse).transpose();

@@ -53,7 +53,8 @@ pub fn commands(kind: u8, bytes: &[u8], state: &State, now: Timestamp) -> Result
             let mut message = decode::<pb::TriggerJobRequest>(bytes)?;
             let request = asked(&mut message)?;
             let job = job(state, &message.namespace, &message.name)?.reference();
-            Ok(vec![Command::TriggerJob { job, request, params: [].into(), again: None }])
+            let params = [].into();
+            Ok(vec![Command::TriggerJob { job, request, params, again: None, place: None }])
         }
         5 => {
             let mut message = decode::<pb::CancelRunRequest>(bytes)?;

@@ -111,7 +111,7 @@ impl Api {
         let make = |job: &Job, _| {
             many::known_params(job, &params)?;
             let (job, request, params) = (job.reference(), request.clone(), params.clone());
-            Ok(Command::TriggerJob { job, request, params, again: None })
+            Ok(Command::TriggerJob { job, request, params, again: None, place: None })
         };
         let done = self.decide_job(JobChange::Trigger, named, &request, make).await?;
         let Outcome::Triggered { run } = done else {

@@ -76,7 +76,8 @@ pub(super) fn filter(message: &pb::ListRunsRequest) -> Result<view::runs::Filter
         }
     }
     if problems.is_empty() {
-        let chain = Some(message.chain_id.as_str()).filter(|id| !id.is_empty()).map(run_id).transpose()?;
+        let named = |id: &str| Some(id).filter(|id| !id.is_empty()).map(run_id).transpose();
+        let (chain, parent) = (named(&message.chain_id)?, named(&message.parent)?);
         Ok(view::runs::Filter {
             namespace,
             job,
@@ -89,6 +90,7 @@ pub(super) fn filter(message: &pb::ListRunsRequest) -> Result<view::runs::Filter
             now: Timestamp::MIN,
             jobs: None,
             chain,
+            parent,
             backfill: Some(message.backfill).filter(|backfill| *backfill != 0),
             causes,
         })

@@ -99,5 +99,6 @@ fn read(spec: &pb::JobSpec, problems: &mut Problems) -> Option<JobSpec> {
         limits,
         after,
         priority: spec.priority,
+        every_node: spec.every_node,
     })
 }

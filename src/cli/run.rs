@@ -120,6 +120,9 @@ pub(super) struct ListArgs {
     /// Only runs of this chain: the first run and all that came of it
     #[arg(long, value_name = "RUN_ID", default_value = "", hide_default_value = true)]
     chain: String,
+    /// Only the parts of this run of a job with `every_node`: one for each worker that matched
+    #[arg(long, value_name = "RUN_ID", default_value = "", hide_default_value = true)]
+    parent: String,
     /// Only runs scheduled at this instant or later (RFC 3339)
     #[arg(long, value_name = "INSTANT", value_parser = instant)]
     from: Option<Timestamp>,
@@ -186,6 +189,7 @@ async fn list(args: ListArgs, context: &Context, printer: &mut Printer) -> Resul
         min_duration: args.min_duration.map(pb_span::write),
         backfill: args.backfill,
         chain_id: args.chain,
+        parent: args.parent,
         ..ListRunsRequest::default()
     };
     let found = paging::runs(&context.client()?, request, args.limit as usize).await?;

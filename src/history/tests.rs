@@ -43,6 +43,9 @@ fn run(job: u64, at: i64, fired_at: i64) -> Arc<Run> {
         retry_of: None,
         backfill: None,
         inputs: [].into(),
+        place: None,
+        parent: None,
+        spread: None,
     })
 }
 

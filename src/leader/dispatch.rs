@@ -65,7 +65,9 @@ impl Loop {
         let Some(job) = self.state.job(run.job).cloned() else { return };
         let Some((_, session)) = self.sessions.of_worker(worker) else { return };
         session.known.insert((run, fence));
-        let order = order(&job, self.state.run(run).map(Arc::as_ref), (run, attempt, fence));
+        // A part that is not seen yet has what the run has that made it.
+        let live = self.state.run(run).or_else(|| self.state.run(run.whole()));
+        let order = order(&job, live.map(Arc::as_ref), (run, attempt, fence));
         self.send(worker, order);
     }
 
@@ -162,7 +164,7 @@ fn order(job: &Job, live: Option<&Run>, (run, attempt, fence): (RunId, u32, u64)
         timeout: job.spec.timeout,
         target: Box::new(job.spec.target.clone()),
         params: Box::new(live.map_or(&job.spec.params, |live| &live.params).clone()),
-        chain: live.and_then(|live| live.chain).unwrap_or(run),
+        chain: live.and_then(|live| live.chain).unwrap_or(run.whole()),
         inputs: Box::new(live.map(|live| live.inputs.clone()).unwrap_or_default()),
     }
 }

@@ -38,7 +38,10 @@ impl Flight {
                     *self.starts.entry(worker.clone()).or_insert(0) += 1;
                     self.take_share(*run, state);
                 }
-                Command::Complete { run, .. } | Command::Retry { run } | Command::Expire { run } => {
+                Command::Complete { run, .. }
+                | Command::Spread { run, .. }
+                | Command::Retry { run }
+                | Command::Expire { run } => {
                     self.in_flight.runs.insert(*run);
                 }
                 Command::HalfOpen { breaker, .. } => {
@@ -96,7 +99,10 @@ impl Flight {
                     }
                     self.give_share(*run);
                 }
-                Command::Complete { run, .. } | Command::Retry { run } | Command::Expire { run } => {
+                Command::Complete { run, .. }
+                | Command::Spread { run, .. }
+                | Command::Retry { run }
+                | Command::Expire { run } => {
                     self.in_flight.runs.remove(run);
                 }
                 Command::HalfOpen { breaker, .. } => {

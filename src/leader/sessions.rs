@@ -14,6 +14,9 @@ use crate::state::State;
 use crate::state::run::RunId;
 use crate::state::time::Timestamp;
 
+/// Heartbeats of a stream that wait for an answer; at one more the stream is ended, and the worker opens another.
+const UNANSWERED_MAX: u32 = 32;
+
 /// A connected worker.
 #[derive(Debug)]
 pub(super) struct Session {
@@ -23,6 +26,8 @@ pub(super) struct Session {
     /// When it was opened, by the wall clock.
     pub(super) connected_at: Timestamp,
     pub(super) drain: Drain,
+    /// Heartbeats that had no answer when they came, and get one with the next that may be answered.
+    pub(super) unanswered: u32,
     /// When it was last given an attempt, by a count of this leader's.
     pub(super) given: u64,
     /// Attempts that it was told to stop, that the state gave up, and that it has not reported: each takes a slot there.
@@ -258,6 +263,17 @@ pub(super) struct Seeing<'a> {
 }
 
 impl Session {
+    /// Takes a heartbeat in, and answers it and all before it if they may be answered. The worker counts: an answer
+    /// that never came would make it take each later one for that of an older heartbeat, and one that lags by a lease
+    /// begins nothing any more. Returns whether the stream can go on.
+    pub(super) fn answer(&mut self, may: bool) -> bool {
+        self.unanswered += 1;
+        if !may {
+            return self.unanswered <= UNANSWERED_MAX;
+        }
+        (0..std::mem::take(&mut self.unanswered)).all(|_| self.outbox.try_send(Message::Heartbeat).is_ok())
+    }
+
     /// Slots for something new: what runs there, what is on its way, and what still stops there is taken off.
     fn free(&self, state: &State, starts: &HashMap<Arc<str>, u32>) -> u32 {
         let worker = &self.hello.worker;

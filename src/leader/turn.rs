@@ -404,7 +404,7 @@ impl Loop {
             .is_some_and(|open| open.drain.is_on() && self.flight.starts.contains_key(&open.hello.worker));
         let Some(open) = self.sessions.heard(session, now) else { return };
         // A worker that drains leaves with the answer, so it is not given while a start is on its way.
-        if leads && !starting && open.outbox.try_send(Message::Heartbeat).is_err() {
+        if !open.answer(leads && !starting) {
             self.drop_session(session);
         }
     }
@@ -435,6 +435,7 @@ impl Loop {
             last_heard: Instant::now(),
             connected_at: self.options.clock.clock().now(),
             drain: Drain::No,
+            unanswered: 0,
             given: 0,
             leftover: HashSet::new(),
             known: HashSet::new(),

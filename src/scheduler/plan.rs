@@ -5,13 +5,15 @@
 //! whether this leader is a new one. What it plans may be out of date when it is applied; each command
 //! names what it expects, so the state refuses what no longer fits.
 //!
-//! Order within a plan: jobs whose pause is over, jobs whose last run is over, breakers whose cool-down is over, runs whose wait is over, workers whose lease
-//! is over, then starts of what waits, oldest first, then occurrences that are due, each with its
+//! Order within a plan: jobs whose pause is over, jobs whose last run is over, breakers whose cool-down is over, runs whose
+//! wait is over, workers whose lease is over, then runs that are for each worker that matches, then starts of what waits,
+//! oldest first, then occurrences that are due, each with its
 //! start in the same commit where a worker has room.
 
 mod assign;
 mod limits;
 mod pauses;
+mod spread;
 mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -25,6 +27,7 @@ use crate::state::breaker::{Status, StatusKind};
 use crate::state::group::GroupKey;
 use crate::state::run::{AttemptOutcome, JobId, Phase, Report, Run, RunId};
 use crate::state::spec::JobSpec;
+use crate::state::spread::{is_spread, place_of};
 use crate::state::time::Timestamp;
 use crate::state::{BreakerKey, Command, Job, Needs, State, Verdict};
 
@@ -66,9 +69,15 @@ pub struct Session {
 
 impl Session {
     /// Whether it has room for an attempt that needs just this.
-    fn may_take(&self, spec: &JobSpec, queue: &str) -> bool {
+    fn may_take(&self, spec: &JobSpec, queue: &str, place: Option<&str>) -> bool {
         self.free > 0
-            && self.queues.contains(queue)
+            && place.is_none_or(|place| place == place_of(&self.worker))
+            && self.matches(spec, queue)
+    }
+
+    /// Whether it takes attempts that need just this, when it has room.
+    fn matches(&self, spec: &JobSpec, queue: &str) -> bool {
+        self.queues.contains(queue)
             && self.kinds.contains(spec.target.kind())
             && spec.requires.iter().all(|(key, value)| self.labels.get(key) == Some(value))
     }
@@ -191,6 +200,7 @@ pub fn plan(
     planning.deadlines();
     planning.leases();
     planning.probes();
+    planning.spreads();
     planning.waiting(rules);
     planning.due(rules);
     planning.plan
@@ -275,7 +285,7 @@ impl Planning<'_> {
                     self.plan.commands.push(Command::Expire { run: id });
                     self.taken.insert(id);
                 }
-                Phase::Ended => {}
+                Phase::Spread | Phase::Ended => {}
             }
         }
     }
@@ -370,14 +380,23 @@ impl Planning<'_> {
     fn start(&mut self, run: &Run, id: RunId) -> bool {
         let attempt = run.attempts.last().map_or(1, |last| last.number.saturating_add(1));
         let Some(job) = self.state.job(id.job).cloned() else { return false };
-        self.start_attempt(&job, id, &run.queue, attempt)
+        if is_spread(&job.spec, run) {
+            return self.spread(&job, id, &run.queue);
+        }
+        self.start_attempt(&job, id, (&run.queue, run.place.as_deref()), attempt)
     }
 
-    fn start_attempt(&mut self, job: &Job, run: RunId, queue: &str, attempt: u32) -> bool {
+    fn start_attempt(
+        &mut self,
+        job: &Job,
+        run: RunId,
+        (queue, place): (&str, Option<&str>),
+        attempt: u32,
+    ) -> bool {
         if !self.has_room(&job.spec, queue) {
             return false;
         }
-        let Some(worker) = self.assign(&job.spec, queue) else { return false };
+        let Some(worker) = self.assign(&job.spec, queue, place) else { return false };
         if let Some(group) = job.spec.group() {
             *self.groups.entry(group).or_insert(0) += 1;
         }
@@ -391,8 +410,8 @@ impl Planning<'_> {
     }
 
     /// Takes a slot off the worker that is to carry it out; see [`assign`].
-    fn assign(&mut self, spec: &JobSpec, queue: &str) -> Option<Arc<str>> {
-        let able = self.sessions.open.iter_mut().filter(|session| session.may_take(spec, queue));
+    fn assign(&mut self, spec: &JobSpec, queue: &str, place: Option<&str>) -> Option<Arc<str>> {
+        let able = self.sessions.open.iter_mut().filter(|session| session.may_take(spec, queue, place));
         let session = able.max_by(|one, other| assign::order(one, other))?;
         session.free -= 1;
         Some(session.worker.clone())
@@ -452,7 +471,13 @@ impl Planning<'_> {
             return;
         }
         for run in runs.into_iter().take(self.parallel_room(job)) {
-            if self.full() || !self.start_attempt(job, run, &job.spec.queue, 1) {
+            let queue = &job.spec.queue;
+            let is_planned = if job.spec.every_node {
+                !self.full() && self.spread(job, run, queue)
+            } else {
+                !self.full() && self.start_attempt(job, run, (queue, None), 1)
+            };
+            if !is_planned {
                 return;
             }
         }

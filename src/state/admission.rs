@@ -50,11 +50,17 @@ impl Applying<'_> {
 
     /// Keeps the run behind its open breaker if it is the newest of its job there; the others go.
     fn hold(&mut self, mut run: Run) {
+        if run.parent.is_some() {
+            // It stands for its worker, and no other takes its place.
+            run.phase = Phase::Held;
+            run.state = RunState::Pending;
+            return self.state.put_run(run);
+        }
         let others: Vec<Arc<Run>> = self
             .state
             .runs_of(run.id.job)
             .filter(|other| other.id != run.id && other.phase == Phase::Held && other.is_untouched())
-            .filter(|other| other.breaker == run.breaker)
+            .filter(|other| other.breaker == run.breaker && other.parent.is_none())
             .cloned()
             .collect();
         let newest = others.iter().map(|other| other.id).max().map_or(run.id, |other| other.max(run.id));
@@ -73,6 +79,9 @@ impl Applying<'_> {
     /// Decides by the overlap policy whether the run's turn has come. No queued run is let through
     /// before that is settled, for an end in the middle of it would make room that is spoken for.
     fn enter_overlap(&mut self, job: &Arc<Job>, run: Run) {
+        if run.parent.is_some() {
+            return self.admit(run);
+        }
         let outer = std::mem::replace(&mut self.admitting, true);
         self.settle_overlap(job, run);
         self.admitting = outer;
@@ -148,6 +157,8 @@ impl Applying<'_> {
     pub(super) fn admit(&mut self, mut run: Run) {
         match self.breaker_kind(&run.breaker) {
             StatusKind::Closed => run.phase = Phase::Waiting,
+            // Of what comes of it, and not of itself, a probe is chosen.
+            StatusKind::HalfOpen if self.state.spreads(&run) => run.phase = Phase::Waiting,
             StatusKind::HalfOpen => run.phase = Phase::Held,
             StatusKind::Open if run.is_untouched() => {
                 let Some(job) = self.state.jobs.get(&run.id.job).cloned() else { return };
@@ -267,6 +278,8 @@ impl Applying<'_> {
                 run.cancel = Some(CancelRequest { at: self.moment.at, reason, detail: detail.to_owned() });
                 self.state.put_run(run);
             }
+        } else if run.phase == Phase::Spread {
+            self.stop_spread(run, reason, detail);
         } else {
             self.end(run, RunState::Cancelled, Some(reason), detail.to_owned());
         }
@@ -284,12 +297,16 @@ impl Applying<'_> {
         run.overdue_at = None;
         let job = run.id.job;
         self.state.remove_run(run.id);
-        self.state.put_last(job, LastRun::of(&run));
+        if run.parent.is_none() {
+            self.state.put_last(job, LastRun::of(&run));
+        }
         let run = Arc::new(run);
-        if self.state.followers(&run.namespace, &run.job).next().is_some() {
+        // What one worker made of a run is not the run.
+        if run.place.is_none() && self.state.followers(&run.namespace, &run.job).next().is_some() {
             self.ended.push_back(run.clone());
         }
-        self.finished.push(run);
+        self.finished.push(run.clone());
+        self.part_ended(&run);
         self.admit_queued(job);
         self.drop_if_done(job);
     }

@@ -75,7 +75,8 @@ impl State {
 /// Unique for ever, as long as an entry holds no more commands than the limit.
 fn command_number(index: u64, place: usize) -> Option<u64> {
     let place = u64::try_from(place).ok().filter(|_| place < limits::COMMANDS_PER_ENTRY)?;
-    index.checked_mul(limits::COMMANDS_PER_ENTRY as u64)?.checked_add(place)
+    let number = index.checked_mul(limits::COMMANDS_PER_ENTRY as u64)?.checked_add(place)?;
+    Some(number).filter(|number| *number <= RunId::NUMBER_MAX)
 }
 
 impl Applying<'_> {
@@ -86,8 +87,8 @@ impl Applying<'_> {
             Command::DeleteJob { job, cancel_runs, request } => self.delete(job.id, *cancel_runs, request),
             Command::PauseJob { job, request, until } => self.pause(job.id, request, *until),
             Command::ResumeJob { job, version, next, .. } => self.resume(job.id, *version, *next),
-            Command::TriggerJob { job, request, params, again } => {
-                self.trigger(job.id, request, (params, *again))
+            Command::TriggerJob { job, request, params, again, place } => {
+                self.trigger(job.id, request, (params, *again, place.as_ref()))
             }
             Command::Backfill { job, version, instants, request } => {
                 self.backfill(job.id, *version, instants, request)
@@ -99,6 +100,7 @@ impl Applying<'_> {
             Command::Start { run, attempt, worker, lease_until } => {
                 self.start(*run, *attempt, worker, *lease_until)
             }
+            Command::Spread { run, places } => self.spread(*run, places),
             Command::Complete { run, fence, outcome, report, retry_after } => {
                 self.complete((*run, *fence), *outcome, report, *retry_after)
             }
@@ -196,6 +198,9 @@ impl Applying<'_> {
         job.previous.drain(..surplus);
         let (id, version) = (job.id, job.version);
         self.state.put_job(job);
+        if old.spec.every_node != spec.every_node {
+            self.admit_anew(id);
+        }
         self.fit_breaker(id);
         self.drop_unshared(&old_breaker);
         self.state.fit_group(spec, now);

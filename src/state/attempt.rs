@@ -10,6 +10,7 @@ use super::limits;
 use super::rejection::Rejection;
 use super::run::{Attempt, AttemptOutcome, Phase, Reason, Report, Run, RunId, RunState};
 use super::spec::{OnLost, Retry, RetryOn};
+use super::spread::place_of;
 use super::time::Timestamp;
 
 impl Applying<'_> {
@@ -23,8 +24,9 @@ impl Applying<'_> {
     ) -> Result<Outcome, Rejection> {
         let old = self.state.runs.get(&id).cloned().ok_or(Rejection::NoRun)?;
         let expected = old.attempts.last().map_or(1, |last| last.number.saturating_add(1));
-        let expired = old.is_untouched() && old.start_by.is_some_and(|start_by| start_by < self.moment.at);
-        if number != expected || expired {
+        let expired = old.must_start_by().is_some_and(|start_by| start_by < self.moment.at);
+        let elsewhere = old.place.as_deref().is_some_and(|place| place != place_of(worker));
+        if number != expected || expired || elsewhere || self.state.spreads(&old) {
             return Err(Rejection::Stale);
         }
         let spec = self.state.jobs.get(&id.job).ok_or(Rejection::NoJob)?.spec.clone();
@@ -37,7 +39,7 @@ impl Applying<'_> {
         let probe = match old.phase {
             Phase::Waiting => None,
             Phase::Held => Some(self.admit_probe(&old)?),
-            Phase::Queued | Phase::Backoff { .. } | Phase::Running | Phase::Ended => {
+            Phase::Queued | Phase::Backoff { .. } | Phase::Running | Phase::Spread | Phase::Ended => {
                 return Err(Rejection::Stale);
             }
         };
@@ -132,10 +134,12 @@ impl Applying<'_> {
         match run.phase {
             Phase::Backoff { retry_at } if retry_at > self.moment.at => Err(Rejection::Early),
             Phase::Backoff { .. } => {
-                self.admit(run.as_ref().clone());
+                let mut run = run.as_ref().clone();
+                self.wait_for_place(&mut run);
+                self.admit(run);
                 Ok(Outcome::Done)
             }
-            Phase::Queued | Phase::Held | Phase::Waiting | Phase::Running | Phase::Ended => {
+            Phase::Queued | Phase::Held | Phase::Waiting | Phase::Running | Phase::Spread | Phase::Ended => {
                 Err(Rejection::Stale)
             }
         }
@@ -144,7 +148,7 @@ impl Applying<'_> {
     /// The run did not start in time.
     pub(super) fn expire(&mut self, id: RunId) -> Result<Outcome, Rejection> {
         let run = self.state.runs.get(&id).cloned().ok_or(Rejection::NoRun)?;
-        let start_by = run.start_by.filter(|_| run.is_untouched()).ok_or(Rejection::Stale)?;
+        let start_by = run.must_start_by().ok_or(Rejection::Stale)?;
         if start_by > self.moment.at {
             return Err(Rejection::Early);
         }
@@ -152,10 +156,18 @@ impl Applying<'_> {
             Phase::Queued => "for an earlier run of the job",
             Phase::Held => "behind its breaker",
             Phase::Waiting => "for a worker with room",
-            Phase::Backoff { .. } | Phase::Running | Phase::Ended => return Err(Rejection::Stale),
+            Phase::Backoff { .. } | Phase::Running | Phase::Spread | Phase::Ended => {
+                return Err(Rejection::Stale);
+            }
         };
-        let detail = format!("not started by {start_by}; it waited {waited_for}");
-        self.end(run.as_ref().clone(), RunState::Skipped, Some(Reason::Expired), detail);
+        let place = run.place.as_ref().map(|place| format!(" at {place}")).unwrap_or_default();
+        let (what, state) = if run.is_untouched() {
+            ("not started", RunState::Skipped)
+        } else {
+            ("not started again", RunState::Failed)
+        };
+        let detail = format!("{what} by {start_by}; it waited {waited_for}{place}");
+        self.end(run.as_ref().clone(), state, Some(Reason::Expired), detail);
         Ok(Outcome::Done)
     }
 
@@ -225,6 +237,7 @@ impl Applying<'_> {
         if vanished && run.reruns < limits::RERUNS {
             let mut run = run;
             run.reruns += 1;
+            self.wait_for_place(&mut run);
             return self.admit(run);
         }
         let counted = u32::try_from(run.attempts.len()).unwrap_or(u32::MAX).saturating_sub(run.reruns);
@@ -271,6 +284,11 @@ fn failure_reason(run: &Run, outcome: AttemptOutcome) -> Reason {
         AttemptOutcome::Failed if report.is_some_and(|report| report.exit_code.is_some()) => Reason::Exit,
         AttemptOutcome::Failed if report.is_some_and(|report| report.http_status.is_some()) => {
             Reason::HttpStatus
+        }
+        AttemptOutcome::Failed
+            if report.is_some_and(|report| report.grpc_status.is_some_and(|it| it > 0)) =>
+        {
+            Reason::GrpcStatus
         }
         AttemptOutcome::Failed | AttemptOutcome::Succeeded | AttemptOutcome::Running => Reason::Error,
     }

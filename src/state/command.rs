@@ -190,6 +190,9 @@ pub enum Command {
         /// The run that is made again.
         #[serde(default)]
         again: Option<Again>,
+        /// The one place whose workers may carry it out.
+        #[serde(default)]
+        place: Option<Arc<str>>,
     },
     /// Makes a run for each of some past instants.
     Backfill {
@@ -237,6 +240,13 @@ pub enum Command {
         worker: Arc<str>,
         /// Until when the worker is believed alive without a sign.
         lease_until: Timestamp,
+    },
+    /// Makes a run for each worker that matches, of a run whose job says `every_node`.
+    Spread {
+        /// Which run; it must wait for a worker.
+        run: RunId,
+        /// The places of the workers, ascending; at most [`super::limits::PLACES`], or the run is skipped.
+        places: Vec<Arc<str>>,
     },
     /// Records the end of an attempt.
     Complete {
@@ -348,6 +358,7 @@ impl Command {
             | Self::Fire { .. }
             | Self::Disarm { .. }
             | Self::Start { .. }
+            | Self::Spread { .. }
             | Self::Complete { .. }
             | Self::Renew { .. }
             | Self::Lose { .. }
@@ -437,6 +448,11 @@ pub enum Outcome {
         /// Its number, by which they can be told.
         backfill: u64,
         /// How many.
+        runs: u32,
+    },
+    /// The run waits for those that it made.
+    Spread {
+        /// How many; 0 where it was skipped.
         runs: u32,
     },
     /// The attempt may leave for its worker.

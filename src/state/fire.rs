@@ -188,6 +188,9 @@ impl Applying<'_> {
             retry_of: None,
             backfill: None,
             inputs: BTreeMap::new(),
+            place: None,
+            parent: None,
+            spread: None,
         }
     }
 
@@ -227,7 +230,7 @@ impl Applying<'_> {
         &mut self,
         id: JobId,
         request: &Request,
-        (params, again): (&BTreeMap<String, String>, Option<Again>),
+        (params, again, place): (&BTreeMap<String, String>, Option<Again>, Option<&Arc<str>>),
     ) -> Result<Outcome, Rejection> {
         let job = self.live_job(id)?;
         if params.keys().any(|name| !job.spec.params.contains_key(name)) {
@@ -247,6 +250,10 @@ impl Applying<'_> {
         run.params.extend(params.iter().map(|(name, value)| (name.clone(), value.clone())));
         run.chain = again.map(|again| again.chain);
         run.retry_of = again.map(|again| again.run);
+        run.place = place.cloned();
+        if run.place.is_some() {
+            run.start_by = Some(self.place_deadline(&job));
+        }
         self.enter(&job, run);
         Ok(Outcome::Triggered { run: id })
     }

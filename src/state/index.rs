@@ -135,7 +135,7 @@ impl State {
                     self.stopping.insert(run.id);
                 }
             }
-            Phase::Queued | Phase::Backoff { .. } | Phase::Ended => {}
+            Phase::Queued | Phase::Backoff { .. } | Phase::Spread | Phase::Ended => {}
         }
         if let Some(at) = deadline(run) {
             self.deadlines.insert((at, run.id));
@@ -165,7 +165,7 @@ impl State {
                 }
                 self.stopping.remove(&run.id);
             }
-            Phase::Queued | Phase::Backoff { .. } | Phase::Ended => {}
+            Phase::Queued | Phase::Backoff { .. } | Phase::Spread | Phase::Ended => {}
         }
         if let Some(at) = deadline(run) {
             self.deadlines.remove(&(at, run.id));
@@ -223,7 +223,7 @@ fn deadline(run: &Run) -> Option<Timestamp> {
     match run.phase {
         Phase::Backoff { retry_at } => Some(retry_at),
         Phase::Running => run.overdue_at,
-        Phase::Queued | Phase::Held | Phase::Waiting => run.start_by.filter(|_| run.is_untouched()),
-        Phase::Ended => None,
+        Phase::Queued | Phase::Held | Phase::Waiting => run.must_start_by(),
+        Phase::Spread | Phase::Ended => None,
     }
 }

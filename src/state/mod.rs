@@ -47,6 +47,7 @@ pub mod run;
 pub mod schedule;
 mod snapshot;
 pub mod spec;
+pub mod spread;
 pub mod time;
 mod verify;
 mod waiting;
@@ -128,6 +129,7 @@ pub struct State {
     due: OrdSet<(Timestamp, JobId)>,
     faulty: OrdSet<JobId>,
     waiting: OrdSet<(Needs, Timestamp, RunId)>,
+    spreading: OrdSet<(Timestamp, RunId)>,
     held: OrdSet<(BreakerKey, RunId)>,
     deadlines: OrdSet<(Timestamp, RunId)>,
     carried: OrdSet<(Arc<str>, RunId)>,
@@ -327,12 +329,14 @@ impl State {
     /// one that an open breaker keeps and that has not started: it asks again when the breaker lets go.
     fn takes_place(&self, run: &Run) -> bool {
         match run.phase {
+            // What a run made for one of its workers is in the place of that run.
+            _ if run.parent.is_some() => false,
             Phase::Queued | Phase::Ended => false,
             Phase::Held => {
                 let open = self.breakers.get(&run.breaker).is_some_and(|it| it.kind() == StatusKind::Open);
                 !(open && run.is_untouched())
             }
-            Phase::Waiting | Phase::Backoff { .. } | Phase::Running => true,
+            Phase::Waiting | Phase::Backoff { .. } | Phase::Running | Phase::Spread => true,
         }
     }
 }

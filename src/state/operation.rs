@@ -74,6 +74,7 @@ fn operation_key(command: &Command) -> Option<Arc<str>> {
         | Command::Fire { .. }
         | Command::Disarm { .. }
         | Command::Start { .. }
+        | Command::Spread { .. }
         | Command::Complete { .. }
         | Command::Renew { .. }
         | Command::Lose { .. }

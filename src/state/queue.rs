@@ -56,7 +56,7 @@ impl QueueLoad {
         match run.phase {
             Phase::Waiting => Self { waiting: count(self.waiting), ..self },
             Phase::Running => Self { running: count(self.running), ..self },
-            Phase::Queued | Phase::Held | Phase::Backoff { .. } | Phase::Ended => self,
+            Phase::Queued | Phase::Held | Phase::Backoff { .. } | Phase::Spread | Phase::Ended => self,
         }
     }
 }

@@ -23,18 +23,50 @@ pub struct JobId(pub u64);
 /// Identity of a run for ever: the job's incarnation and the nominal instant.
 ///
 /// `seq` is 0 for a run of the schedule, so the same instant can be fired only once; a run made by
-/// hand carries the number of the command that made it. As text `JOB-MILLISECONDS[-mSEQ]`.
+/// hand carries the number of the command that made it, and the part of a run that is for one of several workers
+/// carries its place among them. As text `JOB-MILLISECONDS[-mNUMBER][-pPLACE]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RunId {
     /// The job's incarnation.
     pub job: JobId,
     /// The nominal instant.
     pub at: Timestamp,
-    /// 0, or the number of the command that made the run by hand.
+    /// 0, or the number of the command that made the run by hand; with [`RunId::at_place`] above it.
     pub seq: u64,
 }
 
+/// The bits of [`RunId::seq`] that hold the number of a command; those above hold a place.
+const NUMBER_BITS: u32 = 54;
+
 impl RunId {
+    /// The highest number of a command that an identity holds.
+    pub const NUMBER_MAX: u64 = (1 << NUMBER_BITS) - 1;
+
+    /// The identity of the run that this one makes for its `place`th worker, counted from 1, at most
+    /// [`super::limits::PLACES`].
+    #[must_use]
+    pub const fn at_place(self, place: u16) -> Self {
+        Self { seq: self.number() | ((place as u64) << NUMBER_BITS), ..self }
+    }
+
+    /// Which of the workers of its parent it is for, from 1; 0 for a run that is no such part.
+    #[must_use]
+    pub const fn place(self) -> u64 {
+        self.seq >> NUMBER_BITS
+    }
+
+    /// The run that it is a part of; itself where it is none.
+    #[must_use]
+    pub const fn whole(self) -> Self {
+        Self { seq: self.number(), ..self }
+    }
+
+    /// 0, or the number of the command that made the run by hand.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.seq & Self::NUMBER_MAX
+    }
+
     /// The lowest and the highest identity that a run of `job` can have.
     #[must_use]
     pub const fn range_of(job: JobId) -> std::ops::RangeInclusive<Self> {
@@ -45,7 +77,10 @@ impl RunId {
 impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.job.0, self.at.millis())?;
-        if self.seq > 0 { write!(f, "-m{}", self.seq) } else { Ok(()) }
+        if self.number() > 0 {
+            write!(f, "-m{}", self.number())?;
+        }
+        if self.place() > 0 { write!(f, "-p{}", self.place()) } else { Ok(()) }
     }
 }
 
@@ -59,15 +94,20 @@ impl FromStr for RunId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (job, rest) = text.split_once('-').ok_or(RunIdError)?;
-        let (at, seq) = match rest.rsplit_once("-m") {
-            Some((at, seq)) => (at, seq.parse().map_err(|_| RunIdError)?),
+        let (rest, place) = match rest.rsplit_once("-p") {
+            Some((rest, place)) => (rest, place.parse().map_err(|_| RunIdError)?),
+            None => (rest, 0),
+        };
+        let (at, number) = match rest.rsplit_once("-m") {
+            Some((at, number)) => (at, number.parse().map_err(|_| RunIdError)?),
             None => (rest, 0),
         };
         let id = Self {
             job: JobId(job.parse().map_err(|_| RunIdError)?),
             at: Timestamp::from_millis(at.parse().map_err(|_| RunIdError)?),
-            seq,
+            seq: number,
         };
+        let id = id.at_place(place);
         if id.to_string() == text { Ok(id) } else { Err(RunIdError) }
     }
 }
@@ -139,6 +179,8 @@ pub enum Reason {
     Backoff,
     /// The runs before it did not end as it waits for.
     Upstream,
+    /// The status of the call was not OK.
+    GrpcStatus,
 }
 
 impl Reason {
@@ -162,6 +204,7 @@ impl Reason {
             Self::Worker => "worker",
             Self::Backoff => "backoff",
             Self::Upstream => "upstream",
+            Self::GrpcStatus => "grpc_status",
         }
     }
 }
@@ -184,6 +227,8 @@ pub enum Phase {
     Running,
     /// For nothing: it has ended.
     Ended,
+    /// For the runs that it made, one for each worker, to end.
+    Spread,
 }
 
 /// How an attempt ended.
@@ -350,6 +395,30 @@ pub struct Run {
     /// What the runs that it runs after gave as their results, by the names of their jobs, as JSON.
     #[serde(default)]
     pub inputs: BTreeMap<String, String>,
+    /// The one place whose workers may carry it out.
+    #[serde(default)]
+    pub place: Option<Arc<str>>,
+    /// The run that made it, for one of the workers that match.
+    #[serde(default)]
+    pub parent: Option<RunId>,
+    /// What has become of the runs that it made, one for each worker that matches.
+    #[serde(default)]
+    pub spread: Option<Box<Spread>>,
+}
+
+/// What has become of the runs that a run of a job with `every_node` made.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spread {
+    /// How many there are: one for each place.
+    pub places: u32,
+    /// How many have ended.
+    pub ended: u32,
+    /// How many of those succeeded.
+    pub succeeded: u32,
+    /// How many of them were skipped.
+    pub skipped: u32,
+    /// The first that ended and did not succeed, and why.
+    pub first: Option<(RunId, Option<Reason>)>,
 }
 
 impl Run {
@@ -379,6 +448,13 @@ impl Run {
         self.attempts.is_empty()
     }
 
+    /// Until when it must have started, if it may end for not having. A run for one place keeps this through its
+    /// retries, for the place may never return.
+    #[must_use]
+    pub fn must_start_by(&self) -> Option<Timestamp> {
+        self.start_by.filter(|_| self.is_untouched() || self.place.is_some())
+    }
+
     /// Whether it has ended.
     #[must_use]
     pub fn has_ended(&self) -> bool {
@@ -393,31 +469,4 @@ impl Run {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_report_of_a_release_that_knew_no_result_is_read() {
-        let old = [2, 0x95, 3, 0xc0, 0xa2, b'n', b'o', 0xc4, 1, 7, 0xc2];
-        let mut report =
-            Report { exit_code: Some(3), error: "no".to_owned(), output: vec![7], ..Report::default() };
-        assert_eq!(super::super::command::decode::<Report>(&old).expect("it is read"), report);
-        report.result = "[1]".to_owned();
-        let bytes = super::super::command::encode(&report);
-        let written = [2, 0x97, 3, 0xc0, 0xa2, b'n', b'o', 0xc4, 1, 7, 0xc2, 0xa3, b'[', b'1', b']', 0xc0];
-        assert_eq!(bytes, written);
-        assert_eq!(super::super::command::decode::<Report>(&bytes).expect("it is read"), report);
-    }
-
-    #[test]
-    fn run_ids_read_back_and_nothing_else_does() {
-        let id = RunId { job: JobId(4096), at: Timestamp::from_millis(-5), seq: 0 };
-        assert_eq!(id.to_string().parse(), Ok(id));
-        let manual = RunId { seq: 17, ..id };
-        assert_eq!(manual.to_string(), "4096--5-m17");
-        assert_eq!(manual.to_string().parse(), Ok(manual));
-        for text in ["", "x", "1-2-m0", "01-2", "1-+2", "1-2-m", "1-2-m03", "1"] {
-            assert_eq!(text.parse::<RunId>(), Err(RunIdError), "{text}");
-        }
-    }
-}
+mod tests;

@@ -59,6 +59,9 @@ pub struct JobSpec {
     /// Of the runs that wait for a worker those of the highest start first; -100 to 100.
     #[serde(default)]
     pub priority: i32,
+    /// Each run is carried out once on each worker that may, and is what became of all of them.
+    #[serde(default)]
+    pub every_node: bool,
 }
 
 /// What an attempt does.

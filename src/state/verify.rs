@@ -22,6 +22,9 @@ pub enum Broken {
     /// A run waits for a worker though its breaker is not closed, or is held though it is.
     #[error("run {0} waits on the wrong side of its breaker")]
     WrongSide(RunId),
+    /// The runs that a run made, one for each worker, do not add up, or one lives without it.
+    #[error("run {0} and the runs for its workers do not add up")]
+    Spread(RunId),
     /// Attempts out of order, or two that run.
     #[error("the attempts of run {0} are out of order")]
     Attempts(RunId),
@@ -87,6 +90,7 @@ impl State {
             ("due", self.due == anew.due),
             ("faulty", self.faulty == anew.faulty),
             ("waiting", self.waiting == anew.waiting),
+            ("spreading", self.spreading == anew.spreading),
             ("held", self.held == anew.held),
             ("deadlines", self.deadlines == anew.deadlines),
             ("carried", self.carried == anew.carried),
@@ -115,9 +119,12 @@ impl State {
             return Err(Broken::Phase(run.id));
         }
         let closed = self.breakers.get(&run.breaker).is_none_or(|it| it.kind() == StatusKind::Closed);
-        if (run.phase == Phase::Waiting && !closed) || (run.phase == Phase::Held && closed) {
+        // A run that is still to be spread starts nothing itself; a half-open breaker keeps those that come of it.
+        let may_wait = closed || (self.spreads(run) && !self.is_open(&run.breaker));
+        if (run.phase == Phase::Waiting && !may_wait) || (run.phase == Phase::Held && closed) {
             return Err(Broken::WrongSide(run.id));
         }
+        self.verify_spread(run)?;
         let ascending = run
             .attempts
             .windows(2)
@@ -125,6 +132,24 @@ impl State {
         let running =
             run.attempts.iter().filter(|attempt| attempt.outcome == AttemptOutcome::Running).count();
         if ascending && running <= 1 { Ok(()) } else { Err(Broken::Attempts(run.id)) }
+    }
+
+    /// What a run made and has not ended is live, and nothing lives without the run that made it.
+    fn verify_spread(&self, run: &Run) -> Result<(), Broken> {
+        let parts = || self.runs_of(run.id.job).filter(|part| part.parent == Some(run.id)).count();
+        let has_parent = |parent: RunId| self.runs.get(&parent).is_some_and(|it| it.phase == Phase::Spread);
+        let sound = match (run.phase, &run.spread) {
+            (Phase::Spread, Some(spread)) => {
+                spread.ended < spread.places && u32::try_from(parts()) == Ok(spread.places - spread.ended)
+            }
+            (Phase::Spread, None) | (_, Some(_)) => false,
+            (_, None) => run.parent.is_none_or(|parent| has_parent(parent) && run.place.is_some()),
+        };
+        if sound { Ok(()) } else { Err(Broken::Spread(run.id)) }
+    }
+
+    fn is_open(&self, key: &BreakerKey) -> bool {
+        self.breakers.get(key).is_some_and(|it| it.kind() == StatusKind::Open)
     }
 
     fn verify_job(&self, id: JobId) -> Result<(), Broken> {

@@ -24,6 +24,8 @@ pub struct Needs {
     queue: Arc<str>,
     /// Absent only in a bound: before all classes of the queue.
     spec: Option<Arc<JobSpec>>,
+    /// The one place whose workers may take it.
+    place: Option<Arc<str>>,
 }
 
 impl Needs {
@@ -37,6 +39,12 @@ impl Needs {
     #[must_use]
     pub fn spec(&self) -> Option<&Arc<JobSpec>> {
         self.spec.as_ref()
+    }
+
+    /// The one place whose workers may take it.
+    #[must_use]
+    pub const fn place(&self) -> Option<&Arc<str>> {
+        self.place.as_ref()
     }
 
     /// Of the classes that a worker may take those of the highest priority go first.
@@ -69,7 +77,7 @@ impl Ord for Needs {
             (None, _) | (_, None) => false,
         };
         let by_class = || if same { Ordering::Equal } else { self.class().cmp(&other.class()) };
-        self.queue.cmp(&other.queue).then_with(by_class)
+        self.queue.cmp(&other.queue).then_with(by_class).then_with(|| self.place.cmp(&other.place))
     }
 }
 
@@ -96,7 +104,7 @@ impl State {
     pub fn waiting_class<'a>(&'a self, queue: &Arc<str>, after: Option<&Needs>) -> Option<&'a Needs> {
         let after = match after {
             Some(needs) => (needs.clone(), Timestamp::MAX, HIGHEST),
-            None => (Needs { queue: queue.clone(), spec: None }, Timestamp::MAX, HIGHEST),
+            None => (Needs { queue: queue.clone(), spec: None, place: None }, Timestamp::MAX, HIGHEST),
         };
         let mut later = self.waiting.range((Bound::Excluded(after), Bound::Unbounded));
         later.next().map(|(needs, _, _)| needs).filter(|needs| needs.queue == *queue)
@@ -110,25 +118,34 @@ impl State {
             .map(|(_, due_at, run)| (*due_at, *run))
     }
 
-    /// Runs that wait for a worker, in the order of their queues' names.
+    /// Runs that wait for a worker, in the order of their queues' names, and then those that wait to be spread.
     pub fn waiting(&self) -> impl Iterator<Item = RunId> {
-        self.waiting.iter().map(|(_, _, run)| *run)
+        self.waiting.iter().map(|(_, _, run)| *run).chain(self.spreading())
+    }
+
+    /// Runs that wait to be made into one for each worker that matches, the earliest due first.
+    pub fn spreading(&self) -> impl Iterator<Item = RunId> {
+        self.spreading.iter().map(|(_, run)| *run)
     }
 
     /// How many runs wait for a worker.
     #[must_use]
     pub fn waiting_count(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.spreading.len()
     }
 
     pub(super) fn wait(&mut self, run: &Run) {
-        if let Some(row) = self.waiting_row(run) {
+        if self.spreads(run) {
+            self.spreading.insert((run.due_at, run.id));
+        } else if let Some(row) = self.waiting_row(run) {
             self.waiting.insert(row);
         }
     }
 
     pub(super) fn wait_no_more(&mut self, run: &Run) {
-        if let Some(row) = self.waiting_row(run) {
+        if self.spreads(run) {
+            self.spreading.remove(&(run.due_at, run.id));
+        } else if let Some(row) = self.waiting_row(run) {
             self.waiting.remove(&row);
         }
     }
@@ -136,7 +153,8 @@ impl State {
     fn waiting_row(&self, run: &Run) -> Option<(Needs, Timestamp, RunId)> {
         // Every live run has its job; see `verify`.
         let spec = self.jobs.get(&run.id.job)?.spec.clone();
-        Some((Needs { queue: run.queue.clone(), spec: Some(spec) }, run.due_at, run.id))
+        let needs = Needs { queue: run.queue.clone(), spec: Some(spec), place: run.place.clone() };
+        Some((needs, run.due_at, run.id))
     }
 
     /// The waiting runs of a job, which must be taken out and put back around a change of what they need.

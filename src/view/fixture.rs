@@ -74,6 +74,7 @@ pub(crate) fn minutely(name: &str) -> JobSpec {
         limits: None,
         after: None,
         priority: 0,
+        every_node: false,
         breaker: BreakerPolicy {
             name: None,
             consecutive_failures: 2,
@@ -160,7 +161,10 @@ impl Scene {
 
     pub(crate) async fn trigger(&mut self, job: JobId, request: Request) -> RunId {
         let job = self.state.job(job).expect("a job").reference();
-        match self.apply(Command::TriggerJob { job, request, params: [].into(), again: None }).await {
+        match self
+            .apply(Command::TriggerJob { job, request, params: [].into(), again: None, place: None })
+            .await
+        {
             Outcome::Triggered { run } => run,
             other => panic!("{other:?}"),
         }

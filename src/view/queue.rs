@@ -30,7 +30,7 @@ pub fn all(state: &State) -> Vec<pb::Queue> {
         match run.phase {
             Phase::Waiting => queue.waiting += 1,
             Phase::Running => queue.running += 1,
-            Phase::Queued | Phase::Held | Phase::Backoff { .. } | Phase::Ended => {}
+            Phase::Queued | Phase::Held | Phase::Backoff { .. } | Phase::Spread | Phase::Ended => {}
         }
     }
     let named = |(name, queue): (Arc<str>, pb::Queue)| pb::Queue { name: name.to_string(), ..queue };

@@ -13,7 +13,7 @@ pub fn reason(run: &Run) -> Option<Reason> {
         Phase::Held => Some(Reason::BreakerOpen),
         Phase::Waiting => Some(Reason::Worker),
         Phase::Backoff { .. } => Some(Reason::Backoff),
-        Phase::Running => run.cancel.as_ref().map(|cancel| cancel.reason),
+        Phase::Running | Phase::Spread => run.cancel.as_ref().map(|cancel| cancel.reason),
         Phase::Ended => run.reason,
     }
 }
@@ -61,9 +61,10 @@ pub const fn outcome(outcome: AttemptOutcome) -> pb::Outcome {
 pub fn to_pb(run: &Run) -> pb::Run {
     let retry_at = match run.phase {
         Phase::Backoff { retry_at } => Some(retry_at),
-        Phase::Queued | Phase::Held | Phase::Waiting | Phase::Running | Phase::Ended => None,
+        Phase::Queued | Phase::Held | Phase::Waiting | Phase::Running | Phase::Spread | Phase::Ended => None,
     };
-    let cancel = run.cancel.as_ref().filter(|_| run.phase == Phase::Running);
+    let is_under_way = matches!(run.phase, Phase::Running | Phase::Spread);
+    let cancel = run.cancel.as_ref().filter(|_| is_under_way);
     pb::Run {
         run_id: run.id.to_string(),
         namespace: run.namespace.to_string(),
@@ -91,6 +92,13 @@ pub fn to_pb(run: &Run) -> pb::Run {
         retry_of: run.retry_of.map(|run| run.to_string()).unwrap_or_default(),
         backfill: run.backfill.unwrap_or(0),
         inputs: run.inputs.clone(),
+        place: run.place.as_deref().unwrap_or_default().to_owned(),
+        parent: run.parent.map(|parent| parent.to_string()).unwrap_or_default(),
+        spread: run.spread.as_deref().map(|spread| pb::Spread {
+            places: spread.places,
+            ended: spread.ended,
+            succeeded: spread.succeeded,
+        }),
     }
 }
 

@@ -47,6 +47,8 @@ pub struct Filter {
     pub chain: Option<RunId>,
     /// Of this backfill.
     pub backfill: Option<u64>,
+    /// Parts of this run.
+    pub parent: Option<RunId>,
     /// Made by one of these; empty: by any.
     pub causes: Vec<Cause>,
 }
@@ -70,6 +72,7 @@ impl Filter {
             && self.jobs.as_ref().is_none_or(|jobs| jobs.contains(&run.id.job))
             && self.chain.is_none_or(|chain| run.chain.unwrap_or(run.id) == chain)
             && self.backfill.is_none_or(|backfill| run.backfill == Some(backfill))
+            && self.parent.is_none_or(|parent| run.parent == Some(parent))
             && (self.causes.is_empty() || self.causes.contains(&run.cause))
     }
 
@@ -100,6 +103,11 @@ pub fn page(
     limit: usize,
 ) -> Result<Page, HistoryError> {
     let mut page = Collecting { page: Page::default(), state, filter, limit, looked_at: 0 };
+    if let Some(parent) = filter.parent {
+        // They are of its instant.
+        of_jobs((state, log), &[parent.job], after.map(|(_, id)| id), &mut page)?;
+        return Ok(page.page);
+    }
     match (&filter.namespace, &filter.job) {
         (Some(namespace), Some(job)) => {
             let mut jobs = log.jobs_named(namespace, job)?;

@@ -45,6 +45,7 @@ pub fn to_pb(spec: &JobSpec) -> pb::JobSpec {
         limits: spec.limits.as_ref().map(limits),
         after: spec.after.as_ref().map(after),
         priority: spec.priority,
+        every_node: spec.every_node,
     }
 }
 

@@ -130,7 +130,7 @@ async fn every_node_lists_the_same_workers_by_queue_and_label() {
     let web = harness.worker("web-1", |_| true).await;
     assert_eq!(
         (web.slots, web.free, web.kinds.as_slice()),
-        (3, 3, &["exec".to_owned(), "http".to_owned()][..])
+        (3, 3, &["exec".to_owned(), "grpc".to_owned(), "http".to_owned()][..])
     );
     assert_eq!((web.version.as_str(), web.protocol, web.life.len()), (env!("CARGO_PKG_VERSION"), 1, 8));
     let node = harness.worker("node-2", |_| true).await;

@@ -46,7 +46,12 @@ impl Names {
         self.jobs.get(label).copied().ok_or_else(|| format!("no job {label}"))
     }
 
+    /// A run; its part for the third worker by `a@00.05_3`.
     pub(crate) fn run(&self, text: &str) -> Result<RunId, String> {
+        if let Some((whole, place)) = text.rsplit_once('_') {
+            let place = place.parse().map_err(|_| format!("{text}: expected a number behind _"))?;
+            return Ok(self.run(whole)?.at_place(place));
+        }
         if let Some(id) = self.by_hand.get(text) {
             return Ok(*id);
         }
@@ -55,6 +60,9 @@ impl Names {
     }
 
     pub(crate) fn of_run(&self, id: RunId) -> String {
+        if id.place() > 0 {
+            return format!("{}_{}", self.of_run(id.whole()), id.place());
+        }
         match self.by_hand.iter().find(|(_, known)| **known == id) {
             Some((label, _)) => label.clone(),
             None => format!("{}@{}", self.label(id.job), clock(id.at)),

@@ -229,6 +229,7 @@ impl Single {
                     format!(" -> {change}, version {version}, next {}", names::due(next))
                 }
                 Outcome::Completed { ended: false } => " -> goes on".to_owned(),
+                Outcome::Spread { runs } => format!(" -> {runs} runs"),
                 Outcome::Backfilled { runs, .. } => format!(" -> {runs} runs"),
                 Outcome::Done | Outcome::Fired { .. } | Outcome::Completed { .. } => String::new(),
             };
@@ -281,6 +282,7 @@ impl Single {
             Command::Start { run: id, attempt, worker, .. } => {
                 format!("start {} #{attempt} on {worker}", run(*id))
             }
+            Command::Spread { run: id, places } => format!("spread {} over {}", run(*id), places.join(" ")),
             Command::Complete { run: id, fence, outcome, retry_after, .. } => {
                 let wait =
                     if retry_after.is_zero() { String::new() } else { format!(" wait {retry_after:?}") };

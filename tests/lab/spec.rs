@@ -82,6 +82,7 @@ pub(crate) fn job(name: &str) -> JobSpec {
         limits: None,
         after: None,
         priority: 0,
+        every_node: false,
         breaker: BreakerPolicy {
             name: None,
             consecutive_failures: 0,
@@ -250,6 +251,9 @@ fn set_policy(spec: &mut JobSpec, key: &str, value: &str) -> Result<(), String> 
             after(spec).on = one_of(value, &ends)?;
         }
         "param" => spec.params.extend(param(value)),
+        "every_node" => {
+            spec.every_node = value.parse().map_err(|_| format!("{value}: expected true or false"))?
+        }
         "priority" => spec.priority = value.parse().map_err(|_| format!("{value}: expected a number"))?,
         _ => return Err(format!("unknown property {key}")),
     }

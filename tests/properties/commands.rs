@@ -109,7 +109,13 @@ impl Replicas {
                 let version = self.one.job(self.job(a)).map_or(0, |job| job.version);
                 Command::ResumeJob { job: self.reference(a), version, next: self.later(b), request }
             }
-            5 | 6 => Command::TriggerJob { job: self.reference(a), request, params: [].into(), again: None },
+            5 | 6 => Command::TriggerJob {
+                job: self.reference(a),
+                request,
+                params: [].into(),
+                again: None,
+                place: None,
+            },
             7 => Command::CancelRun { run: self.run(a), request },
             8 => Command::TripBreaker { breaker: self.breaker(a), open_for: None, request },
             9 => Command::ResetBreaker { breaker: self.breaker(a), request },

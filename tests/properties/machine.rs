@@ -165,6 +165,7 @@ impl Machine {
                     request,
                     params: [].into(),
                     again: None,
+                    place: None,
                 }
             }
             Operation::Delete(name, cancel) => {
@@ -401,6 +402,7 @@ impl Machine {
             Phase::Waiting => Stage::Waiting,
             Phase::Backoff { retry_at } => Stage::Backoff(retry_at.millis()),
             Phase::Running => Stage::Running,
+            Phase::Spread => unreachable!("no job here says `every_node`"),
             Phase::Ended => unreachable!("what has ended is not live"),
         };
         (self.place(run.id), stage, u32::try_from(run.attempts.len()).expect("few attempts"))

@@ -62,8 +62,13 @@ fn random_job(name: &str, chance: &mut Chance) -> String {
         text += &format!("limits: {{{group}concurrency: {concurrency}, rate: {rate}/1s}}\n");
     }
     text += &format!("priority: {}\nlabels: {{team: {}}}\n", chance.between(0, 3), chance.pick(&["x", "y"]));
-    if chance.one_in(3) {
+    // A place that is gone for good keeps its part for as long as it may wait.
+    let every_node = chance.one_in(5);
+    if every_node || chance.one_in(3) {
         text += &format!("start_within: {}s\n", chance.between(1, 4));
+    }
+    if every_node {
+        text += "every_node: true\n";
     }
     let shared = if chance.one_in(3) { "name: feed, " } else { "" };
     text += &format!(

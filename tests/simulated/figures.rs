@@ -33,6 +33,10 @@ figures! {
     made,
     /// Leaders that began while a join waited for more.
     joins_across_a_change,
+    /// Runs that were made into one for each of several workers.
+    spread,
+    /// Leaders that began while the parts of such a run were under way.
+    spread_across_a_change,
     /// Entries after which limits kept something from starting.
     kept_by_limits,
     /// Operations of which a client was told that nobody knows.

@@ -323,8 +323,13 @@ impl Inner {
             let waits = |job: &Arc<Job>| before.joins_of(job.id).any(|(_, join)| !join.is_decided);
             let joins = before.jobs_after(None).any(waits);
             self.figures.joins_across_a_change += u64::from(joins && self.leader.is_some());
+            let is_spread = before.runs().any(|run| run.spread.is_some());
+            self.figures.spread_across_a_change += u64::from(is_spread && self.leader.is_some());
             self.figures.leader_changes += u64::from(self.leader.is_some());
             self.leader = Some((*node, *term, index));
+        }
+        if let Outcome::Spread { runs } = outcome {
+            self.figures.spread += u64::from(*runs > 1);
         }
         if let Outcome::Started { run, .. } = outcome
             && let Some(attempt) = self.state.run(*run).and_then(|run| run.running())

@@ -19,6 +19,10 @@ pub(crate) struct Figures {
     pub(crate) made: u64,
     /// Leaders that began while a join waited for more.
     pub(crate) joins_across_a_change: u64,
+    /// Runs that were made into one for each worker.
+    pub(crate) spread: u64,
+    /// Leaders that began while the parts of such a run were under way.
+    pub(crate) spread_across_a_change: u64,
     /// Entries after which a run waited for the limits of its group alone.
     pub(crate) kept_by_limits: u64,
 }
@@ -39,6 +43,8 @@ impl Figures {
         self.refused += other.refused;
         self.made += other.made;
         self.joins_across_a_change += other.joins_across_a_change;
+        self.spread += other.spread;
+        self.spread_across_a_change += other.spread_across_a_change;
         self.kept_by_limits += other.kept_by_limits;
     }
 
@@ -55,6 +61,8 @@ impl Figures {
             && self.restarts >= seeds / 2
             && self.made >= 10 * seeds
             && self.joins_across_a_change >= seeds / 4
+            && self.spread >= 2 * seeds
+            && self.spread_across_a_change >= seeds / 4
             && self.kept_by_limits >= seeds
     }
 }

@@ -82,6 +82,7 @@ pub(crate) fn random(name: &str, chance: &mut Chance) -> JobSpec {
         }
     }
     job.priority = chance.pick(&[0, 0, -3, 7]);
+    job.every_node = chance.one_in(5);
     job
 }
 
@@ -121,7 +122,7 @@ pub(crate) fn client(state: &State, wall: Timestamp, chance: &mut Chance) -> Opt
         6 => {
             let again =
                 job.last.map(|last| Again { run: last.id, chain: last.id }).filter(|_| chance.one_in(2));
-            Command::TriggerJob { job: job.reference(), request, params: [].into(), again }
+            Command::TriggerJob { job: job.reference(), request, params: [].into(), again, place: None }
         }
         7 => {
             let instants =

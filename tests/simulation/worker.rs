@@ -61,7 +61,7 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn new(place: usize) -> Self {
         Self {
-            name: format!("w{place}.0").into(),
+            name: format!("w{place}/0").into(),
             place,
             life: 0,
             held: BTreeMap::new(),
@@ -80,7 +80,7 @@ impl Worker {
     /// The process dies; what runs dies with it. It comes back under another name.
     pub(crate) fn die(&mut self) {
         self.life += 1;
-        self.name = format!("w{}.{}", self.place, self.life).into();
+        self.name = format!("w{}/{}", self.place, self.life).into();
         self.ended.extend(self.held.keys().copied());
         self.held.clear();
         self.known.clear();

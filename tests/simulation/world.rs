@@ -215,6 +215,8 @@ impl World {
         let waits =
             |job: &Arc<chronarch::state::Job>| self.truth.joins_of(job.id).any(|(_, join)| !join.is_decided);
         self.figures.joins_across_a_change += u64::from(self.truth.jobs_after(None).any(waits));
+        let is_spread = self.truth.runs().any(|run| run.spread.is_some());
+        self.figures.spread_across_a_change += u64::from(is_spread);
         let keep = self.chance.between(0, self.underway.len() as u64) as usize;
         let rest = self.underway.split_off(keep);
         for underway in std::mem::take(&mut self.underway) {
@@ -276,6 +278,7 @@ impl World {
         for (command, outcome) in entry.commands.iter().zip(&applied.outcomes) {
             match (command, outcome) {
                 (_, Outcome::Started { .. }) => self.figures.attempts += 1,
+                (_, Outcome::Spread { runs }) => self.figures.spread += u64::from(*runs > 1),
                 (Command::Lose { worker, .. }, Outcome::Done) => {
                     self.figures.lost_attempts += u64::from(before.load(worker));
                 }

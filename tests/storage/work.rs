@@ -249,6 +249,9 @@ pub(crate) fn runs_at(index: u64) -> Vec<Arc<Run>> {
             retry_of: None,
             backfill: None,
             inputs: [].into(),
+            place: None,
+            parent: None,
+            spread: None,
         })
     };
     (0..count).map(run).collect()

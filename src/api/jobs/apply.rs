@@ -246,6 +246,7 @@ impl Api {
                 | Outcome::Fired { .. }
                 | Outcome::Triggered { .. }
                 | Outcome::Backfilled { .. }
+                | Outcome::Spread { .. }
                 | Outcome::Started { .. }
                 | Outcome::Completed { .. } => return Err(status::unexpected()),
             }

@@ -45,13 +45,14 @@ pub(super) fn described(job: &Job, set: &ScheduleSet, wanted: Wanted, count: usi
     if set.is_after_completion() {
         return armed(job, set, wanted).into_iter().collect();
     }
-    let (mut cursor, step): (_, fn(&ScheduleSet, Timestamp) -> Option<(Timestamp, usize)>) = match wanted {
-        Wanted::After(after) => (after, ScheduleSet::next_after),
-        Wanted::Before(before) => (before, ScheduleSet::last_before),
+    let (mut cursor, is_past) = match wanted {
+        Wanted::After(after) => (after, false),
+        Wanted::Before(before) => (before, true),
     };
+    let step = |from| if is_past { set.last_before(from) } else { set.next_after(from) };
     let mut found = Vec::new();
     while found.len() < count
-        && let Some((at, index)) = step(set, cursor)
+        && let Some((at, index)) = step(cursor)
         && let Some(schedule) = set.schedules().get(index)
     {
         cursor = at;

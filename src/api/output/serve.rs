@@ -104,6 +104,9 @@ impl Serving {
             let state = states.borrow_and_update().clone();
             let run = self.api.find_run(&state, self.run).await?;
             let run = run.ok_or_else(|| status::no_run(&self.run.to_string()))?;
+            if run.spread.is_some() {
+                return Err(in_parts(&run));
+            }
             if let Some(attempt) = find(&run) {
                 return Ok(Some(attempt));
             }
@@ -247,6 +250,14 @@ impl Place {
         let missed_at = *self.missed_at.get_or_insert_with(Instant::now);
         record::is_whole(attempt) || missed_at.elapsed() >= limits::OUTPUT_AWAY
     }
+}
+
+fn in_parts(run: &Run) -> Status {
+    let reason = format!("run {} has a part for each worker, and no output of its own", run.id);
+    status::hinted(
+        Status::failed_precondition(reason),
+        &format!("`chronarch run list --parent {}` names them", run.id),
+    )
 }
 
 fn no_attempt(number: u32, run: &Run) -> Status {

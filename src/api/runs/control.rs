@@ -70,8 +70,8 @@ impl Api {
             let mut params = run.params.clone();
             params.retain(|name, _| job.spec.params.contains_key(name));
             params.extend(message.params.iter().map(|(name, value)| (name.clone(), value.clone())));
-            let (job, request) = (job.reference(), request.clone());
-            Ok(Command::TriggerJob { job, request, params, again: Some(again) })
+            let (job, request, place) = (job.reference(), request.clone(), run.place.clone());
+            Ok(Command::TriggerJob { job, request, params, again: Some(again), place })
         };
         let named = (&*run.namespace, &*run.job);
         match self.decide_job(JobChange::Trigger, named, &request, make).await? {

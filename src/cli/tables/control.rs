@@ -3,7 +3,7 @@
 use comfy_table::Table;
 
 use super::{at, columns, or_dash};
-use crate::pb::v1::{JobVersion, Queue, Run};
+use crate::pb::v1::{JobVersion, Queue, Run, Spread};
 
 /// Names, one a line.
 pub(in crate::cli) fn names(header: &str, names: &[String]) -> Table {
@@ -60,6 +60,17 @@ pub(in crate::cli) fn queues(queues: &[Queue], wide: bool) -> Table {
 /// Where a run comes from, besides its schedule, and with which parameters.
 pub(super) fn origin(run: &Run) -> Vec<(&'static str, String)> {
     let mut rows = Vec::new();
+    if let Some(spread) = &run.spread {
+        let Spread { places, ended, succeeded } = spread;
+        let told = format!("{ended} of {places} have ended, {succeeded} of them well");
+        rows.push(("workers", told));
+    }
+    if !run.parent.is_empty() {
+        rows.push(("parent", run.parent.clone()));
+    }
+    if !run.place.is_empty() {
+        rows.push(("place", run.place.clone()));
+    }
     if run.chain_id != run.run_id {
         rows.push(("chain_id", run.chain_id.clone()));
     }

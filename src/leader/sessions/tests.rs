@@ -34,6 +34,7 @@ fn sessions(heard: &[(&str, Instant)]) -> Sessions {
             last_heard: *last_heard,
             connected_at: Timestamp::MIN,
             drain: Drain::No,
+            unanswered: 0,
             given: 0,
             leftover: HashSet::new(),
             known: HashSet::new(),
@@ -125,4 +126,26 @@ fn a_worker_is_found_by_its_name_and_by_its_place_where_it_is_alone_there() {
     assert_eq!(named("b"), Err(FleetError::Ambiguous(vec!["b/2".into(), "b/3".into()])));
     assert_eq!(named("b/3").as_deref(), Ok("b/3"));
     assert_eq!(named("c"), Err(FleetError::NoWorker));
+}
+
+#[test]
+fn each_heartbeat_is_answered_also_one_that_had_to_wait() {
+    let mut sessions = sessions(&[("a", Instant::now())]);
+    let (outbox, mut messages) = mpsc::channel(8);
+    let session = sessions.get_mut(SessionId(0)).expect("it is open");
+    session.outbox = outbox;
+    let mut answers = || {
+        let sent = std::iter::from_fn(|| messages.try_recv().ok());
+        sent.map(|message| assert!(matches!(message, Message::Heartbeat), "{message:?}")).count()
+    };
+    assert!(session.answer(true));
+    assert_eq!(answers(), 1);
+    // No majority has been heard of for a while.
+    assert!((0..3).all(|_| session.answer(false)));
+    assert_eq!(answers(), 0);
+    assert!(session.answer(true));
+    assert_eq!(answers(), 4);
+    // What the worker has given up is not kept for ever.
+    assert!((0..UNANSWERED_MAX).all(|_| session.answer(false)));
+    assert!(!session.answer(false));
 }

@@ -335,6 +335,7 @@ pub(super) fn job_spec() -> JobSpec {
         limits: None,
         after: None,
         priority: 0,
+        every_node: false,
         breaker: BreakerPolicy {
             name: None,
             consecutive_failures: 5,

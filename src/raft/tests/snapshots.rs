@@ -25,8 +25,13 @@ async fn finish_runs(leader: &Raft, count: u64) {
     let Outcome::Put { job, .. } = put.applied.outcomes[0] else { panic!("{:?}", put.applied) };
     for _ in 0..count {
         let job = leader.state().job(job).unwrap().reference();
-        let trigger =
-            Command::TriggerJob { job, request: Request::default(), params: [].into(), again: None };
+        let trigger = Command::TriggerJob {
+            job,
+            request: Request::default(),
+            params: [].into(),
+            again: None,
+            place: None,
+        };
         let made = leader.propose(None, Entry { at, commands: vec![trigger] }).await.unwrap();
         let Outcome::Triggered { run } = made.applied.outcomes[0] else { panic!("{:?}", made.applied) };
         let cancel = Command::CancelRun { run, request: Request::default() };

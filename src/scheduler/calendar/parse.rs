@@ -92,7 +92,7 @@ fn weekday_of(text: &str) -> Option<u32> {
     let lower = name.to_ascii_lowercase();
     let is_it = |day: &&str| **day == lower || day[..3] == lower;
     // seven of them
-    WEEKDAYS.iter().position(|day| is_it(&day)).map(|place| place as u32)
+    WEEKDAYS.iter().position(is_it).map(|place| place as u32)
 }
 
 /// A list, read. Bit n is the value n, or the nth year from the first on.

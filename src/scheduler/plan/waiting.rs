@@ -73,7 +73,8 @@ impl<'a> Planning<'a> {
                 return found;
             }
             looks += 1;
-            let able = |spec| self.sessions.open.iter().any(|it| it.may_take(spec, class.queue()));
+            let place = class.place().map(AsRef::as_ref);
+            let able = |spec| self.sessions.open.iter().any(|it| it.may_take(spec, class.queue(), place));
             if let Some(spec) = class.spec()
                 && able(spec)
                 && self.has_room(spec, class.queue())

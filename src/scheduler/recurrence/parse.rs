@@ -28,6 +28,8 @@ const PARTS: [&str; 14] = [
 ];
 const PART: &str = "FREQ, INTERVAL, COUNT, UNTIL, WKST, BYSECOND, BYMINUTE, BYHOUR, BYDAY, BYMONTHDAY, \
                     BYYEARDAY, BYWEEKNO, BYMONTH or BYSETPOS";
+/// The year 10000, behind which nothing is due.
+const WALL_MAX: i64 = 253_402_300_800;
 /// Largest `INTERVAL`: 100 years of seconds need more, but no rule does.
 const INTERVAL_MAX: i64 = 1_000_000;
 
@@ -356,6 +358,7 @@ impl Parts {
         }
         if let Some(count) = self.count {
             let walls = std::iter::successors(rule.next(start), |wall| rule.next(wall + 1));
+            let walls = walls.take_while(|wall| *wall < WALL_MAX);
             rule.last = walls.take(count as usize).last();
         }
         Ok(rule)

@@ -200,6 +200,22 @@ fn a_refusal_names_the_place_and_the_nearest_valid_form() {
 }
 
 #[test]
+fn a_place_that_no_period_has_is_found_out_at_once() {
+    // to try each second of 400 years would take a minute
+    for text in [
+        "FREQ=SECONDLY;BYHOUR=1;BYSETPOS=2",
+        "FREQ=MINUTELY;BYSECOND=0,30;BYSETPOS=3,-3",
+        "FREQ=HOURLY;BYMINUTE=0;BYSETPOS=2",
+        "FREQ=DAILY;BYHOUR=1,2;BYSETPOS=366",
+        "FREQ=WEEKLY;BYDAY=MO;BYSETPOS=2",
+        "FREQ=MONTHLY;BYDAY=MO;BYSETPOS=6",
+    ] {
+        assert_eq!(read(text), Err(RecurrenceError::NeverFires), "{text}");
+    }
+    assert!(read("FREQ=MINUTELY;BYSECOND=0,30;BYSETPOS=3,-2").is_ok());
+}
+
+#[test]
 fn a_text_has_a_size() {
     let dates = |count: usize| format!("FREQ=DAILY;BYHOUR=9 EXDATE:{}", vec!["20260101"; count].join(","));
     assert!(read(&dates(1_000)).is_ok());

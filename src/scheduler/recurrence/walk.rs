@@ -11,6 +11,8 @@ use super::{Freq, HORIZON_DAYS, Recurrence, Rule};
 use crate::scheduler::times::{Day, Times};
 use crate::scheduler::walls::{DAY_SECONDS, Walls};
 
+/// Most steps of a search of a rule of hours or shorter periods: some for each day of 400 years.
+const STEPS_MAX: u32 = 1 << 20;
 /// Most days of a period.
 const DAYS_MAX: usize = 366;
 
@@ -143,7 +145,7 @@ impl Rule {
             first.saturating_add(self.aligned(period)).saturating_mul(seconds)
         };
         let mut begin = begin_at(from.div_euclid(seconds) * seconds);
-        loop {
+        for _ in 0..STEPS_MAX {
             let day = Day::of(begin.div_euclid(DAY_SECONDS));
             if day.number > horizon {
                 return None;
@@ -171,6 +173,7 @@ impl Rule {
             }
             begin = begin_at(begin.saturating_add(seconds));
         }
+        None
     }
 
     /// The first period of the day at or after `of_day` that the times do not exclude.
@@ -187,14 +190,7 @@ impl Rule {
 
     /// The first match at or after `from` of the period that begins at `begin`.
     fn first_within(&self, begin: i64, from: i64) -> Option<i64> {
-        // the times inside the period, counted from its begin
-        let within = match self.freq {
-            Freq::Secondly => Times { seconds: 1, minutes: 1, hours: 1 },
-            Freq::Minutely => Times { minutes: 1, hours: 1, ..self.times },
-            Freq::Hourly | Freq::Daily | Freq::Weekly | Freq::Monthly | Freq::Yearly => {
-                Times { hours: 1, ..self.times }
-            }
-        };
+        let within = self.within();
         if self.positions.is_empty() {
             // below an hour
             return within.at_or_after((from - begin).max(0) as u32).map(|time| begin + i64::from(time));
@@ -204,9 +200,35 @@ impl Rule {
         walls.filter(|wall| *wall >= from).min()
     }
 
+    /// Whether `BYSETPOS` names a place that some period has, where all periods of a rule have as many: there are
+    /// too many days and seconds to try each of them.
+    fn has_place(&self) -> bool {
+        let places = match self.freq {
+            Freq::Daily => self.times.count(),
+            Freq::Secondly | Freq::Minutely | Freq::Hourly => self.within().count(),
+            Freq::Weekly | Freq::Monthly | Freq::Yearly => return true,
+        };
+        self.positions.is_empty()
+            || self.positions.iter().any(|position| place_of(*position, places).is_some())
+    }
+
+    /// The times inside a period of an hour or less, counted from its begin.
+    fn within(&self) -> Times {
+        match self.freq {
+            Freq::Secondly => Times { seconds: 1, minutes: 1, hours: 1 },
+            Freq::Minutely => Times { minutes: 1, hours: 1, ..self.times },
+            Freq::Hourly | Freq::Daily | Freq::Weekly | Freq::Monthly | Freq::Yearly => {
+                Times { hours: 1, ..self.times }
+            }
+        }
+    }
+
     /// Whether the periods that count and the times that match ever fall on each other: of `INTERVAL=2`
     /// seconds from an even one, none is odd.
     pub(super) fn meets(&self) -> bool {
+        if !self.has_place() {
+            return false;
+        }
         if self.freq >= Freq::Daily {
             return true;
         }

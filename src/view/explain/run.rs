@@ -39,6 +39,9 @@ fn told_trigger(run: &Run) -> Option<&str> {
     Some(run.detail.as_str()).filter(|told| run.cause == Cause::Manual && told.starts_with(begins))
 }
 
+/// Parts of a run that an explanation tells of, of those that have not ended.
+const PARTS_TOLD: usize = 10;
+
 /// The detail of a run that is about its end.
 fn told_end(run: &Run) -> &str {
     if told_trigger(run).is_some() { "" } else { &run.detail }
@@ -58,6 +61,7 @@ impl Explaining<'_> {
         let summary = match run.phase {
             Phase::Ended => self.ended(run, facts),
             Phase::Running => self.running(run, facts),
+            Phase::Spread => self.spread(run, facts),
             Phase::Queued | Phase::Held | Phase::Waiting | Phase::Backoff { .. } => self.pending(run, facts),
         };
         facts.maybe(self.lateness(run));
@@ -89,15 +93,31 @@ impl Explaining<'_> {
                 let next = run.attempts.last().map_or(1, |last| last.number.saturating_add(1));
                 format!("attempt {next} follows at {retry_at}")
             }
-            Phase::Running | Phase::Ended => String::new(),
+            Phase::Running | Phase::Spread | Phase::Ended => String::new(),
         };
         facts.maybe(run.attempts.last().map(attempt_end));
-        if run.is_untouched() {
-            facts.maybe(
-                run.start_by.map(|start_by| format!("it expires if it has not started by {start_by}")),
-            );
-        }
+        let deadline = run.must_start_by();
+        facts.maybe(deadline.map(|start_by| format!("it expires if it has not started by {start_by}")));
         format!("run {} is pending: {waits}", run.id)
+    }
+
+    fn spread(&self, run: &Run, facts: &mut Facts) -> String {
+        if let Some(cancel) = &run.cancel {
+            facts.add(format!("its end is asked for since {}: {}", cancel.at, cancel.detail));
+        }
+        let parts = self.state.runs_of(run.id.job).filter(|part| part.parent == Some(run.id));
+        for part in parts.take(PARTS_TOLD) {
+            let mut unsaid = Facts::default();
+            facts.add(self.run_facts(part, &mut unsaid));
+        }
+        let spread = run.spread.as_deref().cloned().unwrap_or_default();
+        if let Some((first, _)) = spread.first {
+            facts.add(format!("run {first} was the first that did not succeed"));
+        }
+        format!(
+            "run {} is running on each worker that matched: {} of {} have ended, {} of them well",
+            run.id, spread.ended, spread.places, spread.succeeded
+        )
     }
 
     fn running(&self, run: &Run, facts: &mut Facts) -> String {
@@ -125,6 +145,15 @@ impl Explaining<'_> {
 
     fn ended(&self, run: &Run, facts: &mut Facts) -> String {
         let at = run.finished_at.unwrap_or(run.fired_at);
+        if let (Some(spread), RunState::Succeeded | RunState::Failed) = (&run.spread, run.state) {
+            let (how, why) = match spread.first {
+                None => ("succeeded", None),
+                Some((first, why)) => ("failed", Some((first, why.map_or("unknown", Reason::as_str)))),
+            };
+            facts.maybe(why.map(|(first, why)| format!("run {first} was the first that did not: {why}")));
+            let (well, places) = (spread.succeeded, words::counted(spread.places.into(), "worker"));
+            return format!("run {} {how} at {at}: it succeeded on {well} of {places}", run.id);
+        }
         match (run.state, run.reason) {
             (RunState::Succeeded, _) => {
                 let tries = words::counted(u64::try_from(run.attempts.len()).unwrap_or(u64::MAX), "attempt");

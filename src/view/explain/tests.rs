@@ -396,3 +396,32 @@ async fn ended_schedule_and_success_are_told() {
         )
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn run_on_every_node_tells_of_its_parts() {
+    let mut scene = Scene::new();
+    let job = scene.put(crate::state::spec::JobSpec { every_node: true, ..minutely("a") }).await;
+    let run = scene.now("10:00:00").fire(job).await;
+    let places = ["gone".into(), "w1".into()].to_vec();
+    scene.apply(Command::Spread { run, places }).await;
+    let (gone, there) = (run.at_place(1), run.at_place(2));
+    scene.start(there).await;
+    let here = WorkerInfo { connected_at: Some(at("09:00:00.000")), ..worker("w1", "default", 1) };
+    assert_eq!(
+        explain_run(&scene, run, std::slice::from_ref(&here)),
+        format!(
+            "Run {run} is running on each worker that matched: 0 of 2 have ended, 0 of them well.\n\
+             - Run {gone} is pending: it waits for the worker at gone, which alone may carry it out: it is not connected.\n\
+             - Run {there} is running: attempt 1 on worker w1 since 2026-03-02T10:00:00.000Z."
+        )
+    );
+    scene.now("10:00:05").end(there, AttemptOutcome::Succeeded, Report::default()).await;
+    scene.now("11:00:00").apply(Command::Expire { run: gone }).await;
+    assert_eq!(
+        explain_run(&scene, run, &[here]),
+        format!(
+            "Run {run} failed at 2026-03-02T11:00:00.000Z: it succeeded on 1 of 2 workers.\n\
+             - Run {gone} was the first that did not: expired."
+        )
+    );
+}

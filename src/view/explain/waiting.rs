@@ -4,6 +4,7 @@ use super::{Explaining, Facts, words};
 use crate::state::breaker::{Status, StatusKind, Why};
 use crate::state::run::Run;
 use crate::state::spec::{JobSpec, OnOpen};
+use crate::state::spread::place_of;
 use crate::state::{BreakerKey, Job};
 use crate::view::breaker as breakers;
 use crate::view::cluster::WorkerInfo;
@@ -129,11 +130,31 @@ impl Explaining<'_> {
         }
     }
 
+    fn waits_for_place(&self, place: &str) -> String {
+        let waits = format!("it waits for the worker at {place}, which alone may carry it out");
+        let Some(workers) = self.workers else { return waits };
+        let there: Vec<&WorkerInfo> =
+            workers.iter().filter(|worker| place_of(&worker.worker) == place).collect();
+        let why = if there.iter().all(|worker| worker.connected_at.is_none()) {
+            "it is not connected"
+        } else if there.iter().all(|worker| worker.draining) {
+            "it drains and takes nothing new"
+        } else if there.iter().all(|worker| worker.running >= worker.slots) {
+            "all of its slots are taken"
+        } else {
+            "it has room"
+        };
+        format!("{waits}: {why}")
+    }
+
     /// What a run that waits for a worker waits for.
     pub(super) fn waits_for_worker(&self, run: &Run) -> String {
         let spec = self.state.job(run.id.job).map(|job| &job.spec);
         if let Some(why) = spec.and_then(|spec| self.limits_of(spec)) {
             return format!("it waits for its turn: {why}");
+        }
+        if let Some(place) = &run.place {
+            return self.waits_for_place(place);
         }
         match spec.and_then(|spec| self.workers_for(spec)) {
             Some(why) => format!("it waits for a worker of queue `{}`: {why}", run.queue),

@@ -1,6 +1,7 @@
 //! What was proposed.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -76,6 +77,8 @@ enum Arguments<'a> {
         params: &'a BTreeMap<String, String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         retry_of: Option<String>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        place: Option<&'a str>,
     },
     BackfillJob {
         #[serde(flatten)]
@@ -112,6 +115,11 @@ enum Arguments<'a> {
         attempt: u32,
         worker: &'a str,
         lease_until: At,
+    },
+    Spread {
+        #[serde(flatten)]
+        run: RunNamed<'a>,
+        places: &'a [Arc<str>],
     },
     Complete(Reported<'a>),
     Renew {
@@ -228,6 +236,7 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
         Command::Start { run: id, attempt, worker, lease_until } => {
             Arguments::Start { run: run(id), attempt: *attempt, worker, lease_until: At(*lease_until) }
         }
+        Command::Spread { run: id, places } => Arguments::Spread { run: run(id), places },
         Command::Complete { run, fence, outcome, report, retry_after } => {
             Arguments::Complete(reported((*run, *fence), *outcome, report, *retry_after, scene))
         }
@@ -269,10 +278,11 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
         Command::ResumeJob { job, version, next, .. } => {
             Arguments::ResumeJob { job: job.into(), version: *version, next: next.map(Armed::from) }
         }
-        Command::TriggerJob { job, params, again, .. } => Arguments::TriggerJob {
+        Command::TriggerJob { job, params, again, place, .. } => Arguments::TriggerJob {
             job: job.into(),
             params,
             retry_of: again.map(|again| again.run.to_string()),
+            place: place.as_deref(),
         },
         Command::Fire { job, version, expect, verdicts, next } => Arguments::Fire {
             job: JobNamed::of(*job, scene),

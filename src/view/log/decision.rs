@@ -59,6 +59,10 @@ enum What<'a> {
         #[serde(skip_serializing_if = "is_false")]
         probe: bool,
     },
+    Spread {
+        runs: u32,
+        run: RunSeen<'a>,
+    },
     Completed {
         ended: bool,
         run: RunSeen<'a>,
@@ -96,6 +100,10 @@ pub(super) fn of<'a>(
         Outcome::Started { run, fence } => {
             What::Started { fence: *fence, run: seen(*run), probe: is_probe(*run, *fence, scene) }
         }
+        Outcome::Spread { runs } => match run_of(command) {
+            Some(run) => What::Spread { runs: *runs, run: seen(run) },
+            None => What::Done { lost: Vec::new(), run: None },
+        },
         Outcome::Completed { ended } => match run_of(command) {
             Some(run) => What::Completed { ended: *ended, run: seen(run) },
             None => What::Done { lost: Vec::new(), run: None },
@@ -131,6 +139,7 @@ fn change_word(change: Change) -> &'static str {
 const fn run_of(command: &Command) -> Option<RunId> {
     match command {
         Command::Start { run, .. }
+        | Command::Spread { run, .. }
         | Command::Complete { run, .. }
         | Command::Retry { run }
         | Command::Expire { run }

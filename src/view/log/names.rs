@@ -97,7 +97,7 @@ fn stand(run: &Run) -> Stand<'_> {
     use crate::state::run::Phase;
     let retry_at = match run.phase {
         Phase::Backoff { retry_at } => Some(At(retry_at)),
-        Phase::Queued | Phase::Held | Phase::Waiting | Phase::Running | Phase::Ended => None,
+        Phase::Queued | Phase::Held | Phase::Waiting | Phase::Running | Phase::Spread | Phase::Ended => None,
     };
     Stand {
         scheduled_from: run.scheduled_from.map(At),

@@ -226,7 +226,7 @@ fn refusals_name_their_rule_and_repeats_say_that_they_are_ones() {
 
     let job = told.state.job(job).expect("a job").reference();
     let asked = Request { operation_id: "op-1".into(), ..request("ada", "now") };
-    let trigger = Command::TriggerJob { job, request: asked, params: [].into(), again: None };
+    let trigger = Command::TriggerJob { job, request: asked, params: [].into(), again: None, place: None };
     let first = told.one("09:59:33.000", trigger.clone());
     assert_eq!(
         (&first["operation_id"], &first["actor"], &first["reason"]),
@@ -293,6 +293,7 @@ fn each_transition_of_a_breaker_is_told_with_what_it_was_before() {
         request: Request::default(),
         params: [].into(),
         again: None,
+        place: None,
     };
     let run = id(&told.one("10:00:00.000", trigger.clone())["decision"]["run"]);
     told.one("10:00:01.000", told.start(run));
@@ -363,8 +364,13 @@ fn attempts_that_are_lost_with_their_worker_are_named() {
     spec.overlap.policy = OverlapPolicy::Allow;
     let job = told.put(spec);
     let reference = told.state.job(job).expect("a job").reference();
-    let trigger =
-        Command::TriggerJob { job: reference, request: Request::default(), params: [].into(), again: None };
+    let trigger = Command::TriggerJob {
+        job: reference,
+        request: Request::default(),
+        params: [].into(),
+        again: None,
+        place: None,
+    };
     let run = id(&told.one("10:00:00.000", trigger)["decision"]["run"]);
     told.one("10:00:01.000", told.start(run));
     let expect = told.state.lease(&"w1".into()).expect("a lease");

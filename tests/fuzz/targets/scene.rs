@@ -49,6 +49,7 @@ pub(super) fn make() -> State {
     let trigger = Command::TriggerJob {
         params: [].into(),
         again: None,
+        place: None,
         job: by_hand,
         request: Request { operation_id: "op".to_owned(), actor: "me".to_owned(), reason: "x".to_owned() },
     };

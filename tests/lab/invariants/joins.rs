@@ -27,13 +27,15 @@ pub(crate) fn committed(it: &Committed<'_>) {
         return;
     }
     let used = upstream(it);
-    for run in &it.applied.finished {
+    // What one worker made of a run is not the run.
+    let whole = || it.applied.finished.iter().filter(|run| run.place.is_none());
+    for run in whole() {
         for follower in it.after.followers(&run.namespace, &run.job) {
             // One that came to wait for this job with a later command of the entry did not hear of it.
             let waited = it.before.followers(&run.namespace, &run.job).any(|before| before == follower);
             let is_known = used.contains(&(follower, run.id)) || waits(it.after, follower, run);
             // The newest of several ends in one entry takes the place of the older ones.
-            let is_newest = it.applied.finished.iter().rfind(|other| other.job == run.job);
+            let is_newest = whole().rfind(|other| other.job == run.job);
             let is_newest = is_newest.is_some_and(|newest| newest.id == run.id);
             // What is there for failures says nothing where there is none, and may have been forgotten since.
             let spec = it.after.job(follower).map(|job| job.spec.clone());

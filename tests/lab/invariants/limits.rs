@@ -17,8 +17,10 @@ impl Limits {
         self.seen += 1;
         let mut running: BTreeMap<JobId, usize> = BTreeMap::new();
         for run in it.after.runs() {
-            let counts = matches!(run.phase, Phase::Running | Phase::Waiting | Phase::Backoff { .. });
-            *running.entry(run.id.job).or_insert(0) += usize::from(counts);
+            let counts =
+                matches!(run.phase, Phase::Running | Phase::Waiting | Phase::Spread | Phase::Backoff { .. });
+            // What it made for one of its workers is in the place of a run.
+            *running.entry(run.id.job).or_insert(0) += usize::from(counts && run.parent.is_none());
         }
         for (id, count) in running {
             let Some(job) = it.after.job(id) else { continue };

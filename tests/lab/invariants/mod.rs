@@ -11,6 +11,7 @@ mod joins;
 mod limits;
 mod never_early;
 mod one_at_a_time;
+mod parts;
 
 use chronarch::state::run::RunId;
 use chronarch::state::{Applied, Entry, State};
@@ -33,6 +34,7 @@ pub(crate) struct Invariants {
     one_at_a_time: one_at_a_time::OneAtATime,
     limits: limits::Limits,
     groups: groups::Groups,
+    parts: parts::Parts,
 }
 
 impl Invariants {
@@ -42,6 +44,7 @@ impl Invariants {
         breakers::committed(it);
         self.limits.committed(it);
         self.groups.committed(it);
+        self.parts.committed(it);
         joins::committed(it);
         self.at_most_once.committed(it);
     }
