@@ -89,7 +89,12 @@ fn read_job(item: &Item<'_>, sheet: &mut Sheet<'_>) {
     job.spec.overlap = Some(Overlap { policy: policy.into(), ..Overlap::default() });
     job.spec.catch_up = Some(CatchUp { runs: CatchUpRuns::None.into(), ..CatchUp::default() });
     match job.count {
-        None => job.spec.every_node = true,
+        None => {
+            job.spec.every_node = true;
+            job.choices.push(
+                "every_node: without a count in its tags it runs on every node that has them".to_owned(),
+            );
+        }
         Some(1) => {}
         Some(count) => {
             let what = format!("tags: it runs on one worker that has them, and not on {count}");
