@@ -508,6 +508,13 @@ async fn an_import_writes_what_it_can_and_its_exit_code_tells_of_the_rest() {
     assert!(text(&output.stderr).ends_with("error: 1 jobs; 0 errors, 1 losses, 0 approximations\n"));
     let output = import(format!("{broken} -o json")).await;
     assert_eq!((output.status.code(), document(&output)[0]["name"].as_str()), (Some(1), Some("clean")));
+    let task = "<Task><Triggers/></Task>";
+    let wide: Vec<u8> =
+        [0xff, 0xfe].into_iter().chain(task.encode_utf16().flat_map(u16::to_le_bytes)).collect();
+    std::fs::write(folder.path().join("wide"), wide).expect("it is written");
+    let output = ask(nobody, &format!("import windows-task {}/wide", folder.path().display())).await;
+    assert_eq!((output.status.code(), text(&output.stdout)), (Some(0), ""), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("lost: no trigger"), "{}", text(&output.stderr));
     let output = import(format!("{}/none", folder.path().display())).await;
     assert_eq!(output.status.code(), Some(1));
 }

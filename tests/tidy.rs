@@ -52,6 +52,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
 /// Crates that only these modules may name.
 const CONTAINED: &[(&str, &[&str])] = &[
     ("openraft", &["raft"]),
+    ("roxmltree", &["import"]),
     ("openraft_rt", &["raft"]),
     ("openraft_rt_tokio", &["raft"]),
     ("sled", &["storage"]),

@@ -54,6 +54,8 @@ enum FormatArg {
     Systemd,
     /// Jobs of dkron, as its API writes them: `curl HOST:8080/v1/jobs`
     Dkron,
+    /// Tasks as `schtasks /query /xml` and the Task Scheduler export them, in UTF-8 or UTF-16
+    WindowsTask,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -71,6 +73,7 @@ pub(super) fn carry_out(args: &ImportArgs, context: &Context, printer: &mut Prin
         FormatArg::Kubernetes => Format::Kubernetes,
         FormatArg::Systemd => Format::Systemd,
         FormatArg::Dkron => Format::Dkron,
+        FormatArg::WindowsTask => Format::WindowsTask,
     };
     let namespace = match context.global.namespace.as_str() {
         // What no file says means the default one.
@@ -109,9 +112,28 @@ fn read(name: &str) -> Result<(String, String), Failure> {
     } else {
         fs::File::open(name).and_then(|file| file.take(limit).read_to_end(&mut bytes)).map_err(failure)?;
     }
-    let text = String::from_utf8(bytes)
-        .map_err(|_| failure(io::Error::new(io::ErrorKind::InvalidData, "the file is not UTF-8")))?;
+    let text = decode(bytes).ok_or_else(|| {
+        failure(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the file is neither UTF-8 nor UTF-16 with a mark",
+        ))
+    })?;
     Ok((name.to_owned(), text))
+}
+
+/// UTF-8, or UTF-16 with a byte order mark, as Windows exports it.
+fn decode(bytes: Vec<u8>) -> Option<String> {
+    let unit: fn([u8; 2]) -> u16 = match bytes.get(..2) {
+        Some([0xff, 0xfe]) => u16::from_le_bytes,
+        Some([0xfe, 0xff]) => u16::from_be_bytes,
+        _ => {
+            let text = String::from_utf8(bytes).ok()?;
+            return Some(text.strip_prefix('\u{feff}').map(ToOwned::to_owned).unwrap_or(text));
+        }
+    };
+    let (units, rest) = bytes[2..].as_chunks::<2>();
+    let units: Vec<u16> = units.iter().map(|pair| unit(*pair)).collect();
+    String::from_utf16(&units).ok().filter(|_| rest.is_empty())
 }
 
 fn write(drafts: &[Draft], printer: &mut Printer) -> Result<(), Failure> {

@@ -22,6 +22,7 @@ mod robfig;
 mod systemd;
 #[cfg(test)]
 mod tests;
+mod windows;
 mod words;
 mod yaml;
 
@@ -47,6 +48,8 @@ pub enum Format {
     Systemd,
     /// Jobs of dkron, as JSON.
     Dkron,
+    /// Tasks of Windows, as XML.
+    WindowsTask,
 }
 
 /// What the definitions do not say.
@@ -133,6 +136,7 @@ pub fn import(format: Format, files: &[(String, String)], options: &Options) -> 
         Format::Crontab => crontab::read,
         Format::Kubernetes => kubernetes::read,
         Format::Dkron => dkron::read,
+        Format::WindowsTask => windows::read,
         Format::Systemd => return settle(systemd::read(files, options), options),
     };
     let mut all = Imported::default();
