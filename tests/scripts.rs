@@ -9,7 +9,7 @@
 //!   `namespace NAME [runs=N] [age=SPAN]`, `queue NAME [concurrency=N] [starts=N/SPAN] [waiting=N]`, `trigger NAME [id=OPERATION] [param=K.V]`, `repeat RUN`, `backfill NAME INSTANT…`, `cancel RUN`, `trip BREAKER [for=SPAN]`, `reset BREAKER`
 //! - `advance SPAN` with the leader at work, `gap SPAN` with none, then `leader N [ahead=SPAN|behind=SPAN]`, by the clock of its node
 //! - `report RUN ok|fail|timeout|cancelled|lost [exit=N] [http=N] [fence=N] [wait=SPAN]`
-//! - `raw retry|expire|start|lose|fire|disarm|half-open …` proposes what a leader with an old view would;
+//! - `raw retry|expire|start|lose|fire|arm|disarm|half-open …` proposes what a leader with an old view would;
 //!   `again` proposes the last entry once more
 //! - `show runs|job NAME|breaker KEY|leaderships`
 
@@ -167,7 +167,10 @@ impl Script {
                 }
                 let mine = |key: &str| matches!(key, "id" | "by" | "why" | "next");
                 if verb == "edit"
-                    && args.pairs.iter().any(|(key, _)| matches!(key.as_str(), "every" | "at" | "cron"))
+                    && args
+                        .pairs
+                        .iter()
+                        .any(|(key, _)| matches!(key.as_str(), "every" | "rest" | "at" | "cron"))
                 {
                     spec.schedules.clear();
                 }
@@ -295,6 +298,13 @@ impl Script {
             "half-open" => {
                 let opened = args.get("opened").unwrap_or("0").parse()?;
                 Command::HalfOpen { breaker: self.lab.names.breaker(word)?, opened }
+            }
+            "arm" => {
+                let job = self.lab.names.job(word)?;
+                let version = self.lab.state.job(job).map_or(1, |job| job.version);
+                let since = instant(args.get("since").ok_or("since=INSTANT")?)?;
+                let next = due(args.get("next").ok_or("next=INSTANT")?)?;
+                Command::Arm { job, version, since, next }
             }
             "disarm" => {
                 let job = self.lab.names.job(word)?;

@@ -4,6 +4,7 @@ mod after;
 pub(super) mod apply;
 mod backfill;
 pub(super) mod many;
+mod next;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,7 +27,7 @@ use crate::view::explain::Explaining;
 
 /// The compiled schedules of a job in the state; they were checked when the job was applied.
 pub(super) fn compiled(spec: &JobSpec) -> Result<ScheduleSet, Status> {
-    ScheduleSet::compile(&spec.schedules).map_err(|error| {
+    ScheduleSet::of(spec).map_err(|error| {
         let status = Status::failed_precondition(format!("this node cannot read the schedule: {error}"));
         status::hinted(status, "apply the job again, or upgrade this node")
     })
@@ -135,23 +136,6 @@ impl Api {
     }
 }
 
-/// The next occurrences, odd days marked.
-fn described(set: &ScheduleSet, after: Timestamp, count: usize) -> Vec<pb::Occurrence> {
-    let mut found = Vec::new();
-    let mut cursor = after;
-    while found.len() < count
-        && let Some((next, _)) = set.describe_next(cursor)
-    {
-        cursor = next.at;
-        found.push(pb::Occurrence {
-            at: Some(view::instant(next.at)),
-            local: next.local,
-            note: next.note.unwrap_or_default(),
-        });
-    }
-    found
-}
-
 #[tonic::async_trait]
 impl JobService for Api {
     async fn apply_jobs(
@@ -250,17 +234,15 @@ impl JobService for Api {
     ) -> Result<Response<pb::NextOccurrencesResponse>, Status> {
         let message = request.into_inner();
         let count = page::size("count", message.count, limits::OCCURRENCES)?;
-        let mut problems = Problems::new();
-        let after = value::instant("after", message.after.as_ref(), &mut problems);
-        if !problems.is_empty() {
-            return Err(status::invalid(&problems));
-        }
+        let wanted = next::wanted(&message)?;
         let state = self.state(message.stale).await?;
         let job = job(&state, &message.namespace, &message.name)?;
         let set = compiled(&job.spec)?;
-        let after = after.unwrap_or_else(|| self.shared.clock.now().unwrap_or_else(|| state.now()));
-        let occurrences = described(&set, after, count);
-        Ok(Response::new(pb::NextOccurrencesResponse { occurrences }))
+        let now = || self.shared.clock.now().unwrap_or_else(|| state.now());
+        let occurrences =
+            next::described(job, &set, wanted.unwrap_or_else(|| next::Wanted::After(now())), count);
+        let explanation = if message.explain { next::explained(&job.spec) } else { Vec::new() };
+        Ok(Response::new(pb::NextOccurrencesResponse { occurrences, explanation }))
     }
 
     async fn explain_job(

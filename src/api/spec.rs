@@ -22,6 +22,7 @@ use prost::Message as _;
 use super::limits;
 use super::problem::Problems;
 use crate::pb::v1 as pb;
+use crate::scheduler::spread::Spread;
 use crate::state::spec::{JobSpec, OnLost, OnResume, Target};
 
 /// Reads and checks a job.
@@ -45,7 +46,7 @@ fn read(spec: &pb::JobSpec, problems: &mut Problems) -> Option<JobSpec> {
     value::name("namespace", namespace, problems);
     value::length("description", &spec.description, limits::DESCRIPTION_BYTES, problems);
     value::labels("labels", &spec.labels, problems);
-    let schedules = schedule::schedules(&spec.schedule, problems);
+    let schedules = schedule::schedules(&spec.schedule, Spread::of(namespace, &spec.name), problems);
     let target = target::target(spec.target.as_ref(), &spec.params, problems);
     let queue = if spec.queue.is_empty() { "default" } else { spec.queue.as_str() };
     value::name("queue", queue, problems);

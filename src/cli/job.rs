@@ -74,7 +74,7 @@ pub(super) enum JobCommand {
     },
     /// Applies an earlier definition of a job again
     Rollback(control::RollbackArgs),
-    /// Shows the next occurrences of a job, odd days marked
+    /// Shows the next occurrences of a job, or the last ones, odd days marked
     Next {
         /// The job
         name: String,
@@ -84,6 +84,12 @@ pub(super) enum JobCommand {
         /// Those after this instant (RFC 3339). Default: now
         #[arg(long, value_name = "INSTANT", value_parser = instant)]
         after: Option<Timestamp>,
+        /// The last ones before this instant instead, the newest first
+        #[arg(long, value_name = "INSTANT", value_parser = instant, conflicts_with = "after")]
+        before: Option<Timestamp>,
+        /// Tell in plain English what the schedules mean
+        #[arg(long)]
+        explain: bool,
         #[command(flatten)]
         read: ReadFlags,
     },
@@ -133,9 +139,10 @@ pub(super) async fn carry_out(
             let job = context.client()?.get_job(request).await?;
             printer.object(&job, |_| tables::job(&job))
         }
-        JobCommand::Next { name, count, after, read: ReadFlags { stale } } => {
-            let (namespace, after) = (namespace(context), after.map(write));
-            next(NextOccurrencesRequest { namespace, name, after, count, stale }, context, printer).await
+        JobCommand::Next { name, count, after, before, explain, read: ReadFlags { stale } } => {
+            let (namespace, after, before) = (namespace(context), after.map(write), before.map(write));
+            let request = NextOccurrencesRequest { namespace, name, after, before, count, explain, stale };
+            next(request, context, printer).await
         }
         JobCommand::Explain { name, at, read } => {
             let at = at.map(write);
@@ -177,6 +184,7 @@ async fn next(
     let NextOccurrencesRequest { namespace, name, stale, .. } = request;
     let job = client.get_job(GetJobRequest { namespace, name, stale }).await?;
     printer.list(&next, &next.occurrences, |_| tables::occurrences(&next.occurrences))?;
+    next.explanation.iter().for_each(|sentence| printer.note(sentence));
     if let Some(pause) = &job.pause {
         printer.note(&format!("the job is {}; nothing fires until it is resumed", tables::paused(pause)));
     }

@@ -18,6 +18,7 @@ mod breaker;
 mod cluster;
 mod completion;
 mod failure;
+mod import;
 mod job;
 mod logs;
 mod namespace;
@@ -103,6 +104,8 @@ enum Command {
         #[command(subcommand)]
         command: schedule::ScheduleCommand,
     },
+    /// Turns another scheduler's definitions into job files, offline; what cannot be carried over is told on stderr
+    Import(import::ImportArgs),
     /// Measures a cluster of its own on this machine: takeover, hand-over, lateness, rate
     Bench {
         #[command(subcommand)]
@@ -142,6 +145,7 @@ enum ShortCommand {
     Worker(worker::WorkerCommand),
     Cluster(cluster::ClusterCommand),
     Schedule(schedule::ScheduleCommand),
+    Import(import::ImportArgs),
     Bench(bench::BenchCommand),
     Completion(completion::CompletionArgs),
 }
@@ -173,6 +177,7 @@ where
         Command::Breaker { command } => short(global, ShortCommand::Breaker(command)),
         Command::Cluster { command } => short(global, ShortCommand::Cluster(command)),
         Command::Schedule { command } => short(global, ShortCommand::Schedule(command)),
+        Command::Import(args) => short(global, ShortCommand::Import(args)),
         Command::Bench { command } => short(global, ShortCommand::Bench(command)),
         Command::Completion(args) => short(global, ShortCommand::Completion(args)),
     })
@@ -191,6 +196,7 @@ pub async fn carry_out(short: Short, clock: Clock) -> ExitCode {
         ShortCommand::Worker(command) => worker::carry_out(command, &context, &mut printer).await,
         ShortCommand::Cluster(command) => cluster::carry_out(command, &context, &mut printer).await,
         ShortCommand::Schedule(command) => schedule::carry_out(&command, &context, &mut printer),
+        ShortCommand::Import(args) => import::carry_out(&args, &context, &mut printer),
         ShortCommand::Bench(command) => bench::carry_out(command, &context, &mut printer).await,
         ShortCommand::Completion(args) => completion::carry_out(&args, Cli::command(), &mut printer),
     };

@@ -10,8 +10,8 @@ use comfy_table::Table;
 pub(super) use self::control::{names, namespaces, queues, versions};
 
 use crate::pb::v1::{
-    AppliedJob, Breaker, BreakerState, Cause, Change, ClusterStatus, Explanation, FieldChange, Job, JobState,
-    NodeRole, Occurrence, Outcome, Pause, Run, RunState, Schedule, Target,
+    AppliedJob, Breaker, BreakerState, Cause, Change, ClusterStatus, EveryFrom, Explanation, FieldChange,
+    Job, JobState, NodeRole, Occurrence, Outcome, Pause, Run, RunState, Schedule, SolarEvent, Target,
 };
 use crate::pb::word::{self, Words};
 use crate::pb::{instant, span};
@@ -47,7 +47,21 @@ fn schedule(schedule: &Schedule) -> String {
     if !schedule.cron.is_empty() {
         return format!("{}{zone}", schedule.cron);
     }
+    if !schedule.calendar.is_empty() {
+        return format!("{}{zone}", schedule.calendar);
+    }
+    if !schedule.rrule.is_empty() {
+        let words = schedule.rrule.split_ascii_whitespace().collect::<Vec<_>>();
+        return format!("{}{zone}", words.join(" "));
+    }
+    if let Some(solar) = &schedule.solar {
+        let [latitude, longitude] = [solar.latitude, solar.longitude].map(Option::unwrap_or_default);
+        return format!("{} at {latitude} {longitude}", word::<SolarEvent>(solar.event));
+    }
     match (&schedule.every, schedule.at.as_slice()) {
+        (Some(every), _) if schedule.from() == EveryFrom::Completion => {
+            format!("{} after each run", length(Some(every)))
+        }
         (Some(every), _) => format!("every {}", length(Some(every))),
         (None, []) => "-".to_owned(),
         (None, [one]) => format!("at {}", at(Some(one))),

@@ -27,7 +27,7 @@ impl Flight {
     pub(super) fn take_off(&mut self, commands: &[Command], state: &State) {
         for command in commands {
             match command {
-                Command::Fire { job, .. } | Command::Disarm { job, .. } => {
+                Command::Fire { job, .. } | Command::Disarm { job, .. } | Command::Arm { job, .. } => {
                     self.in_flight.jobs.insert(*job);
                 }
                 Command::ResumeJob { job, .. } => {
@@ -85,7 +85,7 @@ impl Flight {
     pub(super) fn forget(&mut self, commands: &[Command]) {
         for command in commands {
             match command {
-                Command::Fire { job, .. } | Command::Disarm { job, .. } => {
+                Command::Fire { job, .. } | Command::Disarm { job, .. } | Command::Arm { job, .. } => {
                     self.in_flight.jobs.remove(job);
                 }
                 Command::ResumeJob { job, .. } => {

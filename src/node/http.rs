@@ -131,7 +131,7 @@ fn unarmed(state: &State) -> usize {
         .jobs_after(None)
         .filter(|job| job.is_exhausted())
         .filter(|job| {
-            let set = ScheduleSet::compile(&job.spec.schedules);
+            let set = ScheduleSet::of(&job.spec);
             set.is_ok_and(|set| set.next_after(state.now()).is_some())
         })
         .count()

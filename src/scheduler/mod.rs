@@ -6,10 +6,17 @@
 //! plain instants, so followers never evaluate a rule (DESIGN, section 5).
 
 pub mod backoff;
+pub mod calendar;
 pub mod cron;
+pub mod english;
 pub mod jitter;
 pub mod occurrences;
 pub mod plan;
+pub mod recurrence;
 pub mod rule;
 pub mod set;
+pub mod solar;
+pub mod spread;
+mod times;
+pub mod walls;
 pub mod zone;

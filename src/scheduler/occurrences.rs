@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use super::jitter;
 use super::set::ScheduleSet;
+use super::spread::Spread;
 use crate::state::limits;
 use crate::state::run::Cause;
 use crate::state::spec::{CatchUpRuns, JobSpec, OnResume};
@@ -20,16 +21,6 @@ pub const WALK: u64 = 100_000;
 /// Runs that one decision makes at most; what is left is decided next.
 pub const RUNS: usize = 1_000;
 
-/// Seed of a job's jitter: from its names, so that it stays when the job is created again.
-fn seed(spec: &JobSpec) -> u64 {
-    // FNV-1a, written out, for due instants must not change with a release of the standard library.
-    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    for byte in spec.namespace.bytes().chain([b'/']).chain(spec.name.bytes()) {
-        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
-    }
-    hash
-}
-
 /// The first occurrence whose nominal instant is later than `after`, with its due instant.
 #[must_use]
 pub fn arm(spec: &JobSpec, set: &ScheduleSet, after: Timestamp) -> Option<Due> {
@@ -39,7 +30,7 @@ pub fn arm(spec: &JobSpec, set: &ScheduleSet, after: Timestamp) -> Option<Due> {
         scheduled_at
     } else {
         let following = set.next_after(scheduled_at).map(|(at, _)| at);
-        jitter::due_at(schedule, seed(spec), scheduled_at, following)
+        jitter::due_at(schedule, Spread::of(&spec.namespace, &spec.name).seed(), scheduled_at, following)
     };
     Some(Due { due_at, scheduled_at })
 }
@@ -55,7 +46,8 @@ pub fn resumed(job: &Job, set: &ScheduleSet, now: Timestamp) -> Option<Due> {
 
 /// Decides the occurrences of a job from the armed one on; `armed` must be due.
 ///
-/// Returns the verdicts, at least one, and the occurrence to arm next.
+/// Returns the verdicts, at least one, and the occurrence to arm next. Where that follows from the end of a run,
+/// it is armed when that has come ([`Command::Arm`](crate::state::Command::Arm)).
 #[must_use]
 pub fn decide(spec: &JobSpec, set: &ScheduleSet, armed: Due, now: Timestamp) -> (Vec<Verdict>, Option<Due>) {
     let mut walk = Walk { spec, set, now, cursor: Some(armed), steps: 0 };
@@ -82,6 +74,10 @@ impl Walk<'_> {
 
     fn advance(&mut self) {
         self.steps += 1;
+        if self.set.is_after_completion() {
+            self.cursor = None;
+            return;
+        }
         self.cursor = self.cursor.and_then(|due| arm(self.spec, self.set, due.scheduled_at));
     }
 

@@ -5,8 +5,9 @@
 //! whether this leader is a new one. What it plans may be out of date when it is applied; each command
 //! names what it expects, so the state refuses what no longer fits.
 //!
-//! Order within a plan: jobs whose pause is over, breakers whose cool-down is over, runs whose wait is over, workers whose lease
-//! is over, then runs that are for each worker that matches, then starts of what waits, oldest first, then occurrences that are due, each with its
+//! Order within a plan: jobs whose pause is over, jobs whose last run is over, breakers whose cool-down is over, runs whose
+//! wait is over, workers whose lease is over, then runs that are for each worker that matches, then starts of what waits,
+//! oldest first, then occurrences that are due, each with its
 //! start in the same commit where a worker has room.
 
 mod assign;
@@ -162,7 +163,7 @@ impl Rules {
         {
             return set.clone();
         }
-        let set = ScheduleSet::compile(&job.spec.schedules).map(Arc::new);
+        let set = ScheduleSet::of(&job.spec).map(Arc::new);
         let set = set.map_err(|error| Arc::from(error.to_string()));
         if self.compiled.len() >= RULES {
             self.compiled.clear();
@@ -194,6 +195,7 @@ pub fn plan(
         walked: 0,
     };
     planning.pauses(rules);
+    planning.resting(rules);
     planning.breakers();
     planning.deadlines();
     planning.leases();

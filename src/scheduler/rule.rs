@@ -4,19 +4,28 @@
 //! [`next_after`](CompiledSchedule::next_after) in well under a microsecond, without allocation.
 //! The API compiles a schedule to refuse a wrong one, the leader to compute the next instant.
 //!
-//! Every kind of rule yields instants in UTC. Cron rules read their zone's wall time
-//! ([`super::cron`] says what happens on odd days); `every` counts real time from the Unix epoch
-//! and `at` is a list, so neither sees a zone, but for display.
+//! Every kind of rule yields instants in UTC. Cron lines, calendar events and recurrence rules read their
+//! zone's wall time ([`super::cron`] says what happens on odd days); `every` counts real time from the Unix
+//! epoch, `at` is a list, and the sun keeps no zone, so these see one for display alone.
 //!
-//! Bounds: `start_at` is inclusive, `end_at` exclusive. Jitter is none of this module's business
-//! ([`super::jitter`]).
+//! What is due so long after the end of a run ([`Rule::AfterCompletion`]) has one occurrence at a time:
+//! [`next_after`](CompiledSchedule::next_after) is then asked with that end, and nothing can be said of the past
+//! or of what comes after the next.
+//!
+//! Bounds: `start_at` is inclusive, `end_at` exclusive, `count` counts from `start_at` on. Jitter is none of this
+//! module's business ([`super::jitter`]).
 
 use std::time::Duration;
 
-use super::cron::{CronError, CronRule, Dst, Oddity};
+use super::calendar::{self, CalendarError};
+use super::cron::{CronError, CronRule};
+use super::recurrence::{Recurrence, RecurrenceError};
+use super::solar::{SolarError, SolarRule};
+use super::spread::Spread;
+use super::walls::{Dst, Oddity, Walls};
 use super::zone::{Zone, ZoneError, zone};
-use crate::state::schedule::{Dialect, Rule, Schedule};
-use crate::state::time::{Timestamp, span_text};
+use crate::state::schedule::{Rule, Schedule};
+use crate::state::time::{Timestamp, days_from_civil, span_text};
 
 /// Shortest period of `every`. Each occurrence is an entry in the replicated log.
 pub const EVERY_PERIOD_MIN: Duration = Duration::from_millis(100);
@@ -24,6 +33,8 @@ pub const EVERY_PERIOD_MIN: Duration = Duration::from_millis(100);
 pub const EVERY_PERIOD_MAX: Duration = Duration::from_secs(36_525 * 86_400);
 /// Most instants in a list of `at`.
 pub const AT_INSTANTS_MAX: usize = 10_000;
+/// Largest `count`: compiling a schedule walks over them.
+pub const COUNT_MAX: u32 = 10_000;
 /// Longest jitter: 31 days, that of a monthly job.
 pub const JITTER_MAX: Duration = Duration::from_secs(31 * 86_400);
 /// 2110-01-01T00:00:00Z, when all zones follow the rules of their far future.
@@ -35,6 +46,15 @@ pub enum ScheduleError {
     /// The cron line.
     #[error("cron: {0}")]
     Cron(#[from] CronError),
+    /// The recurrence rule.
+    #[error("rrule: {0}")]
+    Recurrence(#[from] RecurrenceError),
+    /// The calendar event.
+    #[error("calendar: {0}")]
+    Calendar(#[from] CalendarError),
+    /// The event of the sun.
+    #[error("solar: {0}")]
+    Solar(#[from] SolarError),
     /// The zone's name.
     #[error("timezone: {0}")]
     Zone(#[from] ZoneError),
@@ -78,6 +98,18 @@ pub enum ScheduleError {
         /// The first instant no longer allowed.
         end_at: Timestamp,
     },
+    /// `count` is 0, or more than [`COUNT_MAX`].
+    #[error("count: {found} is out of range, expected 1 to {COUNT_MAX}")]
+    Count {
+        /// The count.
+        found: u32,
+    },
+    /// `count` without `start_at`: an edit of the job would begin to count anew.
+    #[error("count: start_at is missing, from which it counts")]
+    CountFrom,
+    /// `count` and `from: completion`.
+    #[error("count: does not go with `from: completion`, whose occurrences are known one at a time")]
+    CountCompletions,
     /// More than [`JITTER_MAX`].
     #[error("jitter: {} is longer than {}", span_text(*found), span_text(JITTER_MAX))]
     Jitter {
@@ -92,6 +124,10 @@ impl ScheduleError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Cron(error) => error.hint(),
+            Self::Recurrence(error) => error.hint(),
+            Self::Calendar(error) => error.hint(),
+            Self::Solar(error) => error.hint(),
+            Self::CountFrom => Some("name the first instant: `start_at: 2026-01-01T00:00:00Z`".to_owned()),
             Self::Zone(error) => error.hint().map(str::to_owned),
             Self::InstantOrder { .. } => Some("sort the list and name each instant once".to_owned()),
             Self::Period { .. }
@@ -99,6 +135,8 @@ impl ScheduleError {
             | Self::Fraction { .. }
             | Self::InstantCount { .. }
             | Self::Bounds { .. }
+            | Self::Count { .. }
+            | Self::CountCompletions
             | Self::Jitter { .. } => None,
         }
     }
@@ -117,9 +155,29 @@ pub struct Described {
 
 #[derive(Clone, Debug)]
 enum When {
+    /// A cron line or a calendar event.
     Cron(CronRule),
-    Every { period_ms: i64, offset_ms: i64 },
+    Recurrence(Box<Recurrence>),
+    Every {
+        period_ms: i64,
+        offset_ms: i64,
+    },
     At(Box<[Timestamp]>),
+    AfterCompletion {
+        period: Duration,
+    },
+    Solar(SolarRule),
+}
+
+impl When {
+    /// The rule, if it is one of wall times.
+    fn walls(&self) -> Option<&dyn Walls> {
+        match self {
+            Self::Cron(rule) => Some(rule),
+            Self::Recurrence(rule) => Some(&**rule),
+            Self::Every { .. } | Self::At(_) | Self::AfterCompletion { .. } | Self::Solar(_) => None,
+        }
+    }
 }
 
 /// A schedule that can be asked for its occurrences.
@@ -134,26 +192,15 @@ pub struct CompiledSchedule {
 }
 
 impl CompiledSchedule {
-    /// Checks and compiles a schedule.
+    /// Checks and compiles a schedule; `spread` is its job's.
     ///
     /// # Errors
     /// [`ScheduleError`] for anything that is out of its range, a zone that does not exist, a
     /// cron line that cannot be read, or one that would never fire in its zone.
-    pub fn compile(schedule: &Schedule) -> Result<Self, ScheduleError> {
-        let zone = zone(&schedule.timezone)?;
+    pub fn compile(schedule: &Schedule, spread: Spread) -> Result<Self, ScheduleError> {
+        let mut zone = zone(&schedule.timezone)?;
         let dst = Dst { gap: schedule.gap, fold: schedule.fold };
-        let when = match &schedule.rule {
-            Rule::Cron { line, dialect: Dialect::Unix, day_rule } => {
-                let rule = CronRule::parse(line, *day_rule)?;
-                // `30 2 8-14 3 0` with `and` and `skip` lies in New York's gap year after year
-                if rule.next_after(&zone, dst, FAR_SECOND).is_none() {
-                    return Err(CronError::NeverInZone { zone: zone.name().to_owned() }.into());
-                }
-                When::Cron(rule)
-            }
-            Rule::Every { period, offset } => compile_every(*period, *offset)?,
-            Rule::At(instants) => compile_at(instants)?,
-        };
+        let when = compile_rule(&schedule.rule, spread, &mut zone, dst)?;
         if let (Some(start_at), Some(end_at)) = (schedule.start_at, schedule.end_at)
             && end_at <= start_at
         {
@@ -163,7 +210,39 @@ impl CompiledSchedule {
             return Err(ScheduleError::Jitter { found: schedule.jitter });
         }
         let not_before = schedule.start_at.map(before);
-        Ok(Self { when, zone, dst, not_before, end_at: schedule.end_at })
+        let mut compiled = Self { when, zone, dst, not_before, end_at: schedule.end_at };
+        if let Some(count) = schedule.count {
+            compiled.end_after(count)?;
+        }
+        Ok(compiled)
+    }
+
+    /// Ends it behind so many occurrences.
+    fn end_after(&mut self, count: u32) -> Result<(), ScheduleError> {
+        if !(1..=COUNT_MAX).contains(&count) {
+            return Err(ScheduleError::Count { found: count });
+        }
+        if self.is_after_completion() {
+            return Err(ScheduleError::CountCompletions);
+        }
+        let start = self.not_before.ok_or(ScheduleError::CountFrom)?;
+        let all = std::iter::successors(self.next_after(start), |at| self.next_after(*at));
+        if let Some(last) = all.take(count as usize).last() {
+            self.end_at = Some(last.plus(Duration::from_millis(1)));
+        }
+        Ok(())
+    }
+
+    /// Whether it is due so long after the end of a run.
+    #[must_use]
+    pub const fn is_after_completion(&self) -> bool {
+        matches!(self.when, When::AfterCompletion { .. })
+    }
+
+    /// No occurrence lies at or after it.
+    #[must_use]
+    pub const fn end_at(&self) -> Option<Timestamp> {
+        self.end_at
     }
 
     /// The zone that the schedule's wall times are read in.
@@ -175,47 +254,54 @@ impl CompiledSchedule {
     /// The first occurrence strictly later than `after`; `None` if there is none ever again.
     ///
     /// It allocates nothing and always ends: after one step for `every`, a binary search for
-    /// `at`, and at most some hundred steps for the rarest cron rule.
+    /// `at`, some hundred steps for the rarest cron rule, and 400 years of days for the rarest of the others.
     #[must_use]
     pub fn next_after(&self, after: Timestamp) -> Option<Timestamp> {
-        let after = self.not_before.map_or(after, |not_before| after.max(not_before));
+        let from = self.not_before.map_or(after, |not_before| after.max(not_before));
+        let second = from.millis().div_euclid(1_000);
+        let of_second = |second: i64| second.checked_mul(1_000).map(Timestamp::from_millis);
         let next = match &self.when {
-            When::Cron(rule) => {
-                let second = rule.next_after(&self.zone, self.dst, after.millis().div_euclid(1_000))?;
-                Timestamp::from_millis(second * 1_000)
-            }
+            When::Cron(rule) => of_second(rule.next_after(&self.zone, self.dst, second)?)?,
+            When::Recurrence(rule) => of_second(rule.next_after(&self.zone, self.dst, second)?)?,
+            When::Solar(rule) => of_second(rule.next_after(second)?)?,
             When::Every { period_ms, offset_ms } => {
-                let number = (after.millis() - offset_ms).div_euclid(*period_ms) + 1;
+                let number = (from.millis() - offset_ms).div_euclid(*period_ms) + 1;
                 let millis = number * period_ms + offset_ms;
                 (millis <= Timestamp::MAX.millis()).then(|| Timestamp::from_millis(millis))?
             }
-            When::At(instants) => *instants.get(instants.partition_point(|at| *at <= after))?,
+            When::At(instants) => *instants.get(instants.partition_point(|at| *at <= from))?,
+            When::AfterCompletion { period } => {
+                let start =
+                    self.not_before.map_or(Timestamp::MIN, |before| before.plus(Duration::from_millis(1)));
+                after.plus(*period).max(start)
+            }
         };
-        (next > after && self.end_at.is_none_or(|end_at| next < end_at)).then_some(next)
+        (next > from && self.end_at.is_none_or(|end_at| next < end_at)).then_some(next)
     }
 
-    /// [`Self::next_after`] with what people want to know about it.
+    /// The last occurrence strictly before `before`; `None` if there is none, or none that is known.
+    ///
+    /// It costs some fifty calls of [`Self::next_after`].
     #[must_use]
-    pub fn describe_next(&self, after: Timestamp) -> Option<Described> {
-        self.next_after(after).map(|at| self.describe(at))
+    pub fn last_before(&self, before: Timestamp) -> Option<Timestamp> {
+        if self.is_after_completion() {
+            return None;
+        }
+        last_before(|after| self.next_after(after), before)
     }
 
     /// Describes one of the schedule's own occurrences.
     #[must_use]
     pub fn describe(&self, at: Timestamp) -> Described {
-        let note = match &self.when {
-            When::Cron(rule) => {
-                rule.oddity(&self.zone, self.dst, at.millis().div_euclid(1_000)).map(|odd| note(&odd))
-            }
-            When::Every { .. } | When::At(_) => None,
-        };
-        Described { at, local: self.zone.local(at), note }
+        let second = at.millis().div_euclid(1_000);
+        let odd = self.when.walls().and_then(|rule| rule.oddity(&self.zone, self.dst, second));
+        Described { at, local: self.zone.local(at), note: odd.map(|odd| note(&odd)) }
     }
 
     /// How many occurrences lie between two instants, both inclusive, but at most `limit`.
     ///
-    /// `every` and `at` are counted at once; a cron rule is walked, at 0.1 to 0.5 µs for
-    /// each occurrence up to `limit`.
+    /// `every` and `at` are counted at once; any other rule is walked, at 0.1 to 0.5 µs for
+    /// each occurrence of a cron rule up to `limit`. Of what comes after the end of a run nothing is known: 0.
     #[must_use]
     pub fn count_between(&self, from: Timestamp, to: Timestamp, limit: u64) -> u64 {
         let first = self.not_before.map_or(before(from), |not_before| before(from).max(not_before));
@@ -232,7 +318,10 @@ impl CompiledSchedule {
                 let number = |at: Timestamp| instants.partition_point(|instant| *instant <= at);
                 (number(last) - number(first)) as u64
             }
-            When::Cron(_) => count_by_walking(|after| self.next_after(after), first, last, limit),
+            When::Cron(_) | When::Recurrence(_) | When::Solar(_) => {
+                count_by_walking(|after| self.next_after(after), first, last, limit)
+            }
+            When::AfterCompletion { .. } => 0,
         };
         count.min(limit)
     }
@@ -256,9 +345,89 @@ pub(super) fn count_by_walking(
     count
 }
 
+/// The last of what `next` yields that is earlier than `before`.
+///
+/// It leaps back twice as far each time until something lies in between, and then halves what is left.
+pub(super) fn last_before(
+    next: impl Fn(Timestamp) -> Option<Timestamp>,
+    before: Timestamp,
+) -> Option<Timestamp> {
+    let earlier = |after: Timestamp| next(after).filter(|at| *at < before);
+    let mut back_ms = 1_000_i64;
+    let mut found = loop {
+        let from = before.millis().saturating_sub(back_ms).max(Timestamp::MIN.millis());
+        if let Some(at) = earlier(Timestamp::from_millis(from)) {
+            break at;
+        }
+        if from == Timestamp::MIN.millis() {
+            return None;
+        }
+        back_ms = back_ms.saturating_mul(2);
+    };
+    // nothing lies between `none_after` and `before`
+    let mut none_after = before;
+    while none_after.millis() - found.millis() > 1 {
+        let middle = found.millis() + (none_after.millis() - found.millis()) / 2;
+        match earlier(Timestamp::from_millis(middle)) {
+            Some(at) => found = at,
+            None => none_after = Timestamp::from_millis(middle),
+        }
+    }
+    Some(found)
+}
+
+/// A day before a year begins, which is before it in every zone; in seconds since the Unix epoch.
+fn new_years_eve(year: i64) -> i64 {
+    (days_from_civil(year, 1, 1) - 2) * 86_400
+}
+
 /// The millisecond before an instant.
 pub(super) fn before(at: Timestamp) -> Timestamp {
     at.minus(Duration::from_millis(1))
+}
+
+fn compile_rule(rule: &Rule, spread: Spread, zone: &mut Zone, dst: Dst) -> Result<When, ScheduleError> {
+    Ok(match rule {
+        Rule::Cron { line, dialect, day_rule } => {
+            let rule = CronRule::parse(line, *dialect, *day_rule, spread)?;
+            if !comes(&rule, zone, dst) {
+                return Err(CronError::NeverInZone { zone: zone.name().to_owned() }.into());
+            }
+            When::Cron(rule)
+        }
+        Rule::Calendar(text) => {
+            let rule;
+            (rule, *zone) = calendar::parse(text, zone)?;
+            if !comes(&rule, zone, dst) {
+                return Err(CalendarError::NeverInZone { zone: zone.name().to_owned() }.into());
+            }
+            When::Cron(rule)
+        }
+        Rule::Recurrence(text) => {
+            let rule;
+            (rule, *zone) = Recurrence::parse(text, zone)?;
+            let from = rule.first_wall().saturating_sub(2 * 86_400);
+            if rule.next_after(zone, dst, from).is_none() {
+                return Err(RecurrenceError::NeverInZone { zone: zone.name().to_owned() }.into());
+            }
+            When::Recurrence(Box::new(rule))
+        }
+        Rule::Solar { event, place } => When::Solar(SolarRule::new(*event, *place)?),
+        Rule::Every { period, offset } => compile_every(*period, *offset)?,
+        Rule::AfterCompletion { period } => {
+            // the same bounds
+            compile_every(*period, Duration::ZERO)?;
+            When::AfterCompletion { period: *period }
+        }
+        Rule::At(instants) => compile_at(instants)?,
+    })
+}
+
+/// Whether a rule ever comes in its zone: `30 2 8-14 3 0` with `and` and `skip` lies in New York's gap year after
+/// year.
+fn comes(rule: &CronRule, zone: &Zone, dst: Dst) -> bool {
+    let from = rule.first_year().map_or(FAR_SECOND, new_years_eve);
+    rule.next_after(zone, dst, from).is_some()
 }
 
 fn compile_every(period: Duration, offset: Duration) -> Result<When, ScheduleError> {

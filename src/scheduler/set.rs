@@ -3,8 +3,10 @@
 //! Two schedules that name the same instant yield one occurrence; the first of the list counts
 //! as its source.
 
-use super::rule::{CompiledSchedule, Described, ScheduleError, before, count_by_walking};
+use super::rule::{CompiledSchedule, ScheduleError, before, count_by_walking};
+use super::spread::Spread;
 use crate::state::schedule::Schedule;
+use crate::state::spec::JobSpec;
 use crate::state::time::Timestamp;
 
 /// Most schedules of one job.
@@ -39,13 +41,22 @@ impl ScheduleSet {
     /// Compiles the schedules of a job.
     ///
     /// # Errors
+    /// As [`Self::compile`].
+    pub fn of(spec: &JobSpec) -> Result<Self, ScheduleSetError> {
+        Self::compile(&spec.schedules, Spread::of(&spec.namespace, &spec.name))
+    }
+
+    /// Compiles schedules; `spread` is their job's.
+    ///
+    /// # Errors
     /// [`ScheduleSetError`] with the index of the first schedule that is refused.
-    pub fn compile(schedules: &[Schedule]) -> Result<Self, ScheduleSetError> {
+    pub fn compile(schedules: &[Schedule], spread: Spread) -> Result<Self, ScheduleSetError> {
         if schedules.len() > SCHEDULES_MAX {
             return Err(ScheduleSetError::TooMany { found: schedules.len() });
         }
         let compile = |(index, schedule)| {
-            CompiledSchedule::compile(schedule).map_err(|source| ScheduleSetError::Schedule { index, source })
+            CompiledSchedule::compile(schedule, spread)
+                .map_err(|source| ScheduleSetError::Schedule { index, source })
         };
         let schedules = schedules.iter().enumerate().map(compile).collect::<Result<_, _>>()?;
         Ok(Self { schedules })
@@ -65,11 +76,20 @@ impl ScheduleSet {
         self.schedules.iter().enumerate().filter_map(next).min()
     }
 
-    /// [`Self::next_after`] with what people want to know about it.
+    /// The last occurrence strictly before `before`; `None` if there is none, or none that is known.
     #[must_use]
-    pub fn describe_next(&self, after: Timestamp) -> Option<(Described, usize)> {
-        let (at, index) = self.next_after(after)?;
-        Some((self.schedules.get(index)?.describe(at), index))
+    pub fn last_before(&self, before: Timestamp) -> Option<(Timestamp, usize)> {
+        let last = |(index, schedule): (usize, &CompiledSchedule)| {
+            Some((schedule.last_before(before)?, std::cmp::Reverse(index)))
+        };
+        let (at, index) = self.schedules.iter().enumerate().filter_map(last).max()?;
+        Some((at, index.0))
+    }
+
+    /// Whether it is due so long after the end of a run.
+    #[must_use]
+    pub fn is_after_completion(&self) -> bool {
+        self.schedules.iter().any(CompiledSchedule::is_after_completion)
     }
 
     /// How many occurrences lie between two instants, both inclusive, but at most `limit`.

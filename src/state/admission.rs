@@ -297,10 +297,8 @@ impl Applying<'_> {
         run.overdue_at = None;
         let job = run.id.job;
         self.state.remove_run(run.id);
-        if let Some(old) = self.state.jobs.get(&job).filter(|_| run.parent.is_none()) {
-            let mut changed = old.as_ref().clone();
-            changed.last = Some(LastRun::of(&run));
-            self.state.jobs.insert(job, Arc::new(changed));
+        if run.parent.is_none() {
+            self.state.put_last(job, LastRun::of(&run));
         }
         let run = Arc::new(run);
         // What one worker made of a run is not the run.

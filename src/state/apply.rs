@@ -117,6 +117,7 @@ impl Applying<'_> {
             }
             Command::TripBreaker { breaker, open_for, request } => self.trip(breaker, *open_for, request),
             Command::ResetBreaker { breaker, request } => self.reset(breaker, request),
+            Command::Arm { job, version, since, next } => self.arm(*job, *version, *since, *next),
         };
         done.unwrap_or_else(Outcome::Rejected)
     }

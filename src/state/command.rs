@@ -348,6 +348,17 @@ pub enum Command {
         /// Who.
         request: Request,
     },
+    /// Arms the occurrence of a job that follows from the end of its last run.
+    Arm {
+        /// Which; it must be at rest.
+        job: JobId,
+        /// The version whose schedule it is.
+        version: u64,
+        /// When the last run ended, as [`super::Job::rests_since`].
+        since: Timestamp,
+        /// The occurrence.
+        next: Due,
+    },
 }
 
 impl Command {
@@ -377,7 +388,8 @@ impl Command {
             | Self::Lose { .. }
             | Self::Retry { .. }
             | Self::Expire { .. }
-            | Self::HalfOpen { .. } => None,
+            | Self::HalfOpen { .. }
+            | Self::Arm { .. } => None,
         }
     }
 }

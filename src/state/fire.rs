@@ -65,6 +65,30 @@ impl Applying<'_> {
         Ok(Outcome::Fired { runs, started })
     }
 
+    /// Arms what follows from the end of the last run, while no other runs.
+    pub(super) fn arm(
+        &mut self,
+        id: JobId,
+        version: u64,
+        since: Timestamp,
+        next: Due,
+    ) -> Result<Outcome, Rejection> {
+        let job = self.live_job(id)?;
+        if job.version != version || job.rests_since() != since || !self.state.resting.contains(&id) {
+            return Err(Rejection::Stale);
+        }
+        if next.scheduled_at <= since
+            || next.scheduled_at <= job.decided_until
+            || next.due_at < next.scheduled_at
+        {
+            return Err(Rejection::Malformed);
+        }
+        let mut armed = job.as_ref().clone();
+        armed.next = Some(next);
+        self.state.put_job(armed);
+        Ok(Outcome::Done)
+    }
+
     /// Nobody can say when the job is due again: one record for the armed instant, and a job that waits for
     /// someone to change it.
     pub(super) fn disarm(

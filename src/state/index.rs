@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::State;
 use super::breaker::{Breaker, Status};
 use super::command::BreakerKey;
-use super::job::Job;
+use super::job::{Job, LastRun};
 use super::run::{JobId, Phase, Run, RunId};
 use super::time::Timestamp;
 
@@ -19,10 +19,34 @@ impl State {
         self.index_job(&job);
         self.jobs.insert(id, Arc::new(job));
         waiting.iter().for_each(|run| self.wait(run));
+        self.fit_resting(id);
+    }
+
+    /// What a job remembers of its newest record.
+    pub(super) fn put_last(&mut self, id: JobId, last: LastRun) {
+        let Some(old) = self.jobs.get(&id) else { return };
+        let mut changed = old.as_ref().clone();
+        changed.last = Some(last);
+        self.jobs.insert(id, Arc::new(changed));
+        self.fit_resting(id);
+    }
+
+    fn fit_resting(&mut self, id: JobId) {
+        let rests = self.jobs.get(&id).is_some_and(|job| {
+            let may_be_armed =
+                !job.deleted && job.pause.is_none() && job.fault.is_none() && job.next.is_none();
+            may_be_armed && job.goes_on_after_a_run() && self.runs_of(id).next().is_none()
+        });
+        if rests {
+            self.resting.insert(id);
+        } else {
+            self.resting.remove(&id);
+        }
     }
 
     pub(super) fn remove_job(&mut self, id: JobId) {
         self.unindex_job(id);
+        self.resting.remove(&id);
         self.jobs.remove(&id);
         self.remove_joins(id);
         self.remove_breaker(&BreakerKey::Job(id));
@@ -80,12 +104,14 @@ impl State {
             self.unindex_run(&old);
         }
         self.index_run(&run);
+        self.resting.remove(&run.id.job);
         self.runs.insert(run.id, Arc::new(run));
     }
 
     pub(super) fn remove_run(&mut self, id: RunId) {
         if let Some(old) = self.runs.remove(&id) {
             self.unindex_run(&old);
+            self.fit_resting(id.job);
         }
     }
 

@@ -143,6 +143,23 @@ impl Job {
     #[must_use]
     pub fn is_exhausted(&self) -> bool {
         let is_enabled = self.pause.is_none() && self.fault.is_none();
-        is_enabled && self.next.is_none() && !self.spec.schedules.is_empty()
+        is_enabled && self.next.is_none() && !self.spec.schedules.is_empty() && !self.goes_on_after_a_run()
+    }
+
+    /// When the last run ended, from which an occurrence may follow; or when the job was changed since, for an
+    /// edit never fires it.
+    #[must_use]
+    pub fn rests_since(&self) -> Timestamp {
+        self.last.map_or(self.updated_at, |last| last.finished_at.max(self.updated_at))
+    }
+
+    /// Whether an occurrence follows from the end of the last run: that is arithmetic, and needs no zone.
+    #[must_use]
+    pub fn goes_on_after_a_run(&self) -> bool {
+        self.spec.schedules.iter().any(|schedule| {
+            let next = schedule.after_completion().map(|period| self.rests_since().plus(period));
+            let next = next.map(|next| schedule.start_at.map_or(next, |start_at| next.max(start_at)));
+            next.is_some_and(|next| schedule.end_at.is_none_or(|end_at| next < end_at))
+        })
     }
 }

@@ -18,14 +18,14 @@
 //! | level | since | brings in |
 //! |---|---|---|
 //! | 0 | | what a cluster begins with; builds that say nothing of levels speak this one alone |
-//! | 1 | 0.1 | `grpc` targets; `every_node` |
+//! | 1 | 0.1 | `grpc` targets; `every_node`; params in texts of targets; limits of namespaces; all schedules but `cron` of the unix dialect, `every` and `at`, and of that dialect `H`, `~` and years |
 
 use std::fmt;
 use std::sync::Arc;
 
 use super::command::{Command, Entry};
 use super::run::Report;
-use super::schedule::Rule;
+use super::schedule::{Dialect, Rule, Schedule};
 use super::spec::{JobSpec, RetryOn, Target};
 
 /// What a cluster begins at.
@@ -148,6 +148,10 @@ impl Command {
             Self::SetNamespace { namespace: _, limits: _, request: _ } => {
                 Need { level: 1, what: "the limits of a namespace" }
             }
+            // Only jobs that need the level rest.
+            Self::Arm { job: _, version: _, since: _, next: _ } => {
+                Need { level: 1, what: "`schedule.from: completion`" }
+            }
             Self::Spread { run: _, places: _ } => Need { level: 1, what: "`every_node`" },
             // Proposed only to members that all speak the level that it raises to.
             Self::RaiseLevel { from: _, to: _ } => Need::NONE,
@@ -213,9 +217,7 @@ impl JobSpec {
             true => Need { level: 1, what: "`every_node`" },
             false => Need::NONE,
         };
-        let of_rules = schedules.iter().map(|schedule| match schedule.rule {
-            Rule::Cron { .. } | Rule::Every { .. } | Rule::At(_) => Need::NONE,
-        });
+        let of_rules = schedules.iter().map(Schedule::need);
         let of_retries = retry.on.iter().map(|on| match on {
             RetryOn::Failed | RetryOn::Timeout | RetryOn::Lost | RetryOn::Exit(_) | RetryOn::Http(..) => {
                 Need::NONE
@@ -224,6 +226,36 @@ impl JobSpec {
         });
         of_rules.chain(of_retries).fold(of_target.or(of_params).or(of_every_node), Need::or)
     }
+}
+
+impl Schedule {
+    /// The level that it needs. An older leader could not tell when it is due, and would end the job's schedule.
+    #[must_use]
+    pub fn need(&self) -> Need {
+        let Self { rule, timezone: _, gap: _, fold: _, start_at: _, end_at: _, jitter: _, count } = self;
+        let of_rule = match rule {
+            Rule::Cron { line, dialect, day_rule: _ } => match dialect {
+                Dialect::Unix if !is_later_line(line) => Need::NONE,
+                Dialect::Unix => Need { level: 1, what: "`H`, `~` and years in `schedule.cron`" },
+                Dialect::Quartz | Dialect::Aws => Need { level: 1, what: "`schedule.dialect`" },
+            },
+            Rule::Every { .. } | Rule::At(_) => Need::NONE,
+            Rule::AfterCompletion { .. } => Need { level: 1, what: "`schedule.from: completion`" },
+            Rule::Recurrence(_) => Need { level: 1, what: "`schedule.rrule`" },
+            Rule::Calendar(_) => Need { level: 1, what: "`schedule.calendar`" },
+            Rule::Solar { .. } => Need { level: 1, what: "`schedule.solar`" },
+        };
+        match count {
+            Some(_) => of_rule.or(Need { level: 1, what: "`schedule.count`" }),
+            None => of_rule,
+        }
+    }
+}
+
+/// What the first builds did not read in a line of the unix dialect: `H`, `~` and a seventh field.
+fn is_later_line(line: &str) -> bool {
+    let mut items = line.split([' ', '\t', ',']);
+    line.contains('~') || items.any(|item| item.starts_with('H')) || line.split_whitespace().count() > 6
 }
 
 impl Report {

@@ -150,6 +150,7 @@ pub struct State {
     queue_loads: OrdMap<Arc<str>, QueueLoad>,
     followers: OrdSet<(Arc<str>, Arc<str>, JobId)>,
     ending_pauses: OrdSet<(Timestamp, JobId)>,
+    resting: OrdSet<JobId>,
 }
 
 impl State {
@@ -325,6 +326,11 @@ impl State {
     /// Pauses that end by themselves, with their jobs, the earliest first.
     pub fn ending_pauses(&self) -> impl Iterator<Item = (Timestamp, JobId)> + '_ {
         self.ending_pauses.iter().copied()
+    }
+
+    /// Jobs without a live run whose next occurrence follows from the end of the last one and is not armed.
+    pub fn resting(&self) -> impl Iterator<Item = JobId> + '_ {
+        self.resting.iter().copied()
     }
 
     /// Half-open breakers.

@@ -82,7 +82,8 @@ fn operation_key(command: &Command) -> Option<Arc<str>> {
         | Command::Lose { .. }
         | Command::Retry { .. }
         | Command::Expire { .. }
-        | Command::HalfOpen { .. } => return None,
+        | Command::HalfOpen { .. }
+        | Command::Arm { .. } => return None,
     };
     Some(key.into())
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::pack::later;
 use super::time::Timestamp;
 
 /// One schedule of a job: a rule, the zone that its wall times are read in, and its bounds.
@@ -27,18 +28,37 @@ pub struct Schedule {
     pub end_at: Option<Timestamp>,
     /// Upper bound of the deterministic spread between the nominal instant and the due one.
     pub jitter: Duration,
+    /// How many occurrences there are from `start_at` on; all of them if absent.
+    #[serde(default, serialize_with = "later")]
+    pub count: Option<u32>,
+}
+
+impl Schedule {
+    /// How long after the end of a run the next one is due, where that is the rule.
+    #[must_use]
+    pub const fn after_completion(&self) -> Option<Duration> {
+        match self.rule {
+            Rule::AfterCompletion { period } => Some(period),
+            Rule::Cron { .. }
+            | Rule::Every { .. }
+            | Rule::At(_)
+            | Rule::Recurrence(_)
+            | Rule::Calendar(_)
+            | Rule::Solar { .. } => None,
+        }
+    }
 }
 
 /// The kinds of rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Rule {
-    /// A cron line: 5 fields, 6 with seconds first, or a macro such as `@daily`.
+    /// A cron line, or a macro such as `@daily`.
     Cron {
         /// The line as the user wrote it.
         line: String,
         /// How to read it.
         dialect: Dialect,
-        /// How day-of-month and day-of-week combine.
+        /// How day-of-month and day-of-week combine; the unix dialect alone has a choice.
         day_rule: DayRule,
     },
     /// Every `period`, counted from the Unix epoch plus `offset`; a zone has no say in it.
@@ -50,6 +70,107 @@ pub enum Rule {
     },
     /// These instants, in ascending order, without repetition.
     At(Vec<Timestamp>),
+    /// So long after the last run ended; each is armed when its predecessor is over. The only schedule of its job.
+    AfterCompletion {
+        /// From the end of a run to the next occurrence, in whole milliseconds, from 100 ms to 36 525 days.
+        period: Duration,
+    },
+    /// Properties of RFC 5545, as the user wrote them; see `scheduler::recurrence`.
+    Recurrence(String),
+    /// A calendar event as systemd writes it; see `scheduler::calendar`.
+    Calendar(String),
+    /// An event of the sun at a place; see `scheduler::solar`.
+    Solar {
+        /// Which.
+        event: SolarEvent,
+        /// Where.
+        place: SolarPlace,
+    },
+}
+
+impl Rule {
+    /// What becomes of a wall time inside a gap where the schedule does not say: RFC 5545 has an answer of its own.
+    #[must_use]
+    pub const fn usual_gap(&self) -> Gap {
+        match self {
+            Self::Recurrence(_) => Gap::Shift,
+            Self::Cron { .. }
+            | Self::Every { .. }
+            | Self::At(_)
+            | Self::AfterCompletion { .. }
+            | Self::Calendar(_)
+            | Self::Solar { .. } => Gap::RunAtEnd,
+        }
+    }
+}
+
+/// A place on Earth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SolarPlace {
+    /// Millionths of a degree, from the equator to the north; -90 to 90 degrees.
+    pub latitude_micro: i32,
+    /// Millionths of a degree, from Greenwich to the east; -180 to 180 degrees.
+    pub longitude_micro: i32,
+}
+
+/// What the sun does; the names are Celery's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SolarEvent {
+    /// It comes up to 18 degrees below the horizon.
+    DawnAstronomical,
+    /// It comes up to 12 degrees below the horizon.
+    DawnNautical,
+    /// It comes up to 6 degrees below the horizon.
+    DawnCivil,
+    /// Its upper limb appears.
+    Sunrise,
+    /// It crosses the meridian.
+    SolarNoon,
+    /// Its upper limb disappears.
+    Sunset,
+    /// It goes down to 6 degrees below the horizon.
+    DuskCivil,
+    /// It goes down to 12 degrees below the horizon.
+    DuskNautical,
+    /// It goes down to 18 degrees below the horizon.
+    DuskAstronomical,
+}
+
+impl SolarEvent {
+    /// All of them, in the order of a day.
+    pub const ALL: [Self; 9] = [
+        Self::DawnAstronomical,
+        Self::DawnNautical,
+        Self::DawnCivil,
+        Self::Sunrise,
+        Self::SolarNoon,
+        Self::Sunset,
+        Self::DuskCivil,
+        Self::DuskNautical,
+        Self::DuskAstronomical,
+    ];
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DawnAstronomical => "dawn_astronomical",
+            Self::DawnNautical => "dawn_nautical",
+            Self::DawnCivil => "dawn_civil",
+            Self::Sunrise => "sunrise",
+            Self::SolarNoon => "solar_noon",
+            Self::Sunset => "sunset",
+            Self::DuskCivil => "dusk_civil",
+            Self::DuskNautical => "dusk_nautical",
+            Self::DuskAstronomical => "dusk_astronomical",
+        }
+    }
+
+    /// Whether the sun goes up.
+    #[must_use]
+    pub const fn is_rise(self) -> bool {
+        matches!(self, Self::DawnAstronomical | Self::DawnNautical | Self::DawnCivil | Self::Sunrise)
+    }
 }
 
 /// The dialect of a cron line.
@@ -58,6 +179,10 @@ pub enum Dialect {
     /// Debian cron's fields; see `scheduler::cron`.
     #[default]
     Unix,
+    /// Seconds first, weekdays from 1, `?`, `L`, `W`, `#`, years.
+    Quartz,
+    /// As Quartz, without seconds and always with a year (EventBridge).
+    Aws,
 }
 
 /// How a restricted day-of-month and a restricted day-of-week combine.

@@ -105,6 +105,7 @@ impl State {
             ("queue_loads", self.queue_loads == anew.queue_loads),
             ("followers", self.followers == anew.followers),
             ("ending_pauses", self.ending_pauses == anew.ending_pauses),
+            ("resting", self.resting == anew.resting),
             ("operations", self.operations_by_age.len() == self.operations.len()),
         ];
         sets.into_iter().find(|(_, same)| !same).map_or(Ok(()), |(name, _)| Err(Broken::Derived(name)))

@@ -46,6 +46,7 @@ pub(crate) fn minutely(name: &str) -> JobSpec {
             start_at: None,
             end_at: None,
             jitter: Duration::ZERO,
+            count: None,
         }],
         target: Target::Exec {
             program: Program::Shell("true".to_owned()),
@@ -120,7 +121,7 @@ impl Scene {
     }
 
     pub(crate) async fn put(&mut self, spec: JobSpec) -> JobId {
-        let set = ScheduleSet::compile(&spec.schedules).expect("a schedule");
+        let set = ScheduleSet::of(&spec).expect("a schedule");
         let next = arm(&spec, &set, self.now);
         let put = Command::PutJob { spec: Arc::new(spec), next, request: Request::default() };
         match self.apply(put).await {
@@ -137,7 +138,7 @@ impl Scene {
             Verdict::Run { scheduled_at, .. } => *scheduled_at,
             Verdict::Missed { until, .. } => *until,
         };
-        let set = ScheduleSet::compile(&current.spec.schedules).expect("a schedule");
+        let set = ScheduleSet::of(&current.spec).expect("a schedule");
         let next = arm(&current.spec, &set, last);
         match self.apply(Command::Fire { job, version: current.version, expect, verdicts, next }).await {
             Outcome::Fired { runs, .. } => runs,

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::{instant, span};
 use crate::pb::v1 as pb;
-use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
+use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule, SolarEvent, SolarPlace};
 use crate::state::spec::{
     After, AfterOn, AfterWhen, BreakerPolicy, CatchUp, CatchUpRuns, GRPC_CODES, JobSpec, Keep, Limits,
     OnLost, OnOpen, OnResume, Overlap, OverlapPolicy, Program, Rate, Retention, Retry, RetryOn, Target,
@@ -101,26 +101,51 @@ fn schedule(schedule: &Schedule) -> pb::Schedule {
         start_at: schedule.start_at.map(instant),
         end_at: schedule.end_at.map(instant),
         jitter: Some(span(schedule.jitter)).filter(|_| !schedule.jitter.is_zero()),
+        count: schedule.count,
         ..pb::Schedule::default()
     };
     match &schedule.rule {
-        Rule::Cron { line, dialect: Dialect::Unix, day_rule } => {
+        Rule::Cron { line, dialect, day_rule } => {
             message.cron.clone_from(line);
-            message.dialect = pb::Dialect::Unix.into();
-            message.day_rule = match day_rule {
-                DayRule::OrVixie => pb::DayRule::OrVixie,
-                DayRule::OrBare => pb::DayRule::OrBare,
-                DayRule::And => pb::DayRule::And,
-            }
-            .into();
+            (message.dialect, message.day_rule) = match (dialect, day_rule) {
+                (Dialect::Quartz, _) => (pb::Dialect::Quartz.into(), 0),
+                (Dialect::Aws, _) => (pb::Dialect::Aws.into(), 0),
+                (Dialect::Unix, DayRule::OrVixie) => (pb::Dialect::Unix.into(), pb::DayRule::OrVixie.into()),
+                (Dialect::Unix, DayRule::OrBare) => (pb::Dialect::Unix.into(), pb::DayRule::OrBare.into()),
+                (Dialect::Unix, DayRule::And) => (pb::Dialect::Unix.into(), pb::DayRule::And.into()),
+            };
         }
         Rule::Every { period, offset } => {
             message.every = Some(span(*period));
             message.offset = Some(span(*offset)).filter(|_| !offset.is_zero());
         }
         Rule::At(instants) => message.at = instants.iter().copied().map(instant).collect(),
+        Rule::AfterCompletion { period } => {
+            message.every = Some(span(*period));
+            message.from = pb::EveryFrom::Completion.into();
+        }
+        Rule::Recurrence(text) => message.rrule.clone_from(text),
+        Rule::Calendar(text) => message.calendar.clone_from(text),
+        Rule::Solar { event, place } => message.solar = Some(solar(*event, *place)),
     }
     message
+}
+
+fn solar(event: SolarEvent, place: SolarPlace) -> pb::Solar {
+    let event = match event {
+        SolarEvent::DawnAstronomical => pb::SolarEvent::DawnAstronomical,
+        SolarEvent::DawnNautical => pb::SolarEvent::DawnNautical,
+        SolarEvent::DawnCivil => pb::SolarEvent::DawnCivil,
+        SolarEvent::Sunrise => pb::SolarEvent::Sunrise,
+        SolarEvent::SolarNoon => pb::SolarEvent::SolarNoon,
+        SolarEvent::Sunset => pb::SolarEvent::Sunset,
+        SolarEvent::DuskCivil => pb::SolarEvent::DuskCivil,
+        SolarEvent::DuskNautical => pb::SolarEvent::DuskNautical,
+        SolarEvent::DuskAstronomical => pb::SolarEvent::DuskAstronomical,
+    };
+    let degrees = |micro: i32| Some(f64::from(micro) / 1e6);
+    let (latitude, longitude) = (degrees(place.latitude_micro), degrees(place.longitude_micro));
+    pb::Solar { event: event.into(), latitude, longitude }
 }
 
 fn target(target: &Target) -> pb::Target {

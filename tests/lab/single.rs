@@ -86,7 +86,7 @@ impl Single {
 
     /// The first occurrence of a definition after the leader's time.
     pub(crate) fn next(&self, spec: &JobSpec) -> Result<Option<Due>, String> {
-        let set = ScheduleSet::compile(&spec.schedules).map_err(|error| error.to_string())?;
+        let set = ScheduleSet::of(spec).map_err(|error| error.to_string())?;
         Ok(arm(spec, &set, self.now()))
     }
 
@@ -274,6 +274,10 @@ impl Single {
             Command::Fire { job, verdicts, next, .. } => {
                 let told: Vec<String> = verdicts.iter().map(verdict).collect();
                 format!("fire {} [{}] next {}", self.names.label(*job), told.join(", "), names::due(*next))
+            }
+            Command::Arm { job, since, next, .. } => {
+                let (job, next) = (self.names.label(*job), names::due(Some(*next)));
+                format!("arm {job} since {}, next {next}", clock(*since))
             }
             Command::Disarm { job, why, .. } => format!("disarm {}: {why}", self.names.label(*job)),
             Command::Start { run: id, attempt, worker, .. } => {

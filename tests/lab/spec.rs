@@ -107,6 +107,7 @@ pub(crate) fn schedule(rule: Rule) -> Schedule {
         start_at: None,
         end_at: None,
         jitter: Duration::ZERO,
+        count: None,
     }
 }
 
@@ -154,6 +155,7 @@ fn after(spec: &mut JobSpec) -> &mut After {
 pub(crate) fn set(spec: &mut JobSpec, key: &str, value: &str) -> Result<(), String> {
     match key {
         "every" => spec.schedules.push(every(span(value)?)),
+        "rest" => spec.schedules.push(schedule(Rule::AfterCompletion { period: span(value)? })),
         "cron" => spec.schedules.push(schedule(Rule::Cron {
             line: value.to_owned(),
             dialect: Dialect::Unix,

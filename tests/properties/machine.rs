@@ -425,7 +425,7 @@ fn pick<T>(all: impl Iterator<Item = T>, choice: u8) -> Option<T> {
 }
 
 fn next(spec: &JobSpec, after: Timestamp) -> Option<Due> {
-    let set = ScheduleSet::compile(&spec.schedules).expect("a sound schedule");
+    let set = ScheduleSet::of(spec).expect("a sound schedule");
     arm(spec, &set, after)
 }
 

@@ -19,7 +19,7 @@ use crate::lab::spec;
 pub(crate) const NAMES: [&str; 6] = ["ant", "bee", "cat", "dog", "elk", "fox"];
 
 pub(crate) fn next(spec: &JobSpec, after: Timestamp) -> Option<Due> {
-    let set = ScheduleSet::compile(&spec.schedules).expect("the simulation writes sound schedules");
+    let set = ScheduleSet::of(spec).expect("the simulation writes sound schedules");
     arm(spec, &set, after)
 }
 

@@ -122,6 +122,11 @@ impl Api {
                 "the job has no schedule, so no occurrence of it is missing",
             ));
         }
+        if job.spec.schedules.iter().any(|schedule| schedule.after_completion().is_some()) {
+            let text =
+                "the occurrences of `from: completion` follow from runs, so none of the past is missing";
+            return Err(Status::failed_precondition(text));
+        }
         let until = decided_by_schedule(&job).map_or(to, |armed| armed.min(to));
         let all = occurrences(&compiled(&job.spec)?, from, until)?;
         let count = all.len();

@@ -314,7 +314,7 @@ fn each_field_is_refused_under_its_own_path() {
         (|s| s.priority = 101, "priority: 101 is out of range, expected -100 to 100"),
         (
             |s| s.schedule = vec![pb::Schedule::default()],
-            "schedule: exactly one of cron, every and at is needed, found none",
+            "schedule: exactly one of cron, every, at, rrule, calendar and solar is needed, found none",
         ),
         (
             |s| s.schedule = vec![pb::Schedule { offset: span(1, 0), ..cron("* * * * *") }],

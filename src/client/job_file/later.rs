@@ -6,7 +6,7 @@
 /// The key of the surrounding mapping (empty for the job itself) and the keys planned in it.
 const LATER: [(&str, &[&str]); 3] = [
     ("", &["notify", "every_node"]),
-    ("schedule", &["rrule", "calendar", "solar", "exclude"]),
+    ("schedule", &["exclude", "only"]),
     ("target", &["grpc", "redis", "amqp", "nats", "kafka", "celery"]),
 ];
 

@@ -108,8 +108,7 @@ fn anchors_work_inside_a_document() {
 
 #[test]
 fn each_kind_of_bad_input_is_named_with_its_place() {
-    let known_schedule =
-        "known here: cron, dialect, day_rule, every, offset, at, timezone, dst, start_at, end_at, jitter";
+    let known_schedule = "known here: cron, dialect, day_rule, every, offset, at, timezone, dst, start_at, end_at, jitter, from, count, rrule, calendar, solar";
     for (text, expected) in [
         ("name: a\nnotify: {on: []}\n", "a.yaml:2:1: notify: this version does not support `notify`".to_owned()),
         (
@@ -121,8 +120,8 @@ fn each_kind_of_bad_input_is_named_with_its_place() {
             "a.yaml:3:3: target.kafka: this version does not support `kafka`".to_owned(),
         ),
         (
-            "name: a\nschedule:\n- cron: x\n- solar: sunset\n",
-            "a.yaml:4:3: schedule[1].solar: this version does not support `solar`".to_owned(),
+            "name: a\nschedule:\n- cron: x\n- exclude: [holidays]\n",
+            "a.yaml:4:3: schedule[1].exclude: this version does not support `exclude`".to_owned(),
         ),
         (
             "name: a\nschedule:\n  cron: x\n  timezon: UTC\n",
@@ -154,8 +153,8 @@ fn each_kind_of_bad_input_is_named_with_its_place() {
             "a.yaml:2:18: catch_up.runs: expected one of `none`, `latest`, `all`, found `some`".to_owned(),
         ),
         (
-            "name: a\nschedule: {cron: x, dialect: quartz}\n",
-            "a.yaml:2:30: schedule.dialect: expected `unix`, found `quartz`".to_owned(),
+            "name: a\nschedule: {cron: x, dialect: spring}\n",
+            "a.yaml:2:30: schedule.dialect: expected one of `unix`, `quartz`, `aws`, found `spring`".to_owned(),
         ),
         ("name: a\nname: b\n", "a.yaml:2:1: name: the key is given twice, first on line 1".to_owned()),
         ("name: a\nlabels:\n", "a.yaml:2:7: labels: expected a mapping, found nothing".to_owned()),

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use super::{FIELD_ITEMS_MAX, LINE_BYTES_MAX};
+use super::{FIELD_ITEMS_MAX, LINE_BYTES_MAX, Years};
 
 /// A field of a cron line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
-    /// 0 to 59; only in lines of six fields.
+    /// 0 to 59.
     Second,
     /// 0 to 59.
     Minute,
@@ -19,6 +19,10 @@ pub enum Field {
     Month,
     /// 0 to 7, or a name; 0 and 7 are Sunday.
     DayOfWeek,
+    /// 1 to 7, or a name; 1 is Sunday: that of the dialects `quartz` and `aws`.
+    DayOfWeekFromOne,
+    /// 1970 to 2199.
+    Year,
 }
 
 impl Field {
@@ -31,16 +35,18 @@ impl Field {
             Self::Hour => "hour",
             Self::DayOfMonth => "day of month",
             Self::Month => "month",
-            Self::DayOfWeek => "day of week",
+            Self::DayOfWeek | Self::DayOfWeekFromOne => "day of week",
+            Self::Year => "year",
         }
     }
 
-    /// The smallest number that the field takes.
+    /// The smallest number that the field takes, in text.
     #[must_use]
     pub const fn min(self) -> u32 {
         match self {
             Self::Second | Self::Minute | Self::Hour | Self::DayOfWeek => 0,
-            Self::DayOfMonth | Self::Month => 1,
+            Self::DayOfMonth | Self::Month | Self::DayOfWeekFromOne => 1,
+            Self::Year => Years::FIRST as u32,
         }
     }
 
@@ -52,18 +58,19 @@ impl Field {
             Self::Hour => 23,
             Self::DayOfMonth => 31,
             Self::Month => 12,
-            Self::DayOfWeek => 7,
+            Self::DayOfWeek | Self::DayOfWeekFromOne => 7,
+            Self::Year => Years::LAST as u32,
         }
     }
 
     /// The names that the field takes, in order; none for most.
     pub(super) const fn names(self) -> &'static [&'static str] {
         match self {
-            Self::Second | Self::Minute | Self::Hour | Self::DayOfMonth => &[],
+            Self::Second | Self::Minute | Self::Hour | Self::DayOfMonth | Self::Year => &[],
             Self::Month => {
                 &["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
             }
-            Self::DayOfWeek => &["sun", "mon", "tue", "wed", "thu", "fri", "sat"],
+            Self::DayOfWeek | Self::DayOfWeekFromOne => &["sun", "mon", "tue", "wed", "thu", "fri", "sat"],
         }
     }
 }
@@ -115,15 +122,32 @@ pub enum CronError {
         /// Where it begins.
         at: usize,
     },
-    /// Neither five nor six fields.
-    #[error(
-        "column {}: found {found} field{}, expected 5 (minute hour day-of-month month day-of-week) \
-         or 6 (with seconds first)", at + 1, if *found == 1 { "" } else { "s" })]
+    /// More or fewer fields than the dialect has.
+    #[error("column {}: found {found} field{}, expected {expected}",
+        at + 1, if *found == 1 { "" } else { "s" })]
     FieldCount {
         /// Where the first field too many begins, or where the line ends.
         at: usize,
         /// How many fields there are.
         found: usize,
+        /// What the dialect takes.
+        expected: &'static str,
+    },
+    /// `?` in both day fields or in neither, where the dialect asks for just one.
+    #[error("column {}: found {found} `?`, expected one, in day of month or in day of week", at + 1)]
+    QuestionMarks {
+        /// Where the day of month begins.
+        at: usize,
+        /// How many there are.
+        found: usize,
+    },
+    /// Another error, with what would be right for the line as a whole.
+    #[error("{error}")]
+    Advised {
+        /// The error.
+        error: Box<CronError>,
+        /// The advice.
+        hint: String,
     },
     /// A list with nothing between two commas, or at an end.
     #[error("column {}: {field}: empty list item, expected a value", at + 1)]
@@ -150,7 +174,7 @@ pub enum CronError {
         at: usize,
         /// The character.
         found: char,
-        /// Whose it is: `quartz`, `jenkins` or `cronie`.
+        /// Whose it is: `quartz`.
         dialect: &'static str,
     },
     /// A name in a field that takes numbers only.
@@ -238,8 +262,10 @@ impl CronError {
             | Self::UnknownMacro { .. }
             | Self::Reboot { .. }
             | Self::FieldCount { .. }
+            | Self::QuestionMarks { .. }
             | Self::NeverFires
             | Self::NeverInZone { .. } => None,
+            Self::Advised { error, .. } => error.field(),
             Self::EmptyItem { field, .. }
             | Self::TooManyItems { field, .. }
             | Self::ForeignCharacter { field, .. }
@@ -256,7 +282,9 @@ impl CronError {
     pub fn at(&self) -> Option<usize> {
         match self {
             Self::Empty | Self::LineTooLong { .. } | Self::NeverFires | Self::NeverInZone { .. } => None,
+            Self::Advised { error, .. } => error.at(),
             Self::NotAscii { at, .. }
+            | Self::QuestionMarks { at, .. }
             | Self::UnknownMacro { at, .. }
             | Self::Reboot { at }
             | Self::FieldCount { at, .. }
@@ -277,7 +305,7 @@ impl CronError {
         match self {
             Self::UnknownMacro { hint, .. } | Self::UnknownName { hint, .. } => hint.clone(),
             Self::Reboot { .. } => Some("trigger the job from what starts the machine".to_owned()),
-            Self::FieldCount { found: 7, .. } => Some("the unix dialect has no year field".to_owned()),
+            Self::Advised { hint, .. } => Some(hint.clone()),
             Self::NameInNumberField { .. } => {
                 Some("names belong into the fields month and day of week".to_owned())
             }
@@ -290,6 +318,7 @@ impl CronError {
             | Self::LineTooLong { .. }
             | Self::NotAscii { .. }
             | Self::FieldCount { .. }
+            | Self::QuestionMarks { .. }
             | Self::EmptyItem { .. }
             | Self::TooManyItems { .. }
             | Self::Unexpected { .. }
@@ -304,7 +333,9 @@ fn nearest_number(field: Field, found: &str) -> String {
         (Field::Second | Field::Minute, "60") => {
             format!("the full {} is 0", if field == Field::Minute { "hour" } else { "minute" })
         }
-        _ if found.bytes().all(|digit| digit == b'0') => format!("the smallest {field} is {}", field.min()),
+        _ if found.parse().is_ok_and(|number: u32| number < field.min()) => {
+            format!("the smallest {field} is {}", field.min())
+        }
         _ => format!("the largest {field} is {}", field.max()),
     }
 }

@@ -1,10 +1,16 @@
 //! The language: what is read, how, and what is refused where.
 
 use super::{CronError, CronRule, Field};
-use crate::state::schedule::DayRule;
+use crate::scheduler::spread::Spread;
+use crate::scheduler::walls::Walls as _;
+use crate::state::schedule::{DayRule, Dialect};
+
+pub(super) fn unix(line: &str, day_rule: DayRule) -> Result<CronRule, CronError> {
+    CronRule::parse(line, Dialect::Unix, day_rule, Spread::default())
+}
 
 fn parse(line: &str) -> Result<CronRule, CronError> {
-    CronRule::parse(line, DayRule::OrVixie)
+    unix(line, DayRule::OrVixie)
 }
 
 fn read(line: &str) -> CronRule {
@@ -71,7 +77,7 @@ fn a_rule_is_elastic_by_the_first_character_of_its_times() {
 
 #[test]
 fn the_day_rules_differ_in_what_counts_as_unrestricted() {
-    let both = |line: &str, rule| CronRule::parse(line, rule).map(|rule| rule.both_days);
+    let both = |line: &str, rule| unix(line, rule).map(|rule| rule.days.both);
     for (days, vixie, bare) in [
         ("1 * 1", false, false),
         ("1-31 * 1", false, false),
@@ -97,15 +103,15 @@ fn a_refusal_names_the_column_the_field_and_what_would_be_right() {
         (" \t ", "the cron line is empty"),
         (
             "daily",
-            "column 6: found 1 field, expected 5 (minute hour day-of-month month day-of-week) or 6 (with seconds first)",
+            "column 6: found 1 field, expected 5 (minute hour day-of-month month day-of-week), 6 (with the second first) or 7 (with the year last as well)",
         ),
         (
             "0 0 * *",
-            "column 8: found 4 fields, expected 5 (minute hour day-of-month month day-of-week) or 6 (with seconds first)",
+            "column 8: found 4 fields, expected 5 (minute hour day-of-month month day-of-week), 6 (with the second first) or 7 (with the year last as well)",
         ),
         (
-            "0 0 0 * * * 2030",
-            "column 13: found 7 fields, expected 5 (minute hour day-of-month month day-of-week) or 6 (with seconds first)",
+            "0 0 0 * * * 2030 *",
+            "column 18: found 8 fields, expected 5 (minute hour day-of-month month day-of-week), 6 (with the second first) or 7 (with the year last as well)",
         ),
         ("60 0 * * *", "column 1: minute: 60 is out of range, expected 0 to 59"),
         ("0 24 * * *", "column 3: hour: 24 is out of range, expected 0 to 23"),
@@ -142,8 +148,16 @@ fn a_refusal_names_the_column_the_field_and_what_would_be_right() {
         ("0 0 * * friL", "column 12: day of week: `L` belongs to the quartz dialect, not to unix cron"),
         ("0 0 * * mon#1", "column 12: day of week: `#` belongs to the quartz dialect, not to unix cron"),
         ("0 0 ? * 1", "column 5: day of month: `?` belongs to the quartz dialect, not to unix cron"),
-        ("H 0 * * *", "column 1: minute: `H` belongs to the jenkins dialect, not to unix cron"),
-        ("0~30 0 * * *", "column 2: minute: `~` belongs to the cronie dialect, not to unix cron"),
+        ("0 0 0 1 1 * 1969", "column 13: year: 1969 is out of range, expected 1970 to 2199"),
+        ("0 0 0 1 1 * 2030-2020", "column 22: year: found `2020`, expected a year that is not earlier"),
+        ("0 0 0 1 1 * H", "column 13: year: found the name `H`, expected a number from 1970 to 2199"),
+        ("H( 0 * * *", "column 3: minute: found the end of the field, expected a number or `*`"),
+        ("H(5) 0 * * *", "column 4: minute: found `)`, expected `-`"),
+        ("H(5-1) 0 * * *", "column 5: minute: found `1`, expected a value that is not less than the first"),
+        ("H(1-5 0 * * *", "column 6: minute: found the end of the field, expected `)`"),
+        ("H-5 0 * * *", "column 2: minute: found `-`, expected `(`, `/`, `,` or the end of the field"),
+        ("30~5 0 * * *", "column 4: minute: found `5`, expected a value that is not less than the first"),
+        ("5~9~12 0 * * *", "column 4: minute: found `~`, expected `/`, `,` or the end of the field"),
         ("0 0 * * ä", "column 9: `ä` is not an ASCII character"),
         ("@reboot", "column 1: `@reboot` names no instant: a cluster has no boot"),
         (
@@ -152,7 +166,7 @@ fn a_refusal_names_the_column_the_field_and_what_would_be_right() {
         ),
         (
             "@daily 5",
-            "column 7: found 2 fields, expected 5 (minute hour day-of-month month day-of-week) or 6 (with seconds first)",
+            "column 9: found 2 fields, expected 5 (minute hour day-of-month month day-of-week), 6 (with the second first) or 7 (with the year last as well)",
         ),
     ] {
         assert_eq!(refuse(line).to_string(), message, "{line}");
@@ -172,7 +186,7 @@ fn a_refusal_can_be_taken_apart() {
         ("0 0 * juy *", "did you mean `jul`?"),
         ("@dayly", "did you mean `@daily`?"),
         ("@every 5m", "write `every: 5m` instead of a cron line"),
-        ("0 0 ? * 1", "write `*`"),
+        ("0 0 ? * 1", "write `*`: `0 0 * * 1`"),
     ] {
         assert_eq!(refuse(line).hint().as_deref(), Some(hint), "{line}");
     }
@@ -199,7 +213,7 @@ fn a_rule_without_a_day_is_refused() {
     for line in ["0 0 30 2 1", "0 0 29 2 *", "0 0 31 4-7 *", "0 0 31 2 0"] {
         read(line);
     }
-    let and = |line| CronRule::parse(line, DayRule::And);
+    let and = |line| unix(line, DayRule::And);
     assert!(and("0 0 29 2 1").is_ok());
     assert_eq!(and("0 0 30 2 1"), Err(CronError::NeverFires));
 }

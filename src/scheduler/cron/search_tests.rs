@@ -2,7 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::{CronRule, Dst, Oddity};
+use super::CronRule;
+use super::parse_tests::unix;
+use crate::scheduler::walls::{Dst, Oddity, Walls as _};
 use crate::scheduler::zone::{Zone, zone};
 use crate::state::schedule::{DayRule, Fold, Gap};
 use crate::state::time::Timestamp;
@@ -25,7 +27,7 @@ fn occurrences(rule: &CronRule, zone: &Zone, dst: Dst, after: i64, count: usize)
 }
 
 fn local(line: &str, zone_name: &str, dst: Dst, after: &str, count: usize) -> Vec<String> {
-    let rule = CronRule::parse(line, DayRule::OrVixie).expect(line);
+    let rule = unix(line, DayRule::OrVixie).expect(line);
     let zone = zone(zone_name).expect(zone_name);
     occurrences(&rule, &zone, dst, seconds(after), count)
         .iter()
@@ -38,10 +40,24 @@ fn cronsim_gives_the_same_answers() {
     for row in include_str!("cronsim_vectors.txt").lines().filter(|row| !row.starts_with('#')) {
         let parts: Vec<&str> = row.split(" | ").collect();
         let [line, zone_name, after, expected] = parts[..] else { panic!("{row}") };
-        let rule = CronRule::parse(line, DayRule::OrVixie).expect(line);
+        let rule = unix(line, DayRule::OrVixie).expect(line);
         let zone = zone(zone_name).expect(zone_name);
         let expected: Vec<i64> = expected.split(' ').map(|at| seconds(&format!("{at}:00Z"))).collect();
         let found = occurrences(&rule, &zone, Dst::default(), seconds(after), expected.len());
+        assert_eq!(found, expected, "{row}");
+    }
+}
+
+#[test]
+fn croniter_gives_the_same_answers() {
+    let utc = zone("UTC").expect("UTC");
+    for row in include_str!("croniter_vectors.txt").lines().filter(|row| !row.starts_with('#')) {
+        let parts: Vec<&str> = row.split(" | ").collect();
+        let [line, day_rule, after, expected] = parts[..] else { panic!("{row}") };
+        let day_rule = if day_rule == "and" { DayRule::And } else { DayRule::OrBare };
+        let rule = unix(line, day_rule).expect(line);
+        let expected: Vec<i64> = expected.split(' ').map(|at| seconds(&format!("{at}Z"))).collect();
+        let found = occurrences(&rule, &utc, Dst::default(), seconds(after), expected.len());
         assert_eq!(found, expected, "{row}");
     }
 }
@@ -119,7 +135,7 @@ fn half_an_hour_of_lord_howe_is_gap_and_fold_like_an_hour() {
 
 #[test]
 fn rare_days_are_found() {
-    let rule = |line, day_rule| CronRule::parse(line, day_rule).expect(line);
+    let rule = |line, day_rule| unix(line, day_rule).expect(line);
     let berlin = zone("Europe/Berlin").expect("Europe/Berlin");
     let next =
         |rule: &CronRule, after: &str| rule.next_after(&berlin, Dst::default(), seconds(after)).map(text);
@@ -136,7 +152,7 @@ fn a_rule_that_lies_in_the_gap_each_year_ends_its_search() {
     let new_york = zone("America/New_York").expect("America/New_York");
     let skip = Dst { gap: Gap::Skip, fold: Fold::First };
     for (line, dst) in [("30 2 8-14 3 0", skip), ("*/15 2 8-14 3 0", Dst::default())] {
-        let rule = CronRule::parse(line, DayRule::And).expect(line);
+        let rule = unix(line, DayRule::And).expect(line);
         assert_eq!(rule.next_after(&new_york, dst, seconds("2026-01-01T00:00:00Z")), None, "{line}");
     }
 }
@@ -145,7 +161,7 @@ fn a_rule_that_lies_in_the_gap_each_year_ends_its_search() {
 fn odd_occurrences_are_told_apart() {
     let new_york = zone("America/New_York").expect("America/New_York");
     let odd = |line: &str, dst: Dst, after: &str| {
-        let rule = CronRule::parse(line, DayRule::OrVixie).expect(line);
+        let rule = unix(line, DayRule::OrVixie).expect(line);
         let at = rule.next_after(&new_york, dst, seconds(after)).expect(line);
         rule.oddity(&new_york, dst, at)
     };
@@ -267,7 +283,7 @@ proptest! {
     ) {
         let noon = jiff::civil::date(date.0, date.1, date.2).at(12, 0, 0, 0);
         let expected = plain.brute_force(zone_name, dst, noon, 8);
-        let rule = CronRule::parse(&plain.line(), DayRule::OrVixie).expect("a valid line");
+        let rule = unix(&plain.line(), DayRule::OrVixie).expect("a valid line");
         let zone = zone(zone_name).expect(zone_name);
         let noon_at = jiff::tz::TimeZone::get(zone_name).expect(zone_name).to_timestamp(noon).expect("in range");
         let found = occurrences(&rule, &zone, dst, noon_at.as_second() - 1, expected.len());
@@ -287,7 +303,7 @@ proptest! {
         after in -2_000_000_000_i64..30_000_000_000,
         step in 0_i64..10_000_000,
     ) {
-        let rule = CronRule::parse(&plain.line(), DayRule::OrVixie).expect("a valid line");
+        let rule = unix(&plain.line(), DayRule::OrVixie).expect("a valid line");
         let zone = zone(name).expect(name);
         let next = rule.next_after(&zone, dst, after).expect("it comes again");
         prop_assert!(next > after);

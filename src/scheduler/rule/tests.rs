@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::scheduler::set::{ScheduleSet, ScheduleSetError};
-use crate::state::schedule::{DayRule, Fold, Gap};
+use crate::state::schedule::{DayRule, Dialect, Fold, Gap};
 
 fn at(text: &str) -> Timestamp {
     text.parse().expect(text)
@@ -19,6 +19,7 @@ fn schedule(rule: Rule) -> Schedule {
         start_at: None,
         end_at: None,
         jitter: Duration::ZERO,
+        count: None,
     }
 }
 
@@ -33,7 +34,7 @@ fn every(period_ms: u64, offset_ms: u64) -> Schedule {
 }
 
 fn compile(schedule: &Schedule) -> CompiledSchedule {
-    CompiledSchedule::compile(schedule).expect("a valid schedule")
+    CompiledSchedule::compile(schedule, Spread::default()).expect("a valid schedule")
 }
 
 #[test]
@@ -87,7 +88,8 @@ fn a_long_past_of_every_is_counted_at_once() {
 #[test]
 fn a_wrong_schedule_is_refused() {
     let ms = Duration::from_millis;
-    let refuse = |schedule: &Schedule| CompiledSchedule::compile(schedule).expect_err("refused");
+    let refuse =
+        |schedule: &Schedule| CompiledSchedule::compile(schedule, Spread::default()).expect_err("refused");
     assert_eq!(refuse(&every(99, 0)), ScheduleError::Period { found: ms(99) });
     assert!(matches!(refuse(&every(u64::MAX, 0)), ScheduleError::Period { .. }));
     assert_eq!(refuse(&every(1_000, 1_000)), ScheduleError::Offset { found: ms(1_000) });
@@ -129,7 +131,7 @@ fn a_rule_that_a_zone_always_skips_is_refused() {
         gap: Gap::Skip,
         ..schedule(Rule::Cron { line, dialect, day_rule: DayRule::And })
     };
-    let error = CompiledSchedule::compile(&in_gap).expect_err("never");
+    let error = CompiledSchedule::compile(&in_gap, Spread::default()).expect_err("never");
     assert_eq!(error, CronError::NeverInZone { zone: "America/New_York".to_owned() }.into());
     compile(&Schedule { gap: Gap::RunAtEnd, ..in_gap });
 }
@@ -137,7 +139,8 @@ fn a_rule_that_a_zone_always_skips_is_refused() {
 #[test]
 fn odd_days_are_noted() {
     let described = |schedule: &Schedule, after: &str| {
-        let described = compile(schedule).describe_next(at(after)).expect("it comes again");
+        let compiled = compile(schedule);
+        let described = compiled.describe(compiled.next_after(at(after)).expect("it comes again"));
         (described.local, described.note)
     };
     let note = |text: &str| Some(text.to_owned());
@@ -165,8 +168,11 @@ fn odd_days_are_noted() {
 
 #[test]
 fn a_set_yields_each_instant_once_from_its_first_schedule() {
-    let set = ScheduleSet::compile(&[cron("0 12 * * *"), every(3_600_000 * 6, 0), cron("0 12 * * 1-5")])
-        .expect("valid");
+    let set = ScheduleSet::compile(
+        &[cron("0 12 * * *"), every(3_600_000 * 6, 0), cron("0 12 * * 1-5")],
+        Spread::default(),
+    )
+    .expect("valid");
     // 12:00 in Berlin is 10:00 or 11:00 UTC
     let mut after = at("2026-06-01T00:00:00Z");
     let mut found = Vec::new();
@@ -180,21 +186,128 @@ fn a_set_yields_each_instant_once_from_its_first_schedule() {
     let day = (at("2026-06-01T00:00:00Z"), at("2026-06-01T23:59:59Z"));
     assert_eq!(set.count_between(day.0, day.1, 100), 5);
     assert_eq!(set.count_between(day.0, day.1, 3), 3);
-    assert_eq!(
-        set.describe_next(day.0).map(|(described, index)| (described.at, index)),
-        set.next_after(day.0)
-    );
 }
 
 #[test]
 fn a_set_may_be_empty_and_names_the_schedule_that_is_wrong() {
-    let empty = ScheduleSet::compile(&[]).expect("empty");
+    let empty = ScheduleSet::compile(&[], Spread::default()).expect("empty");
     assert_eq!(empty.next_after(Timestamp::EPOCH), None);
     assert_eq!(empty.count_between(Timestamp::MIN, Timestamp::MAX, 9), 0);
-    let error = ScheduleSet::compile(&[cron("@daily"), cron("@dayly")]).expect_err("wrong");
+    let error =
+        ScheduleSet::compile(&[cron("@daily"), cron("@dayly")], Spread::default()).expect_err("wrong");
     assert!(matches!(error, ScheduleSetError::Schedule { index: 1, .. }), "{error}");
     let many = vec![cron("@daily"); 65];
-    assert_eq!(ScheduleSet::compile(&many).expect_err("too many"), ScheduleSetError::TooMany { found: 65 });
+    assert_eq!(
+        ScheduleSet::compile(&many, Spread::default()).expect_err("too many"),
+        ScheduleSetError::TooMany { found: 65 }
+    );
+}
+
+#[test]
+fn a_count_ends_a_schedule_and_is_counted_from_its_start() {
+    let start_at = Some(at("2026-06-01T10:00:00Z"));
+    let all = |schedule: Schedule| {
+        let compiled = compile(&schedule);
+        let next = |after: Timestamp| compiled.next_after(after);
+        let found: Vec<String> =
+            std::iter::successors(next(Timestamp::MIN), |at| next(*at)).map(|at| at.to_string()).collect();
+        found.iter().map(|at| at[5..16].to_owned()).collect::<Vec<_>>().join(" ")
+    };
+    let counted = |schedule: Schedule| Schedule { start_at, count: Some(3), ..schedule };
+    assert_eq!(all(counted(cron("0 * * * *"))), "06-01T10:00 06-01T11:00 06-01T12:00");
+    assert_eq!(all(counted(every(7_200_000, 0))), "06-01T10:00 06-01T12:00 06-01T14:00");
+    let earlier = Schedule { end_at: Some(at("2026-06-01T11:30:00Z")), ..counted(cron("0 * * * *")) };
+    assert_eq!(all(earlier), "06-01T10:00 06-01T11:00");
+    let refuse =
+        |schedule: Schedule| CompiledSchedule::compile(&schedule, Spread::default()).expect_err("refused");
+    assert_eq!(refuse(Schedule { count: Some(3), ..cron("@daily") }), ScheduleError::CountFrom);
+    for found in [0, 10_001] {
+        assert_eq!(
+            refuse(Schedule { start_at, count: Some(found), ..cron("@daily") }),
+            ScheduleError::Count { found }
+        );
+    }
+    let period = Duration::from_secs(60);
+    assert_eq!(refuse(counted(schedule(Rule::AfterCompletion { period }))), ScheduleError::CountCompletions);
+}
+
+#[test]
+fn what_follows_a_run_comes_so_long_after_its_end() {
+    let period = Duration::from_secs(600);
+    let rest = schedule(Rule::AfterCompletion { period });
+    let ended = at("2026-06-01T10:00:00.250Z");
+    assert_eq!(compile(&rest).next_after(ended), Some(at("2026-06-01T10:10:00.250Z")));
+    assert_eq!(compile(&rest).last_before(ended), None);
+    assert_eq!(compile(&rest).count_between(Timestamp::MIN, Timestamp::MAX, 9), 0);
+    let later = at("2026-06-01T11:00:00Z");
+    assert_eq!(compile(&Schedule { start_at: Some(later), ..rest.clone() }).next_after(ended), Some(later));
+    assert_eq!(
+        compile(&Schedule { end_at: Some(at("2026-06-01T10:10:00Z")), ..rest }).next_after(ended),
+        None
+    );
+}
+
+#[test]
+fn the_zone_of_a_rule_is_the_one_that_it_names() {
+    let utc = |rule| Schedule { timezone: "UTC".to_owned(), ..schedule(rule) };
+    let next = |schedule: &Schedule| compile(schedule).next_after(at("2026-06-01T00:00:00Z"));
+    let calendar = utc(Rule::Calendar("9:00 Asia/Tokyo".to_owned()));
+    assert_eq!(next(&calendar), Some(at("2026-06-02T00:00:00Z")));
+    let recurrence =
+        utc(Rule::Recurrence("DTSTART;TZID=Asia/Tokyo:20260101T090000 RRULE:FREQ=DAILY".to_owned()));
+    assert_eq!(next(&recurrence), Some(at("2026-06-02T00:00:00Z")));
+    let skipped = Schedule {
+        timezone: "America/New_York".to_owned(),
+        gap: Gap::Skip,
+        ..schedule(Rule::Recurrence("FREQ=YEARLY;BYMONTH=3;BYDAY=2SU;BYHOUR=2;BYMINUTE=30".to_owned()))
+    };
+    let error = CompiledSchedule::compile(&skipped, Spread::default());
+    // in 1970 the clocks changed at another date
+    assert!(error.is_ok(), "{error:?}");
+}
+
+fn any_rule() -> impl Strategy<Value = Rule> {
+    let text = |list: &'static [&'static str]| prop::sample::select(list.to_vec()).prop_map(str::to_owned);
+    prop_oneof![
+        text(&["30 2 * * *", "*/7 * * * *", "0 0 29 2 *", "* * 1 1 *"]).prop_map(|line| Rule::Cron {
+            line,
+            dialect: Dialect::Unix,
+            day_rule: DayRule::OrVixie
+        }),
+        text(&[
+            "FREQ=WEEKLY;BYDAY=MO,FR;BYHOUR=2;BYMINUTE=30",
+            "FREQ=HOURLY;BYMONTHDAY=-1",
+            "DTSTART:20260101T023000 FREQ=MONTHLY;INTERVAL=5"
+        ])
+        .prop_map(Rule::Recurrence),
+        text(&["Mon..Fri *-*-* 2:30", "*:0/5", "Sun *-2-29"]).prop_map(Rule::Calendar),
+        (100_u64..10_000_000)
+            .prop_map(|ms| Rule::Every { period: Duration::from_millis(ms), offset: Duration::ZERO }),
+        Just(Rule::Solar {
+            event: crate::state::schedule::SolarEvent::Sunset,
+            place: crate::scheduler::solar::place(69.6, 18.9),
+        }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn forwards_and_backwards_agree(rule in any_rule(), from in 1_700_000_000_000_i64..1_900_000_000_000) {
+        let compiled = compile(&schedule(rule));
+        let from = Timestamp::from_millis(from);
+        let Some(next) = compiled.next_after(from) else { return Ok(()) };
+        prop_assert!(next > from);
+        // none in between
+        prop_assert_eq!(compiled.next_after(next.minus(Duration::from_millis(1))), Some(next));
+        let last = compiled.last_before(next);
+        prop_assert!(last.is_none_or(|last| last <= from), "{:?}", last);
+        if let Some(last) = last {
+            prop_assert_eq!(compiled.next_after(last), Some(next));
+        }
+        prop_assert_eq!(compiled.last_before(next.plus(Duration::from_millis(1))), Some(next));
+    }
 }
 
 proptest! {

@@ -9,11 +9,12 @@ use super::*;
 use crate::state::namespace::NamespaceLimits;
 use crate::state::queue::QueueLimits;
 use crate::state::run::{AttemptOutcome, JobId, Report, RunId};
+use crate::state::schedule::{DayRule, SolarEvent, SolarPlace};
 use crate::state::time::Timestamp;
-use crate::state::{Again, BreakerKey, CodecError, JobRef, Outcome, Rejection, Request, State};
+use crate::state::{Again, BreakerKey, CodecError, Due, JobRef, Outcome, Rejection, Request, State};
 use crate::view::fixture::minutely;
 
-const VARIANTS: usize = 23;
+const VARIANTS: usize = 24;
 
 /// Numbers all variants: a new one does not get past this, and then has to be in [`commands`].
 const fn number(command: &Command) -> usize {
@@ -41,10 +42,12 @@ const fn number(command: &Command) -> usize {
         Command::TripBreaker { .. } => 20,
         Command::ResetBreaker { .. } => 21,
         Command::SetNamespace { .. } => 22,
+        Command::Arm { .. } => 23,
     }
 }
 
 const AT: Timestamp = Timestamp::from_millis(60_000);
+const PLACE: SolarPlace = SolarPlace { latitude_micro: 1, longitude_micro: 2 };
 const RUN: RunId = RunId { job: JobId(4_096), at: AT, seq: 0 };
 
 fn job() -> JobRef {
@@ -85,6 +88,7 @@ fn commands() -> Vec<Command> {
         Command::TripBreaker { breaker: breaker.clone(), open_for: None, request: request() },
         Command::ResetBreaker { breaker, request: request() },
         set_namespace(),
+        arm(),
     ]
 }
 
@@ -97,6 +101,23 @@ fn put(change: impl FnOnce(&mut JobSpec)) -> Command {
 fn set_namespace() -> Command {
     let limits = NamespaceLimits { runs: Some(5), age: None };
     Command::SetNamespace { namespace: "n".into(), limits, request: Request::default() }
+}
+
+fn arm() -> Command {
+    let next = Due { scheduled_at: AT, due_at: AT };
+    Command::Arm { job: RUN.job, version: 1, since: Timestamp::EPOCH, next }
+}
+
+/// A job with such a schedule.
+fn due(rule: Rule, count: Option<u32>) -> Command {
+    put(|spec| {
+        spec.schedules[0].rule = rule;
+        spec.schedules[0].count = count;
+    })
+}
+
+fn cron(line: &str, dialect: Dialect) -> Rule {
+    Rule::Cron { line: line.to_owned(), dialect, day_rule: DayRule::default() }
 }
 
 fn completed(report: Report) -> Command {
@@ -132,6 +153,21 @@ fn later() -> Vec<(u32, &'static str, Command)> {
             put(|spec| spec.target = Target::Queue { payload: "{{ params.a }}".into() }),
         ),
         (1, "the limits of a namespace", set_namespace()),
+        (1, "`schedule.from: completion`", arm()),
+        (
+            1,
+            "`schedule.from: completion`",
+            due(Rule::AfterCompletion { period: Duration::from_secs(1) }, None),
+        ),
+        (1, "`schedule.rrule`", due(Rule::Recurrence("FREQ=DAILY".to_owned()), None)),
+        (1, "`schedule.calendar`", due(Rule::Calendar("daily".to_owned()), None)),
+        (1, "`schedule.solar`", due(Rule::Solar { event: SolarEvent::Sunrise, place: PLACE }, None)),
+        (1, "`schedule.dialect`", due(cron("0 0 0 ? * 1", Dialect::Quartz), None)),
+        (1, "`schedule.dialect`", due(cron("0 0 ? * 1 *", Dialect::Aws), None)),
+        (1, "`H`, `~` and years in `schedule.cron`", due(cron("0 H * * *", Dialect::Unix), None)),
+        (1, "`H`, `~` and years in `schedule.cron`", due(cron("~ 0 * * *", Dialect::Unix), None)),
+        (1, "`H`, `~` and years in `schedule.cron`", due(cron("0 0 0 1 1 * 2030", Dialect::Unix), None)),
+        (1, "`schedule.count`", due(cron("@daily", Dialect::Unix), Some(3))),
         (1, "`every_node`", put(|spec| spec.every_node = true)),
         (1, "`retry.on: grpc`", put(|spec| spec.retry.on = vec![RetryOn::Failed, RetryOn::Grpc(14)])),
         (1, "a run for one worker", trigger),
@@ -157,6 +193,8 @@ fn of_the_first_builds() -> Vec<Command> {
         },
         put(|spec| spec.params = params),
         put(|spec| spec.priority = -1),
+        due(cron("0 0 * * THU,Fri-MON", Dialect::Unix), None),
+        due(cron("0 0 0 1 1 *", Dialect::Unix), None),
         completed(Report { result: "[1]".to_owned(), ..Report::default() }),
     ]
 }
@@ -179,7 +217,8 @@ fn every_command_reads_back_whatever_it_says() {
 #[test]
 fn what_came_later_needs_its_level_and_what_was_there_needs_none() {
     for command in commands().into_iter().chain(of_the_first_builds()) {
-        let is_new = matches!(command, Command::Spread { .. } | Command::SetNamespace { .. });
+        let is_new =
+            matches!(command, Command::Spread { .. } | Command::SetNamespace { .. } | Command::Arm { .. });
         assert_eq!(command.need().level, u32::from(is_new), "{command:?}");
     }
     for (level, what, command) in later() {

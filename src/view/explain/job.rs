@@ -13,30 +13,6 @@ use crate::state::time::Timestamp;
 
 /// Live runs that an explanation speaks of.
 const LIVE_RUNS: usize = 5;
-/// Occurrences that the search for the one before an instant steps over in each window.
-const STEPS: usize = 10_000;
-
-/// The last occurrence before `at`, if it is not too far away.
-fn previous(set: &ScheduleSet, at: Timestamp) -> Option<Timestamp> {
-    // Windows grow fourfold from a second on, so the last one holds few occurrences that were not in
-    // the one before it; the longest is two hundred years.
-    let mut window = Duration::from_secs(1);
-    for _ in 0..17 {
-        let mut found = None;
-        let mut cursor = at.minus(window);
-        for _ in 0..STEPS {
-            match set.next_after(cursor).filter(|(next, _)| *next < at) {
-                Some((next, _)) => (found, cursor) = (Some(next), next),
-                None => break,
-            }
-        }
-        if found.is_some() {
-            return found;
-        }
-        window *= 4;
-    }
-    None
-}
 
 impl Explaining<'_> {
     /// Explains a job: at an instant, or as it is.
@@ -120,6 +96,9 @@ impl Explaining<'_> {
         if job.spec.schedules.is_empty() {
             return Ok("the job has no schedule: it runs when it is triggered".to_owned());
         }
+        if job.goes_on_after_a_run() {
+            return Ok("its next occurrence is armed when the run that is live has ended".to_owned());
+        }
         Ok("its schedule has no further occurrence".to_owned())
     }
 
@@ -148,7 +127,7 @@ impl Explaining<'_> {
                 }
             });
         }
-        let Ok(set) = ScheduleSet::compile(&job.spec.schedules) else {
+        let Ok(set) = ScheduleSet::of(&job.spec) else {
             return Ok("its schedule cannot be read by this node".to_owned());
         };
         let before = at.minus(Duration::from_millis(1));
@@ -176,8 +155,12 @@ impl Explaining<'_> {
         if job.spec.schedules.is_empty() {
             return "the job has no schedule: it runs when it is triggered".to_owned();
         }
+        if set.is_after_completion() {
+            return format!("{at} has no record; when the job is due follows from the ends of its runs");
+        }
         let next = set.next_after(at).map(|(next, _)| next);
-        match (previous(set, at), next) {
+        let previous = set.last_before(at).map(|(previous, _)| previous);
+        match (previous, next) {
             (Some(previous), Some(next)) => {
                 facts.add(format!("the occurrences around it are {previous} and {next}"));
             }

@@ -106,6 +106,13 @@ enum Arguments<'a> {
         scheduled_at: At,
         error: &'a str,
     },
+    Arm {
+        #[serde(flatten)]
+        job: JobNamed<'a>,
+        version: u64,
+        finished_at: At,
+        next: Armed,
+    },
     Start {
         #[serde(flatten)]
         run: RunNamed<'a>,
@@ -306,6 +313,12 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
             version: *version,
             scheduled_at: At(*expect),
             error: why,
+        },
+        Command::Arm { job, version, since, next } => Arguments::Arm {
+            job: JobNamed::of(*job, scene),
+            version: *version,
+            finished_at: At(*since),
+            next: Armed::from(*next),
         },
     }
 }

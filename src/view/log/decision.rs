@@ -160,7 +160,8 @@ const fn run_of(command: &Command) -> Option<RunId> {
         | Command::Lose { .. }
         | Command::HalfOpen { .. }
         | Command::TripBreaker { .. }
-        | Command::ResetBreaker { .. } => None,
+        | Command::ResetBreaker { .. }
+        | Command::Arm { .. } => None,
     }
 }
 
@@ -169,7 +170,7 @@ const fn job_of(command: &Command, outcome: &Outcome) -> Option<JobId> {
     match (command, outcome) {
         (Command::PutJob { .. }, Outcome::Put { job, .. }) => Some(*job),
         (Command::PauseJob { job, .. } | Command::ResumeJob { job, .. }, _) => Some(job.id),
-        (Command::Fire { job, .. } | Command::Disarm { job, .. }, _) => Some(*job),
+        (Command::Fire { job, .. } | Command::Disarm { job, .. } | Command::Arm { job, .. }, _) => Some(*job),
         _ => None,
     }
 }

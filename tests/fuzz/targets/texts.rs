@@ -5,7 +5,11 @@ use chronarch::client::job_file::{self, Format};
 use chronarch::config::{Config, Overrides};
 use chronarch::pb::{path, span};
 use chronarch::scheduler::cron::LINE_BYTES_MAX;
+use chronarch::scheduler::english::explain;
+use chronarch::scheduler::recurrence;
 use chronarch::scheduler::rule::CompiledSchedule;
+use chronarch::scheduler::solar;
+use chronarch::scheduler::spread::Spread;
 use chronarch::state::run::RunId;
 use chronarch::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
 use chronarch::state::time::Timestamp;
@@ -16,26 +20,42 @@ const OCCURRENCES: usize = 20;
 /// Where that begins: the far past, a clock change in Europe, the far future, the end.
 const FROM: [i64; 4] = [Timestamp::MIN.millis(), 1_774_745_000_000, 4_417_977_600_000, 253_402_300_000_000];
 
-/// A byte of choices, a zone up to the first line feed, and a cron line: refused, or its occurrences ascend.
+/// Two bytes of choices, a zone up to the first line feed, and a rule: refused, or its occurrences ascend.
 pub(crate) fn schedule(bytes: &[u8]) {
-    let Some((choices, text)) = bytes.split_first() else { return };
+    let [choices, kind, text @ ..] = bytes else { return };
     let Ok(text) = std::str::from_utf8(text) else { return };
     let (timezone, line) = text.split_once('\n').unwrap_or(("UTC", text));
     let (gaps, folds) = ([Gap::RunAtEnd, Gap::Shift, Gap::Skip], [Fold::First, Fold::Second, Fold::Both]);
     let day_rules = [DayRule::OrVixie, DayRule::OrBare, DayRule::And];
     let pick = |shift: u8| usize::from(choices >> shift & 3) % 3;
+    let cron = |dialect| Rule::Cron { line: line.to_owned(), dialect, day_rule: day_rules[pick(4)] };
+    let rule = match kind % 6 {
+        0 => cron(Dialect::Unix),
+        1 => cron(Dialect::Quartz),
+        2 => cron(Dialect::Aws),
+        3 => Rule::Recurrence(line.to_owned()),
+        4 => Rule::Calendar(line.to_owned()),
+        _ => match solar::parse(line) {
+            Ok((event, place)) => Rule::Solar { event, place },
+            Err(error) => return drop((error.to_string(), error.hint())),
+        },
+    };
     let schedule = Schedule {
-        rule: Rule::Cron { line: line.to_owned(), dialect: Dialect::Unix, day_rule: day_rules[pick(4)] },
+        rule,
         timezone: timezone.to_owned(),
         gap: gaps[pick(0)],
         fold: folds[pick(2)],
         start_at: None,
         end_at: None,
         jitter: std::time::Duration::ZERO,
+        count: None,
     };
-    match CompiledSchedule::compile(&schedule) {
+    match CompiledSchedule::compile(&schedule, Spread::of("default", timezone)) {
         Ok(compiled) => {
-            assert!(line.trim().len() <= LINE_BYTES_MAX, "a line beyond the limit is taken");
+            let most = if kind % 6 == 3 { recurrence::TEXT_BYTES_MAX } else { LINE_BYTES_MAX };
+            assert!(line.trim().len() <= most, "a line beyond the limit is taken");
+            let told = explain(&schedule, Spread::of("default", timezone));
+            assert!(told.is_ok_and(|sentences| !sentences.is_empty()), "{line:?} cannot be told");
             FROM.iter().for_each(|from| ascend(&compiled, Timestamp::from_millis(*from)));
         }
         Err(error) => drop((error.to_string(), error.hint())),
@@ -48,6 +68,8 @@ fn ascend(schedule: &CompiledSchedule, from: Timestamp) {
         let Some(next) = schedule.next_after(at) else { return };
         assert!(next > at && next <= Timestamp::MAX, "{next} after {at}");
         assert_eq!(schedule.describe(next).at, next);
+        let after_it = next.plus(std::time::Duration::from_millis(1));
+        assert_eq!(schedule.last_before(after_it), Some(next), "backwards it is another one");
         assert_eq!(schedule.count_between(next, next, 9), 1, "{next} is counted otherwise than it is found");
         at = next;
     }

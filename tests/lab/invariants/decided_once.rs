@@ -29,7 +29,7 @@ impl DecidedOnce {
             };
             let spec =
                 &it.before.job(*job).or_else(|| it.after.job(*job)).expect("a job that fires exists").spec;
-            let set = ScheduleSet::compile(&spec.schedules).expect("a sound schedule");
+            let set = ScheduleSet::of(spec).expect("a sound schedule");
             let mut instants = vec![*expect];
             let last = verdicts.last().expect("a fire decides").until();
             while let Some((at, _)) =
