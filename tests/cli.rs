@@ -493,7 +493,7 @@ async fn an_import_writes_what_it_can_and_its_exit_code_tells_of_the_rest() {
     let output = import(format!("{whole} --strict")).await;
     assert_eq!(
         (output.status.code(), text(&output.stderr)),
-        (Some(0), "1 jobs; 0 losses, 0 approximations\n")
+        (Some(0), "note: 1 jobs; 0 losses, 0 approximations\n")
     );
     assert!(text(&output.stdout).starts_with(&format!("# {whole}:2\n")), "{}", text(&output.stdout));
     let output = import(lossy.clone()).await;

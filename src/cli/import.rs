@@ -88,7 +88,7 @@ pub(super) fn carry_out(args: &ImportArgs, context: &Context, printer: &mut Prin
     for finding in &findings {
         let place = &finding.place;
         for line in finding.what.lines() {
-            printer.note(&format!("{}:{}: {}: {line}", place.file, place.line, finding.loss.word()));
+            printer.finding(&format!("{}:{}: {}: {line}", place.file, place.line, finding.loss.word()));
         }
         *counts.entry(finding.loss).or_default() += 1;
     }

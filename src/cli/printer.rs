@@ -107,6 +107,12 @@ impl Printer {
         self.stdout.flush().map_err(of_stdout)
     }
 
+    /// A line about a place of a file, which says itself what it is.
+    pub(super) fn finding(&mut self, text: &str) {
+        self.stdout.flush().ok();
+        to_stderr(text);
+    }
+
     /// Something that the user should know and that is no data.
     pub(super) fn note(&mut self, text: &str) {
         // What was printed before must not appear after it; a lost stdout is told at its next use.
