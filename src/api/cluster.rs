@@ -7,7 +7,7 @@ use crate::client::{Endpoint, EndpointError};
 use crate::pb::v1 as pb;
 use crate::pb::v1::cluster_service_client::ClusterServiceClient;
 use crate::pb::v1::cluster_service_server::ClusterService;
-use crate::raft::RaftStatus;
+use crate::raft::Raft;
 use crate::view::cluster::{self, Build, ClusterSeen, NodeSeen, Role};
 
 /// A leader that no majority has answered for so long is not shown as one.
@@ -19,7 +19,8 @@ fn build() -> Build {
 }
 
 /// What consensus says, in the words of the view.
-fn seen(status: &RaftStatus) -> ClusterSeen {
+fn seen(raft: &Raft) -> ClusterSeen {
+    let status = raft.status();
     let leader_id = status.leader.as_ref().map(|(id, _)| *id);
     let node = |(id, address): (&u64, &crate::raft::NodeAddress)| {
         let peer = status.peers.iter().find(|peer| peer.id == *id);
@@ -41,6 +42,7 @@ fn seen(status: &RaftStatus) -> ClusterSeen {
                 peer.and_then(|peer| peer.matched_index)
             },
             silent: peer.and_then(|peer| peer.silent_for),
+            said: raft.said_by(*id),
         }
     };
     ClusterSeen {
@@ -54,6 +56,7 @@ fn seen(status: &RaftStatus) -> ClusterSeen {
         snapshot_index: status.snapshot_index.unwrap_or(0),
         nodes: status.nodes.iter().map(node).collect(),
         state_hashes: status.state_hashes.clone(),
+        level_holds: raft.level_holds(),
     }
 }
 
@@ -122,7 +125,7 @@ impl ClusterService for Api {
         let may_forward = forward::may_forward(&request);
         let ask = |channel, request| async { ClusterServiceClient::new(channel).get_status(request).await };
         let leader = self.ask_leader(may_forward, pb::GetStatusRequest {}, ask).await;
-        let seen = seen(&self.shared.raft.status());
+        let seen = seen(&self.shared.raft);
         let workers = self.workers();
         let mut own = cluster::to_pb(&self.shared.raft.state(), &seen, build(), workers.as_deref());
         // One that leads only in its own belief, cut off from the majority, leads nobody.
@@ -131,10 +134,15 @@ impl ClusterService for Api {
         }
         if let Some(leader) = leader {
             own.workers = leader.workers;
+            own.feature_level_holds = leader.feature_level_holds;
             for node in &mut own.nodes {
                 if let Some(known) = leader.nodes.iter().find(|known| known.node_id == node.node_id) {
                     node.matched_index = known.matched_index;
                     node.silent_ms = known.silent_ms;
+                    if known.feature_levels.is_some() {
+                        node.version.clone_from(&known.version);
+                        node.feature_levels = known.feature_levels;
+                    }
                 }
             }
         }

@@ -36,6 +36,12 @@ pub(crate) fn hinted(mut status: Status, hint: &str) -> Status {
     status
 }
 
+/// The same refusal, of one thing among several.
+pub(super) fn within(what: &str, refused: &Status) -> Status {
+    let message = format!("{what}: {}", refused.message());
+    Status::with_metadata(refused.code(), message, refused.metadata().clone())
+}
+
 /// All that is wrong with a request. What would be right stands below each problem.
 pub(super) fn invalid(problems: &Problems) -> Status {
     Status::invalid_argument(problems.to_string())
@@ -121,6 +127,10 @@ pub(super) fn proposed(error: &ProposeError, operation_id: &str) -> Status {
         ProposeError::NotLeader { leader } => not_leader(leader.as_ref().map(|(id, _)| *id)),
         ProposeError::Unknown | ProposeError::Fatal => unknown(operation_id),
         ProposeError::Overloaded => Status::unavailable("too many changes are under way; nothing was done"),
+        ProposeError::Level { .. } => hinted(
+            Status::failed_precondition(error.to_string()),
+            "`chronarch cluster status` shows what each node speaks; the level rises by itself once all speak more",
+        ),
         ProposeError::TooLarge { .. } => Status::invalid_argument(error.to_string()),
     }
 }
@@ -171,6 +181,7 @@ pub(super) fn membership(error: &MembershipError) -> Status {
         MembershipError::LastVoter(_)
         | MembershipError::LosesMajority { .. }
         | MembershipError::NotPristine { .. }
+        | MembershipError::Level { .. }
         | MembershipError::NotJoined { .. }
         | MembershipError::Behind { .. } => Status::failed_precondition(message),
         MembershipError::InProgress | MembershipError::Unknown => Status::unavailable(message),

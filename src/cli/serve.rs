@@ -45,6 +45,10 @@ pub struct ServerArgs {
     /// `chronarch cluster add`. Needs a --node-id that was never used; `peers` is ignored
     #[arg(long)]
     pub rejoin: bool,
+    /// For tests of rolling upgrades: speaks no feature level above this, as an older release would. It can only lower
+    /// what this release speaks
+    #[arg(long, value_name = "LEVEL", env = "CHRONARCH_FEATURE_LEVEL_MAX", hide = true)]
+    pub feature_level_max: Option<u32>,
     /// How the node logs.
     #[command(flatten)]
     pub log: LogArgs,
@@ -63,6 +67,7 @@ impl ServerArgs {
             data_dir: self.data_dir.clone(),
             peers: (!self.peers.is_empty()).then(|| peers.collect()),
             rejoin: self.rejoin,
+            feature_level_max: self.feature_level_max,
         }
     }
 }

@@ -388,6 +388,11 @@ pub(super) fn explanation(explanation: &Explanation) -> Vec<String> {
 /// The cluster as one node sees it.
 pub(super) fn cluster(status: &ClusterStatus) -> Table {
     let leader = if status.leader_id == 0 { "none known".to_owned() } else { status.leader_id.to_string() };
+    let level = status.feature_level.to_string();
+    let level = match status.feature_level_holds.as_slice() {
+        [] => level,
+        holds => format!("{level}: {}", holds.join(", ")),
+    };
     pairs(vec![
         ("cluster", status.cluster_id.clone()),
         ("leader", leader),
@@ -397,13 +402,18 @@ pub(super) fn cluster(status: &ClusterStatus) -> Table {
         ("replicated time", at(status.now.as_ref())),
         ("tzdata", status.tzdata.clone()),
         ("version", status.version.clone()),
+        ("feature level", level),
     ])
 }
 
 /// The members of the cluster, one a line, the leader marked.
 pub(super) fn nodes(status: &ClusterStatus, wide: bool) -> Table {
     let narrow = ["NODE", "ROLE", "ADDRESS", "MATCHED", "SILENT"];
-    let mut table = if wide { columns(&[&narrow[..], &["PEER ADDRESS"]].concat()) } else { columns(&narrow) };
+    let mut table = if wide {
+        columns(&[&narrow[..], &["PEER ADDRESS", "VERSION", "LEVELS"]].concat())
+    } else {
+        columns(&narrow)
+    };
     for node in &status.nodes {
         let mark = if node.node_id == status.leader_id { "*" } else { "" };
         let matched = if node.matched_index == 0 { "-".to_owned() } else { node.matched_index.to_string() };
@@ -415,7 +425,13 @@ pub(super) fn nodes(status: &ClusterStatus, wide: bool) -> Table {
             node.silent_ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms}ms")),
         ];
         if wide {
+            let levels = node.feature_levels.as_ref();
             row.push(or_dash(&node.peer_address).to_owned());
+            row.push(or_dash(&node.version).to_owned());
+            row.push(
+                levels
+                    .map_or_else(|| "-".to_owned(), |levels| format!("{}-{}", levels.oldest, levels.newest)),
+            );
         }
         table.add_row(row);
     }

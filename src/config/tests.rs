@@ -83,6 +83,7 @@ fn a_flag_goes_before_its_key() {
         data_dir: Some("elsewhere".into()),
         peers: Some(BTreeMap::from([(2, "127.0.0.1:2".to_owned())])),
         rejoin: false,
+        feature_level_max: None,
     };
     let config = Config::read("n.toml", SMALL, overrides).expect("it is right");
     assert_eq!((config.node_id, config.listen.as_str()), (2, "127.0.0.1:1"));

@@ -51,6 +51,7 @@ impl Flight {
                     self.in_flight.workers.insert(worker.clone());
                 }
                 Command::Lead { .. }
+                | Command::RaiseLevel { .. }
                 | Command::PutJob { .. }
                 | Command::DeleteJob { .. }
                 | Command::PauseJob { .. }
@@ -112,6 +113,7 @@ impl Flight {
                     self.in_flight.workers.remove(worker);
                 }
                 Command::Lead { .. }
+                | Command::RaiseLevel { .. }
                 | Command::PutJob { .. }
                 | Command::DeleteJob { .. }
                 | Command::PauseJob { .. }

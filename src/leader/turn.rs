@@ -283,7 +283,8 @@ impl Loop {
             run: report.run,
             fence: report.fence,
             outcome: report.outcome,
-            report: report.report.clone(),
+            // A worker may be of a later release than a node that has to read it.
+            report: report.report.at_level(self.state.level()),
             retry_after,
         }
     }
@@ -335,6 +336,8 @@ impl Loop {
                     ProposeError::Unknown
                     | ProposeError::Overloaded
                     | ProposeError::TooLarge { .. }
+                    // What it plans needs no more than the state's level; the log refuses what does.
+                    | ProposeError::Level { .. }
                     | ProposeError::Fatal => {
                         warn!(%error, commands = landed.commands.len(), "a proposal was not applied");
                     }

@@ -27,7 +27,7 @@ use crate::pb::v1::breaker_service_server::BreakerService as _;
 use crate::pb::v1::cluster_service_server::ClusterService as _;
 use crate::pb::v1::job_service_server::JobService as _;
 use crate::pb::v1::run_service_server::RunService as _;
-use crate::raft::{ClusterId, NodeAddress, Raft, RaftOptions, tcp_dialer};
+use crate::raft::{ClusterId, NodeAddress, Raft, RaftOptions, Speech, tcp_dialer};
 use crate::state::run::{AttemptOutcome, Report};
 use crate::state::{Command, Entry};
 use crate::storage::DataDir;
@@ -64,6 +64,7 @@ impl Node {
             read_clock: Arc::new(|| Clock::system().now()),
             elects: true,
             observer: None,
+            speech: Speech::default(),
         })
         .await
         .unwrap();

@@ -202,7 +202,15 @@ impl LocalCluster {
     /// # Errors
     /// [`LocalError`] when the process cannot be made.
     pub fn start(&mut self, node: u64) -> Result<u32, LocalError> {
-        self.spawn(node, &self.config_file(node), &[])
+        self.start_with(node, &[])
+    }
+
+    /// As [`Self::start`], with more on its command line.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(&mut self, node: u64, args: &[&str]) -> Result<u32, LocalError> {
+        self.spawn(node, &self.config_file(node), args)
     }
 
     /// Starts node `new` with `--rejoin` in the place of `old`, which has ended: with its configuration, addresses

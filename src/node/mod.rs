@@ -3,7 +3,8 @@
 //! # Start
 //! Lock the data folder, open log and snapshot (`raft`), serve the peers, start the leader's loop, serve
 //! the clients, start the worker. Nothing is served before it can be answered. The node asks for votes and
-//! acts on the time once its clock has been compared with its peers' ([`clocks`]).
+//! acts on the time once its clock has been compared with its peers' ([`clocks`]). While it leads it has the feature
+//! level raised once all speak more ([`levels`]).
 //!
 //! # Clean stop
 //! 1. Hand leadership over, so that no instant is late because of the stop.
@@ -26,6 +27,7 @@ mod fleet;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;
+mod levels;
 pub mod local;
 mod rejoin;
 mod relay;
@@ -215,6 +217,7 @@ impl Node {
             },
             elects: false,
             observer: with.observer.clone(),
+            speech: levels::speech(config),
         })
         .await?;
         let worker = match &config.worker {
@@ -270,6 +273,7 @@ impl Node {
 
         let clocks =
             tokio::spawn(clocks::keep(self.raft.clone(), self.clock.clone(), Arc::clone(&self.metrics)));
+        let raising = tokio::spawn(levels::keep(self.raft.clone(), self.clock.clone()));
         let pruning = tokio::spawn(run_log::prune(self.raft.clone(), Arc::clone(&self.run_log)));
 
         let fatal = self.raft.fatal();
@@ -298,6 +302,7 @@ impl Node {
         }
         pruning.abort();
         clocks.abort();
+        raising.abort();
         closing.cancel();
         // The loop and the listeners end by themselves; a client that keeps its stream is not waited for.
         let _ = turning.await;

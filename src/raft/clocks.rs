@@ -43,7 +43,9 @@ impl Raft {
         let mut client = network::client(channels.control);
         let request = guard::label(peer::ReadClockRequest {}, self.cluster_id(), self.node_id(), id);
         let answer = client.read_clock(request).await.ok()?;
-        Some(Timestamp::from_millis(answer.into_inner().unix_ms))
+        let answer = answer.into_inner();
+        self.hear(id, answer.speaks);
+        Some(Timestamp::from_millis(answer.unix_ms))
     }
 
     /// Whether this node asks for votes, and takes leadership when it is offered. It votes in any case.

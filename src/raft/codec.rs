@@ -16,6 +16,7 @@ use super::types::{
 };
 use crate::pb::peer;
 use crate::state;
+use crate::state::level::LevelError;
 
 /// Version of stored entries, votes and snapshot heads that this release writes and reads.
 pub(super) const STORED_VERSION: u8 = 1;
@@ -43,6 +44,9 @@ pub enum CodecError {
         /// What is wrong with it.
         source: state::CodecError,
     },
+    /// It raises the level above what this release speaks.
+    #[error(transparent)]
+    Level(#[from] LevelError),
     /// A membership that cannot be: no voters, or a voter without an address.
     #[error("membership is not valid: {0}")]
     Membership(String),

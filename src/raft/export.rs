@@ -24,6 +24,7 @@ use super::handle::Raft;
 use super::log_store::LogStore;
 use super::snapshot::{self, LoadError, SnapshotFile};
 use super::types::{LogPosition, NodeAddress, Payload, RaftEntry};
+use crate::state::level::SPOKEN;
 use crate::state::{Applied, Entry, State, StateHash};
 use crate::storage::StorageError;
 use crate::storage::snapshot_file::{SnapshotDir, SnapshotId};
@@ -251,7 +252,7 @@ impl PlannedExport {
 impl Sources {
     async fn load(&self, file: SnapshotFile) -> Result<Option<State>, ExportError> {
         let read = file.clone();
-        match snapshot::blocking(move || snapshot::load(&read)).await {
+        match snapshot::blocking(move || snapshot::load(&read, SPOKEN)).await {
             Ok((_, state)) => Ok(Some(state)),
             Err(LoadError::Storage(StorageError::Io { source, .. }))
                 if source.kind() == io::ErrorKind::NotFound =>

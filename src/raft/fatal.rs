@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use super::codec::CodecError;
 use super::formation::FormationError;
+use crate::state::level::LevelError;
 use crate::storage::StorageError;
 
 /// Why a node has to end. Cheap to clone.
@@ -39,9 +40,22 @@ pub enum FatalError {
     /// The node must not take part in the cluster that it found.
     #[error(transparent)]
     Formation(#[from] FormationError),
+    /// The cluster has been raised to a level that this release does not speak.
+    #[error(transparent)]
+    Level(#[from] LevelError),
     /// The consensus library gave up.
     #[error("consensus stopped: {0}")]
     Consensus(String),
+}
+
+impl FatalError {
+    /// Of bytes of `what`, whose checksum holds.
+    pub(super) fn undecodable(what: &'static str, error: CodecError) -> Self {
+        match error {
+            CodecError::Level(error) => Self::Level(error),
+            error => Self::Undecodable { what, source: Arc::new(error) },
+        }
+    }
 }
 
 /// The one place where a fatal error is left. The first stays.

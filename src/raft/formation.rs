@@ -35,6 +35,7 @@ use tonic::Status;
 
 use super::fatal::FatalError;
 use super::handle::{OpenError, Raft};
+use super::levels::Said;
 use super::types::{ClusterId, NodeAddress};
 use super::{guard, network};
 use crate::pb::peer;
@@ -126,6 +127,7 @@ pub(super) struct Answer {
     pub(super) initialized: bool,
     members: BTreeSet<u64>,
     pub(super) address: String,
+    pub(super) said: Said,
 }
 
 /// What a node that is not initialized should do, given what it is and what its peers said.
@@ -298,7 +300,9 @@ impl Raft {
         if answer.node_id != id {
             return Err(Status::internal(format!("node {} answers under its address", answer.node_id)));
         }
+        let said = self.hear_of(id, &answer.cluster_id, answer.speaks);
         Ok(Answer {
+            said,
             cluster: answer.cluster_id,
             initialized: answer.initialized,
             members: answer.member_ids.into_iter().collect(),
@@ -334,6 +338,7 @@ impl Raft {
             initialized,
             member_ids: self.status().nodes.into_keys().collect(),
             address: self.address().address.clone(),
+            speaks: Some(self.speaks()),
         })
     }
 

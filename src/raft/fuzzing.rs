@@ -8,6 +8,7 @@ use super::codec::{self, CodecError};
 use super::network;
 use super::types::{LogId, SnapshotMeta};
 use crate::pb::peer;
+use crate::state::level::SPOKEN;
 
 /// How many kinds of messages and records [`read`] knows.
 pub const KINDS: u8 = 10;
@@ -22,7 +23,7 @@ pub const KINDS: u8 = 10;
 pub fn read(kind: u8, bytes: &[u8]) -> Result<(), CodecError> {
     let stored = Bytes::copy_from_slice(bytes);
     match kind {
-        0 => drop(network::append_request_from(peer::AppendRequest::decode(bytes)?)?),
+        0 => drop(network::append_request_from(peer::AppendRequest::decode(bytes)?, SPOKEN)?),
         1 => {
             let _ = network::append_result(peer::AppendResponse::decode(bytes)?)?;
         }

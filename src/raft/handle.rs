@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinHandle};
@@ -13,6 +13,7 @@ use super::fatal::{FatalError, Verdict};
 use super::formation::{self, FormationError};
 use super::hashes::Hashes;
 use super::leadership::{Heard, Leadership};
+use super::levels::{self, Speech};
 use super::library;
 use super::log_store::LogStore;
 use super::run_log::{Gap, OpenRunSink, RunLogGap, RunSink};
@@ -54,6 +55,8 @@ pub struct RaftOptions {
     pub elects: bool,
     /// Sees what happens to this node's replica; for simulations.
     pub observer: Option<Observer>,
+    /// The feature levels that it speaks: those of this release, but in tests.
+    pub speech: Speech,
 }
 
 /// What happens to a node's replica.
@@ -146,6 +149,9 @@ struct Shared {
     data_dir: Mutex<Option<Arc<DataDir>>>,
     read_clock: ReadClock,
     elects: AtomicBool,
+    speech: Speech,
+    said: Mutex<levels::Heard>,
+    raising: levels::Raising,
 }
 
 /// What a member of a cluster has.
@@ -300,6 +306,18 @@ impl Raft {
         &self.shared.connections
     }
 
+    pub(super) fn speech(&self) -> &Speech {
+        &self.shared.speech
+    }
+
+    pub(super) fn said(&self) -> MutexGuard<'_, levels::Heard> {
+        self.shared.said.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn raising(&self) -> &levels::Raising {
+        &self.shared.raising
+    }
+
     pub(super) fn room(&self) -> &Room {
         &self.shared.room
     }
@@ -351,6 +369,9 @@ impl Shared {
             data_dir,
             read_clock: options.read_clock,
             elects: AtomicBool::new(options.elects),
+            speech: options.speech,
+            said: Mutex::default(),
+            raising: levels::Raising::default(),
         }
     }
 }

@@ -25,7 +25,9 @@ use prost::bytes::Bytes;
 
 use super::codec::{self, CodecError};
 use super::fatal::{FatalError, Verdict};
+use super::levels::check_entry;
 use super::types::{LogId, RaftEntry, TypeConfig, Vote, log_id};
+use crate::state::level::Levels;
 use crate::storage::StorageError;
 use crate::storage::wal::{EntryId, Wal, WalEntry};
 
@@ -35,6 +37,8 @@ pub(super) const READ_BYTES_MAX: usize = 4 << 20;
 pub(super) const TAIL_BYTES_MAX: usize = 32 << 20;
 /// What an entry costs in memory besides its encoding.
 const TAIL_ENTRY_BYTES: usize = 256;
+/// What an entry that raises the level takes at most: it is proposed alone.
+const RAISE_BYTES_MAX: usize = 128;
 /// Encoded payloads that the log below keeps as well: only what a slow disk may still have to take.
 pub(super) const WAL_TAIL_BYTES: usize = 4 << 20;
 
@@ -84,7 +88,7 @@ impl LogStore {
     }
 
     fn undecodable(&self, what: &'static str, error: CodecError) -> io::Error {
-        failed(&self.shared.verdict, FatalError::Undecodable { what, source: Arc::new(error) })
+        failed(&self.shared.verdict, FatalError::undecodable(what, error))
     }
 
     fn decode<T>(
@@ -123,6 +127,24 @@ impl LogStore {
             };
         }
         stored.into_iter().map(decode).collect()
+    }
+
+    /// Looks for an entry from index `from` on that raises the cluster's level above `levels`, before anything else is
+    /// read: the library begins at the end of the log, with entries that may not decode here.
+    pub(super) async fn check_levels(&self, from: u64, levels: Levels) -> Result<(), FatalError> {
+        let Some(end) = self.wal().bounds().1.map(|last| last.index.saturating_add(1)) else { return Ok(()) };
+        let mut next = from.max(self.first_index().unwrap_or(from));
+        while next < end {
+            let stored = self.wal().read(next..end, READ_BYTES_MAX).await?;
+            let Some(last) = stored.last() else { return Ok(()) };
+            next = last.id.index.saturating_add(1);
+            for entry in stored.into_iter().filter(|entry| entry.payload.len() <= RAISE_BYTES_MAX) {
+                // Others that do not decode are met, and named, when it is their turn.
+                let Ok(entry) = codec::load_entry(entry.payload) else { continue };
+                check_entry(&entry, levels).map_err(|error| FatalError::undecodable("a log entry", error))?;
+            }
+        }
+        Ok(())
     }
 
     /// All entries of `range` that the log holds, read piece by piece.

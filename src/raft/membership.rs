@@ -26,6 +26,7 @@ use super::handle::{Core, Raft};
 use super::library::LAG_MAX;
 use super::status::{RaftStatus, Role};
 use super::types::{NodeAddress, TypeConfig};
+use crate::state::level::Levels;
 
 /// How long a change may take.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,6 +72,19 @@ pub enum MembershipError {
         id: u64,
         /// The cluster's id.
         cluster: String,
+    },
+    /// The cluster has been raised to what the node does not speak, or the node no longer speaks what it is at.
+    #[error(
+        "node {id} speaks feature levels {speaks}, this cluster is at {level}\n\
+         hint: run the release of the other nodes on it first"
+    )]
+    Level {
+        /// The node.
+        id: u64,
+        /// The levels that it speaks.
+        speaks: Levels,
+        /// The cluster's.
+        level: u32,
     },
     /// The node did not answer, or refused.
     #[error(
@@ -120,7 +134,17 @@ impl Raft {
         }
         let refused =
             |status: tonic::Status| MembershipError::NotJoined { id, reason: status.message().to_owned() };
+        // Nothing is raised meanwhile; and the level that is known here is the cluster's once this leader has
+        // applied an entry of its own.
+        let raising = self.raising().lock().await;
+        if !self.leadership().borrow().is_leader {
+            return Err(MembershipError::InProgress);
+        }
         let answer = self.identify(id, peer_address).await.map_err(refused)?;
+        let (level, speaks) = (self.state().level().max(*raising), answer.said.levels);
+        if speaks.check(level).is_err() {
+            return Err(MembershipError::Level { id, speaks, level });
+        }
         // One that has adopted this cluster but never heard of it again is an attempt of ours that was cut short.
         let ours = answer.cluster == core.cluster.to_string();
         if known.is_some() {

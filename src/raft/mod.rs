@@ -29,6 +29,7 @@
 //! [`log_store`] and [`state_machine`] are what the library reads and writes, [`network`] and [`server`] the two
 //! ends of its calls, [`dial`] and [`guard`] what they travel over and under which names. [`submit`], [`reads`],
 //! [`leadership`], [`membership`] and [`status`] are the handle. [`run_log`] keeps the finished runs in step with the log.
+//! [`levels`] keeps out of the log what a member cannot read yet.
 //! [`hashes`] and [`export`] are evidence: replicas can be compared, and the log be read with what became of it.
 //!
 //! # What it deliberately does not do
@@ -48,6 +49,7 @@ mod guard;
 mod handle;
 mod hashes;
 mod leadership;
+mod levels;
 mod library;
 mod log_store;
 mod membership;
@@ -72,6 +74,7 @@ pub use self::formation::FormationError;
 pub use self::handle::{Observed, Observer, OpenError, Raft, RaftOptions, ReadClock};
 pub use self::hashes::HASHES_KEPT;
 pub use self::leadership::Leadership;
+pub use self::levels::{Hold, RaiseError, Said, Speech};
 pub use self::library::{PROPOSE_TIMEOUT, READ_TIMEOUT};
 pub use self::membership::MembershipError;
 pub use self::reads::ReadError;

@@ -35,9 +35,11 @@ use tonic::transport::Channel;
 use super::codec::{self, CodecError};
 use super::dial::{Connections, MESSAGE_BYTES_MAX};
 use super::guard;
+use super::levels::check_entry;
 use super::snapshot::{self, SnapshotFile};
 use super::types::{ClusterId, NodeAddress, SnapshotMeta, TypeConfig, Vote};
 use crate::pb::peer::{self, append_response, raft_service_client::RaftServiceClient};
+use crate::state::level::Levels;
 
 /// How long opening an append stream may take.
 const APPEND_SETUP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -332,11 +334,17 @@ fn append_request(request: &AppendEntriesRequest<TypeConfig>) -> peer::AppendReq
 /// The inverse of what [`Peer::stream_append`] sends.
 pub(super) fn append_request_from(
     request: peer::AppendRequest,
+    levels: Levels,
 ) -> Result<AppendEntriesRequest<TypeConfig>, CodecError> {
+    // In order: behind an entry that raises the level above what is spoken here nothing has to decode.
+    let entry = |entry| {
+        let entry = codec::entry_from(entry)?;
+        check_entry(&entry, levels).map(|()| entry)
+    };
     Ok(AppendEntriesRequest {
         vote: codec::vote_from(request.vote)?,
         prev_log_id: request.prev_log_id.map(Into::into),
-        entries: request.entries.into_iter().map(codec::entry_from).collect::<Result<_, _>>()?,
+        entries: request.entries.into_iter().map(entry).collect::<Result<_, _>>()?,
         leader_commit: request.leader_commit.map(Into::into),
     })
 }

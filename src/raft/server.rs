@@ -25,6 +25,7 @@ use tonic::transport::server::{Connected, Server, TcpIncoming};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::dial::{CONNECTION_WINDOW_BYTES, KEEPALIVE, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES};
+use super::fatal::Verdict;
 use super::handle::{Core, Raft};
 use super::run_log::{RUNS_CHUNK_BYTES, RunLogGap};
 use super::snapshot::{self, CHUNK_BYTES, SnapshotFile, blocking};
@@ -159,6 +160,14 @@ fn malformed(error: codec::CodecError) -> Status {
     Status::invalid_argument(error.to_string())
 }
 
+/// What does not decode ends the stream, and the node where the cluster is beyond it.
+fn refused(error: &codec::CodecError, verdict: &Verdict) {
+    match error {
+        codec::CodecError::Level(error) => verdict.reach((*error).into()),
+        error => tracing::warn!(%error, "append stream ends"),
+    }
+}
+
 fn ending(error: impl std::error::Error) -> Status {
     Status::unavailable(error.to_string())
 }
@@ -214,9 +223,10 @@ impl RaftService for PeerService {
     ) -> Result<Response<Self::StreamAppendStream>, Status> {
         let raft = self.member(&request)?.raft.clone();
         // Ends at the first request that did not arrive or does not decode: the leader begins a new stream then.
-        let requests = tokio_stream::StreamExt::map_while(request.into_inner(), |request| {
-            let decoded = request.map(network::append_request_from);
-            decoded.ok()?.inspect_err(|error| tracing::warn!(%error, "append stream ends")).ok()
+        let (levels, verdict) = (self.raft.levels(), self.raft.verdict().clone());
+        let requests = tokio_stream::StreamExt::map_while(request.into_inner(), move |request| {
+            let decoded = network::append_request_from(request.ok()?, levels);
+            decoded.inspect_err(|error| refused(error, &verdict)).ok()
         });
         // An idle stream would outlive this node's part in it, and the leader would not look for another.
         let mut closing = self.raft.closing();
@@ -288,7 +298,8 @@ impl RaftService for PeerService {
         request: Request<peer::ReadClockRequest>,
     ) -> Result<Response<peer::ReadClockResponse>, Status> {
         self.member(&request)?;
-        Ok(Response::new(peer::ReadClockResponse { unix_ms: self.raft.read_clock().millis() }))
+        let unix_ms = self.raft.read_clock().millis();
+        Ok(Response::new(peer::ReadClockResponse { unix_ms, speaks: Some(self.raft.speaks()) }))
     }
 
     async fn stream_runs(

@@ -18,6 +18,7 @@ use super::fatal::{FatalError, Verdict};
 use super::run_log::RunSink;
 use super::types::{SnapshotMeta, TypeConfig};
 use crate::pb::peer;
+use crate::state::level::Levels;
 use crate::state::{self, State};
 use crate::storage::StorageError;
 use crate::storage::snapshot_file::{OutgoingSnapshot, SnapshotDir, SnapshotId, SnapshotReader};
@@ -69,10 +70,10 @@ pub(super) fn file_id(meta: &SnapshotMeta) -> SnapshotId {
 }
 
 /// Reads a snapshot, verifying all of it. Blocks.
-pub(super) fn load(file: &SnapshotFile) -> Result<(SnapshotMeta, State), LoadError> {
+pub(super) fn load(file: &SnapshotFile, levels: Levels) -> Result<(SnapshotMeta, State), LoadError> {
     let mut reader = SnapshotReader::open(&file.path)?;
     let meta = codec::load_meta(reader.meta())?;
-    let state = State::read_from(&mut reader);
+    let state = State::read_spoken(&mut reader, levels);
     let state = state.map_err(|source| LoadError::State { path: file.path.clone(), source })?;
     reader.verify()?;
     Ok((meta, state))

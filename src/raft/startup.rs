@@ -1,7 +1,7 @@
 //! From a folder to a running member, in the only order that is safe.
 //!
 //! Open the log (creating it only in a folder that nobody has claimed) → claim the folder → open the run log →
-//! load the snapshot → let the library read all of it → start. The claim comes after the log, so that a claimed
+//! load the snapshot → see that the cluster has not left this release behind → let the library read all of it → start. The claim comes after the log, so that a claimed
 //! folder without a log is known to have lost it.
 
 use std::sync::Arc;
@@ -60,9 +60,11 @@ impl Starter {
             hashes: hashes.clone(),
             verdict: raft.verdict().clone(),
             observer,
+            levels: raft.levels(),
         };
         let machine = StateMachine::open(surroundings, opened.purged.map(|id| id.index));
         let machine = machine.await.map_err(FatalError::from)?;
+        log.check_levels(machine.next_index(), raft.levels()).await?;
         let network =
             Network { node_id: raft.node_id(), cluster, connections: Arc::clone(raft.connections()) };
         let mut library = library::library(timing).map_err(|error| OpenError::Config(error.to_string()))?;

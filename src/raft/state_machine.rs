@@ -26,7 +26,8 @@ use super::hashes::Hashes;
 use super::run_log::RunSink;
 use super::snapshot::{self, Builder, Current, LoadError, SnapshotFile};
 use super::types::{Answer, LogId, LogPosition, LoggedEntry, SnapshotMeta, StoredMembership, TypeConfig};
-use crate::state::State;
+use crate::state::level::Levels;
+use crate::state::{self, State};
 use crate::storage::StorageError;
 use crate::storage::snapshot_file::{Newest, SnapshotDir};
 
@@ -84,6 +85,7 @@ pub(super) struct Surroundings {
     pub(super) hashes: Hashes,
     pub(super) verdict: Verdict,
     pub(super) observer: Option<Observer>,
+    pub(super) levels: Levels,
 }
 
 /// The state with its place in the log.
@@ -100,7 +102,7 @@ impl StateMachine {
     /// as the log that follows an older one is kept: it begins behind `purged`. The library would not always notice;
     /// where it knows of no commit yet, as on a node that has just been sent a snapshot, it begins with nothing.
     pub(super) async fn open(with: Surroundings, purged: Option<u64>) -> Result<Self, LoadError> {
-        let dir = with.snapshots.clone();
+        let (dir, levels) = (with.snapshots.clone(), with.levels);
         let loaded = snapshot::blocking(move || {
             let Newest { found, refused } =
                 dir.newest(|meta| codec::load_meta(meta).ok().as_ref().map(snapshot::file_id))?;
@@ -114,7 +116,7 @@ impl StateMachine {
             }
             let Some((_, path)) = found else { return Ok(None) };
             let file = SnapshotFile { path };
-            snapshot::load(&file).map(|(meta, state)| Some((meta, state, file)))
+            snapshot::load(&file, levels).map(|(meta, state)| Some((meta, state, file)))
         });
         let mut machine = Self {
             state: State::default(),
@@ -145,6 +147,11 @@ impl StateMachine {
         }
     }
 
+    /// The first entry that is not in the state.
+    pub(super) fn next_index(&self) -> u64 {
+        self.applied.map_or(0, |applied| applied.index.saturating_add(1))
+    }
+
     fn publish(&self) {
         self.with.published.states.send_replace(Arc::new(self.state.clone()));
         self.with.published.applied.send_replace(self.applied.as_ref().map(LogPosition::from));
@@ -154,6 +161,7 @@ impl StateMachine {
         let state = &mut self.state;
         let applied = catch_unwind(AssertUnwindSafe(|| state.apply(index, logged.entry())))
             .map_err(|panic| FatalError::Apply { index, message: panic_message(&*panic) })?;
+        self.with.levels.check(self.state.level())?;
         let (entry, after) = (logged.entry(), &self.state);
         self.tell(|| Observed::Applied { index, entry, applied: &applied, after });
         if !applied.finished.is_empty() {
@@ -243,9 +251,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, _meta: &SnapshotMeta, file: SnapshotFile) -> io::Result<()> {
-        let read = file.clone();
+        let (read, levels) = (file.clone(), self.with.levels);
         // The file says what it is: it was verified with its description when it arrived.
-        let loaded = snapshot::blocking(move || snapshot::load(&read)).await;
+        let loaded = snapshot::blocking(move || snapshot::load(&read, levels)).await;
         let (meta, state) = loaded.map_err(|error| self.failed(error.into()))?;
         self.with.clock.restart();
         self.replace(meta, state, file);
@@ -264,6 +272,7 @@ impl From<LoadError> for FatalError {
         match error {
             LoadError::Storage(error) => Self::Storage(error),
             LoadError::Meta(source) => Self::Undecodable { what: "a snapshot", source: Arc::new(source) },
+            LoadError::State { source: state::CodecError::Level(error), .. } => Self::Level(error),
             LoadError::State { .. } => Self::Snapshot(error.to_string()),
         }
     }

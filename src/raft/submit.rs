@@ -87,6 +87,18 @@ pub enum ProposeError {
         /// Its encoded size.
         bytes: usize,
     },
+    /// Surely not appended: not every member could read it yet.
+    #[error("{what} needs feature level {needs}, this cluster is at {level}: {why}")]
+    Level {
+        /// The level that it needs.
+        needs: u32,
+        /// What needs it.
+        what: &'static str,
+        /// The cluster's.
+        level: u32,
+        /// Why it is not higher.
+        why: String,
+    },
     /// The node is ending; the result is unknown. [`Raft::fatal`] has the reason.
     #[error("the node is ending")]
     Fatal,
@@ -150,6 +162,7 @@ impl Raft {
         let Some(core) = self.core() else {
             return Err(ProposeError::NotLeader { leader: None });
         };
+        self.check_need(&entry)?;
         let logged = LoggedEntry::new(entry);
         let bytes = logged.encoded().len();
         if bytes > ENTRY_BYTES_MAX {

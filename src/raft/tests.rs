@@ -5,5 +5,6 @@ mod conformance;
 mod export;
 mod formation;
 pub(crate) mod harness;
+mod levels;
 mod membership;
 mod snapshots;

@@ -83,6 +83,7 @@ impl Applying<'_> {
     pub(super) fn command(&mut self, command: &Command) -> Outcome {
         let done = match command {
             Command::Lead { node, term, silent_for } => self.lead(*node, *term, *silent_for),
+            Command::RaiseLevel { from, to } => self.raise(*from, *to),
             Command::PutJob { spec, next, request } => self.put(spec, *next, request),
             Command::DeleteJob { job, cancel_runs, request } => self.delete(job.id, *cancel_runs, request),
             Command::PauseJob { job, request, until } => self.pause(job.id, request, *until),
@@ -134,6 +135,17 @@ impl Applying<'_> {
         let is_exact = silent_for.is_some();
         leaderships.push(Leadership { node, term, at, silent_since, is_exact });
         self.state.leaderships = Arc::new(leaderships);
+        Ok(Outcome::Done)
+    }
+
+    fn raise(&mut self, from: u32, to: u32) -> Result<Outcome, Rejection> {
+        if from != self.state.level {
+            return Err(Rejection::Stale);
+        }
+        if to <= from {
+            return Err(Rejection::Malformed);
+        }
+        self.state.level = to;
         Ok(Outcome::Done)
     }
 

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::level::LevelError;
+use super::pack::{self, later};
 use super::queue::QueueLimits;
 use super::rejection::Rejection;
 use super::run::{AttemptOutcome, Cause, JobId, Report, RunId};
@@ -45,6 +47,9 @@ pub enum CodecError {
     /// No bytes at all.
     #[error("the record is empty")]
     Empty,
+    /// Of a cluster in which this release takes no part.
+    #[error(transparent)]
+    Level(#[from] LevelError),
     /// A section of a snapshot that this version does not know.
     #[error("unknown snapshot section {0}")]
     Section(u8),
@@ -53,12 +58,12 @@ pub enum CodecError {
 /// Format of entries and runs on disk and wire; the first byte of each.
 const FORMAT: u8 = 2;
 
-/// MessagePack with structs as arrays, behind a version byte. A field may be added at the end of a
-/// struct with `#[serde(default)]`, for a shorter array reads with the default.
+/// MessagePack with structs as arrays, behind a version byte. A field may be added at the end of a struct with
+/// `#[serde(default, serialize_with = "later")]`; see [`pack`]. What is written with one of these has to be allowed by
+/// the cluster's level: see [`super::level`].
 pub(super) fn encode<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = vec![FORMAT];
-    rmp_serde::encode::write(&mut bytes, value)
-        .expect("a vector takes all, and no type here fails to serialise");
+    pack::write(&mut bytes, value).expect("a vector takes all, and no type here fails to serialise");
     bytes
 }
 
@@ -139,6 +144,13 @@ pub enum Command {
         /// has done neither since it started.
         silent_for: Option<Duration>,
     },
+    /// Raises the level of what may be written: every member has said that it speaks it; see [`super::level`].
+    RaiseLevel {
+        /// The level as known to the proposer.
+        from: u32,
+        /// A higher one.
+        to: u32,
+    },
     /// Creates or replaces a job.
     PutJob {
         /// The definition, checked.
@@ -164,7 +176,7 @@ pub enum Command {
         /// Who.
         request: Request,
         /// When it is to end by itself.
-        #[serde(default)]
+        #[serde(default, serialize_with = "later")]
         until: Option<Timestamp>,
     },
     /// Lets occurrences be created again.
@@ -185,13 +197,13 @@ pub enum Command {
         /// Who.
         request: Request,
         /// Parameters with other values than the job's.
-        #[serde(default)]
+        #[serde(default, serialize_with = "later")]
         params: BTreeMap<String, String>,
         /// The run that is made again.
-        #[serde(default)]
+        #[serde(default, serialize_with = "later")]
         again: Option<Again>,
         /// The one place whose workers may carry it out.
-        #[serde(default)]
+        #[serde(default, serialize_with = "later")]
         place: Option<Arc<str>>,
     },
     /// Makes a run for each of some past instants.
@@ -355,6 +367,7 @@ impl Command {
             | Self::TripBreaker { request, .. }
             | Self::ResetBreaker { request, .. } => Some(request),
             Self::Lead { .. }
+            | Self::RaiseLevel { .. }
             | Self::Fire { .. }
             | Self::Disarm { .. }
             | Self::Start { .. }

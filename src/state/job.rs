@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::command::{BreakerKey, Due, JobRef, Request};
+use super::pack::{later, unless};
 use super::run::{JobId, Reason, Run, RunId, RunState};
 use super::spec::JobSpec;
 use super::time::Timestamp;
@@ -31,16 +32,16 @@ pub struct Job {
     /// The newest record of it.
     pub last: Option<LastRun>,
     /// The newest nominal instant that is decided; none at or before it is ever armed again.
-    #[serde(default = "undecided")]
+    #[serde(default = "undecided", serialize_with = "later_undecided")]
     pub decided_until: Timestamp,
     /// Why nothing is armed, when a leader could not evaluate the schedule; a change of the job ends it.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub fault: Option<Fault>,
     /// Where the definition came from.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub origin: Origin,
     /// The definitions before it, oldest first; with it at most [`super::limits::VERSIONS`].
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub previous: Vec<(Origin, Arc<JobSpec>)>,
 }
 
@@ -58,6 +59,10 @@ pub(super) const fn undecided() -> Timestamp {
     Timestamp::MIN
 }
 
+fn later_undecided<S: Serializer>(until: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    unless(*until == undecided(), until, serializer)
+}
+
 /// Who paused a job, and why.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pause {
@@ -68,7 +73,7 @@ pub struct Pause {
     /// The occurrence that was armed then: where catch-up goes on with `on_resume: catch_up`.
     pub armed: Option<Due>,
     /// When it ends by itself.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub until: Option<Timestamp>,
 }
 

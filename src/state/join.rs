@@ -27,6 +27,7 @@ use super::apply::Applying;
 use super::fire::Birth;
 use super::job::Job;
 use super::limits;
+use super::pack::later;
 use super::rejection::Rejection;
 use super::run::{Cause, JobId, Reason, Run, RunId, RunState};
 use super::spec::{After, AfterOn, AfterWhen, JobSpec};
@@ -53,7 +54,7 @@ pub struct Arrival {
     /// When it ended.
     pub at: Timestamp,
     /// What it gave as its result, as JSON; empty: nothing.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub result: String,
 }
 

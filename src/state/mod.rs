@@ -39,8 +39,10 @@ pub mod group;
 mod index;
 mod job;
 pub mod join;
+pub mod level;
 pub mod limits;
 mod operation;
+mod pack;
 pub mod queue;
 mod rejection;
 pub mod run;
@@ -108,6 +110,7 @@ pub struct Leadership {
 /// The replicated state. Fields are read through methods; see the module's invariants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct State {
+    level: u32,
     now: Timestamp,
     /// `now` before the last applied entry.
     before: Timestamp,
@@ -151,6 +154,12 @@ impl State {
     #[must_use]
     pub const fn now(&self) -> Timestamp {
         self.now
+    }
+
+    /// The feature level: what may be written into the log. It only ever rises.
+    #[must_use]
+    pub const fn level(&self) -> u32 {
+        self.level
     }
 
     /// Log index of the last applied entry that carried commands.

@@ -71,6 +71,7 @@ fn operation_key(command: &Command) -> Option<Arc<str>> {
         Command::TripBreaker { breaker, .. } => format!("trip/{breaker:?}/{id}"),
         Command::ResetBreaker { breaker, .. } => format!("reset/{breaker:?}/{id}"),
         Command::Lead { .. }
+        | Command::RaiseLevel { .. }
         | Command::Fire { .. }
         | Command::Disarm { .. }
         | Command::Start { .. }

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::command::{BreakerKey, CodecError};
 use super::group::GroupKey;
+use super::pack::later;
 use super::time::Timestamp;
 
 /// Identity of a job for ever: from the log index of the entry that created it. A job that is deleted
@@ -284,10 +285,10 @@ pub struct Report {
     /// There was more output.
     pub output_truncated: bool,
     /// What the attempt gave as its result, as JSON; empty: nothing. At most [`super::limits::RESULT_BYTES`].
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub result: String,
     /// Of a gRPC call, a place in [`super::spec::GRPC_CODES`].
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub grpc_status: Option<u8>,
 }
 
@@ -375,34 +376,34 @@ pub struct Run {
     /// While an attempt runs: when the cluster closes it as timed out, for its worker hangs.
     pub overdue_at: Option<Timestamp>,
     /// Parameters that its attempts are told.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub params: BTreeMap<String, String>,
     /// While an attempt runs: the group whose limits it counts against.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub group: Option<GroupKey>,
     /// The first run of its chain; absent for that one itself.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub chain: Option<RunId>,
     /// The runs that it runs after.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub upstream: Vec<RunId>,
     /// The run that someone made again.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub retry_of: Option<RunId>,
     /// Number of the backfill that it belongs to.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub backfill: Option<u64>,
     /// What the runs that it runs after gave as their results, by the names of their jobs, as JSON.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub inputs: BTreeMap<String, String>,
     /// The one place whose workers may carry it out.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub place: Option<Arc<str>>,
     /// The run that made it, for one of the workers that match.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub parent: Option<RunId>,
     /// What has become of the runs that it made, one for each worker that matches.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub spread: Option<Box<Spread>>,
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::pack::later;
 use super::time::Timestamp;
 
 /// One schedule of a job: a rule, the zone that its wall times are read in, and its bounds.
@@ -28,7 +29,7 @@ pub struct Schedule {
     /// Upper bound of the deterministic spread between the nominal instant and the due one.
     pub jitter: Duration,
     /// How many occurrences there are from `start_at` on; all of them if absent.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub count: Option<u32>,
 }
 

@@ -1,4 +1,7 @@
-//! The snapshot form of the state: a header, then each item behind a section byte and its length.
+//! The snapshot form of the state: its level, a header, then each item behind a section byte and its length.
+//!
+//! The level comes first, and its form never changes: a release that speaks less learns by it that what follows is not
+//! for it. At [`level::FIRST`] it is not written.
 //!
 //! Only what is not derived is written; reading builds the derived sets anew, so they cannot disagree.
 //! Items are written one at a time, so the memory needed does not grow with the state. Checksums are
@@ -12,6 +15,7 @@ use super::command::{BreakerKey, CodecError, decode, encode};
 use super::group::{Group, GroupKey};
 use super::job::Job;
 use super::join::{Join, JoinKey};
+use super::level::{self, Levels};
 use super::operation::Remembered;
 use super::queue::Queue;
 use super::run::Run;
@@ -27,6 +31,7 @@ const OPERATION: u8 = 6;
 const GROUP: u8 = 7;
 const JOIN: u8 = 8;
 const QUEUE: u8 = 9;
+const LEVEL: u8 = 10;
 const END: u8 = 255;
 
 /// The longest item that is believed; a longer one means that the bytes are no snapshot.
@@ -45,6 +50,9 @@ impl State {
     /// # Errors
     /// Those of `out`.
     pub fn write_to(&self, out: &mut impl Write) -> io::Result<()> {
+        if self.level > level::FIRST {
+            item(out, LEVEL, &self.level.to_le_bytes())?;
+        }
         item(
             out,
             HEADER,
@@ -85,6 +93,14 @@ impl State {
     /// # Errors
     /// [`CodecError`] when the bytes are not whole, or of a version that this one does not know.
     pub fn read_from(input: &mut impl Read) -> Result<Self, CodecError> {
+        Self::read_spoken(input, level::SPOKEN)
+    }
+
+    /// As [`Self::read_from`], for one who speaks other levels than this release.
+    ///
+    /// # Errors
+    /// As [`Self::read_from`].
+    pub fn read_spoken(input: &mut impl Read, spoken: Levels) -> Result<Self, CodecError> {
         let mut state = Self::default();
         let mut bytes = Vec::new();
         loop {
@@ -102,7 +118,15 @@ impl State {
                 return Err(CodecError::Truncated(io::ErrorKind::UnexpectedEof.into()));
             }
             match section {
-                END => return Ok(state),
+                END => {
+                    spoken.check(state.level)?;
+                    return Ok(state);
+                }
+                LEVEL => {
+                    let bytes = bytes.as_slice().try_into().map_err(|_| CodecError::Section(LEVEL))?;
+                    state.level = u32::from_le_bytes(bytes);
+                    spoken.check(state.level)?;
+                }
                 _ => state.read_item(section, &bytes)?,
             }
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::pack::later;
 use super::schedule::Schedule;
 
 /// One job, as its owner defined it.
@@ -48,19 +49,19 @@ pub struct JobSpec {
     /// How many records are kept, and for how long.
     pub retention: Retention,
     /// Parameters that attempts are told, with their defaults; a trigger may change their values.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub params: BTreeMap<String, String>,
     /// How many attempts may run or start at a time, together with those of other jobs.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub limits: Option<Limits>,
     /// Jobs whose runs it runs after, instead of a schedule.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub after: Option<After>,
     /// Of the runs that wait for a worker those of the highest start first; -100 to 100.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub priority: i32,
     /// Each run is carried out once on each worker that may, and is what became of all of them.
-    #[serde(default)]
+    #[serde(default, serialize_with = "later")]
     pub every_node: bool,
 }
 

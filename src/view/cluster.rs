@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::instant;
 use crate::pb::v1 as pb;
+use crate::raft::{Hold, Said};
 use crate::state::time::Timestamp;
 use crate::state::{State, StateHash};
 
@@ -98,6 +99,8 @@ pub struct NodeSeen {
     pub matched_index: Option<u64>,
     /// How long it has been silent; the leader alone knows.
     pub silent: Option<Duration>,
+    /// What it has said of itself lately.
+    pub said: Option<Said>,
 }
 
 /// What consensus says of itself.
@@ -123,6 +126,8 @@ pub struct ClusterSeen {
     pub nodes: Vec<NodeSeen>,
     /// Hashes of its state with their indexes, the newest last.
     pub state_hashes: Vec<(u64, StateHash)>,
+    /// Who keeps the feature level from being raised.
+    pub level_holds: Vec<Hold>,
 }
 
 /// What the binary says of itself.
@@ -160,6 +165,8 @@ pub fn to_pb(
         now: Some(instant(state.now())),
         workers: workers.unwrap_or_default().iter().map(worker).collect(),
         state_hashes: seen.state_hashes.iter().map(state_hash).collect(),
+        feature_level: state.level(),
+        feature_level_holds: seen.level_holds.iter().map(ToString::to_string).collect(),
     }
 }
 
@@ -180,6 +187,11 @@ fn node(node: &NodeSeen) -> pb::Node {
         role: role.into(),
         matched_index: node.matched_index.unwrap_or(0),
         silent_ms: node.silent.map(|silent| u64::try_from(silent.as_millis()).unwrap_or(u64::MAX)),
+        version: node.said.as_ref().map(|said| said.release.clone()).unwrap_or_default(),
+        feature_levels: node
+            .said
+            .as_ref()
+            .map(|said| pb::FeatureLevels { oldest: said.levels.oldest, newest: said.levels.newest }),
     }
 }
 

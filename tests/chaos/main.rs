@@ -15,7 +15,7 @@
 //! | `CHAOS_KEPT` | judges a folder that was kept, and runs nothing |
 //! | `CHAOS_DIR` | where folders are made, instead of the folder for temporary files |
 //! | `CHAOS_PROGRAM` | the program under test, instead of the one that was built with this |
-//! | `PREVIOUS` | a program that the nodes run until they are first restarted in turn |
+//! | `PREVIOUS` | a program that the nodes run until they are first restarted in turn; what one build tells more of an entry than the other is no difference then, and state hashes are not compared |
 //! | `CHRONARCH_SKIP_CHAOS=1` | passes without a run, where namespaces are not allowed |
 //!
 //! It needs root, `ip`, `tc` and `nft`; the profiles that set clocks also `libfaketime` and a C compiler. On Debian:

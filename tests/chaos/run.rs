@@ -111,7 +111,7 @@ pub(crate) async fn run(setup: &Setup) -> Result<(), String> {
         "seed": setup.seed, "profile": setup.profile.word(), "nodes": setup.nodes, "seconds": setup.seconds,
         "healed_at": healed_at, "quiet_at": quiet_at,
         "skew_ms": if setup.profile.sets_clocks() { SKEW_MS } else { 0 },
-        "settled": is_quiet && applied.is_some(), "load_per_processor": load_per_processor(),
+        "settled": is_quiet && applied.is_some(), "two_builds": setup.previous.is_some(), "load_per_processor": load_per_processor(),
         "floors": setup.profile.floors(setup.seconds).into_iter().collect::<std::collections::BTreeMap<_, _>>(),
     });
     fs::write(setup.dir.join("run.json"), setting.to_string()).map_err(|error| error.to_string())

@@ -34,6 +34,11 @@ impl Drop for Harness {
 impl Harness {
     /// Three nodes that have a leader. `extra` is added to each node's configuration.
     pub(crate) async fn start(extra: &str) -> Self {
+        Self::start_with(extra, 0, &[]).await
+    }
+
+    /// As [`Self::start`]; node `other` has `args` on its command line.
+    pub(crate) async fn start_with(extra: &str, other: u64, args: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let mut cluster = LocalCluster::prepare(LocalOptions {
             nodes: 3,
@@ -45,7 +50,10 @@ impl Harness {
             extra: extra.to_owned(),
         })
         .expect("ports and files");
-        cluster.start_all().expect("processes");
+        for node in cluster.nodes() {
+            let args = if node == other { args } else { &[] };
+            cluster.start_with(node, args).expect("a process");
+        }
         let ids = Clock::system();
         let endpoints: Vec<_> =
             cluster.endpoints().iter().map(|endpoint| endpoint.parse().expect("an endpoint")).collect();

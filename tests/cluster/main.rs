@@ -15,6 +15,7 @@ mod evidence;
 mod fleet;
 mod grpc;
 mod harness;
+mod levels;
 mod linear;
 mod logs;
 mod lost;

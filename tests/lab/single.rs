@@ -258,6 +258,7 @@ impl Single {
         let run = |id| self.names.of_run(id);
         match command {
             Command::Lead { node, term, .. } => format!("lead n{node} term {term}"),
+            Command::RaiseLevel { from, to } => format!("raise the level from {from} to {to}"),
             Command::PutJob { spec, .. } => format!("put {}", spec.name),
             Command::DeleteJob { job, .. } => format!("delete {}", self.names.label(job.id)),
             Command::PauseJob { job, .. } => format!("pause {}", self.names.label(job.id)),

@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use super::lab;
 use super::lab::spec::MIDNIGHT;
-use chronarch::state::run::{AttemptOutcome, Cause, JobId, Report, RunId};
+use chronarch::state::level::Levels;
+use chronarch::state::run::{AttemptOutcome, Cause, JobId, Report, Run, RunId};
 use chronarch::state::spec::{JobSpec, Keep, OnLost, OnOpen, OverlapPolicy};
 use chronarch::state::time::Timestamp;
-use chronarch::state::{BreakerKey, Command, Due, Entry, JobRef, Outcome, Request, State, Verdict};
+use chronarch::state::{Again, BreakerKey, Command, Due, Entry, JobRef, Outcome, Request, State, Verdict};
 use proptest::prelude::*;
 
 /// One number of a case: which command, three choices, and how far time moves (also backwards).
@@ -42,6 +43,8 @@ fn spec(name: u8, a: u8, b: u8) -> JobSpec {
     spec.overlap.keep = if b & 4 == 0 { Keep::Newest } else { Keep::Oldest };
     spec.on_lost = if b & 8 == 0 { OnLost::Rerun } else { OnLost::Fail };
     spec.retry.max_attempts = 1 + u32::from(b / 16 % 3);
+    spec.every_node = name & 4 != 0;
+    spec.priority = i32::from(name / 8 % 3) - 1;
     spec.start_within = (a & 32 != 0).then(|| Duration::from_secs(2));
     let breaker = &mut spec.breaker;
     breaker.name = (a & 64 != 0).then(|| ["feed", "bank"][usize::from(b & 1)].to_owned());
@@ -113,8 +116,8 @@ impl Replicas {
                 job: self.reference(a),
                 request,
                 params: [].into(),
-                again: None,
-                place: None,
+                again: (b & 1 != 0).then(|| Again { run: self.run(b), chain: self.run(c) }),
+                place: (b & 2 != 0).then(|| worker(c)),
             },
             7 => Command::CancelRun { run: self.run(a), request },
             8 => Command::TripBreaker { breaker: self.breaker(a), open_for: None, request },
@@ -145,6 +148,16 @@ impl Replicas {
                 let (version, armed) = self.one.job(id).map_or((0, None), |job| (job.version, job.next));
                 let expect = armed.map_or(Timestamp::EPOCH, |armed| armed.scheduled_at);
                 Command::Disarm { job: id, version, expect, why: "no such zone".into() }
+            }
+            23 => {
+                let from = if b < 200 { self.one.level() } else { u32::from(b) };
+                Command::RaiseLevel { from, to: from.saturating_add(u32::from(a % 4)).saturating_sub(1) }
+            }
+            24 => {
+                let all = ["w1", "w2", "w3"].into_iter().zip([1, 2, 4]);
+                let places = all.filter(|(_, bit)| b & bit != 0).map(|(place, _)| place.into()).collect();
+                let run = Self::pick(self.one.spreading(), a).unwrap_or(self.run(a));
+                Command::Spread { run, places }
             }
             _ => self.fire(a, b, c),
         }
@@ -227,11 +240,12 @@ impl Replicas {
         let entry = Entry { at: Timestamp::from_millis(MIDNIGHT + self.wall), commands };
         let decoded = Entry::decode(&entry.encode()).expect("an entry reads back");
         prop_assert_eq!(&decoded, &entry);
-        let now = self.one.now();
+        let (now, level) = (self.one.now(), self.one.level());
         let applied = self.one.apply(self.index, &entry);
         prop_assert_eq!(&applied, &self.two.apply(self.index, &decoded));
         prop_assert_eq!(&self.one, &self.two);
         prop_assert!(self.one.now() >= now, "time went back");
+        prop_assert!(self.one.level() >= level, "the level fell");
         prop_assert_eq!(self.one.verify(), Ok(()), "after {:?}", entry);
         for (command, outcome) in entry.commands.iter().zip(&applied.outcomes) {
             if let (Command::Fire { job, verdicts, .. }, Outcome::Fired { .. }) = (command, outcome) {
@@ -254,13 +268,16 @@ impl Replicas {
         for run in &applied.finished {
             prop_assert!(self.ended.insert(run.id), "{} ends twice", run.id);
             prop_assert!(run.running().is_none() && run.finished_at.is_some());
+            let read = Run::decode(&run.encode()).expect("a record reads back");
+            prop_assert_eq!(&read, run.as_ref());
         }
         for run in self.one.runs() {
             prop_assert!(!self.ended.contains(&run.id), "{} lives after its end", run.id);
         }
         let mut bytes = Vec::new();
         self.one.write_to(&mut bytes).expect("a vector takes all");
-        let read = State::read_from(&mut bytes.as_slice()).expect("a snapshot reads back");
+        let every = Levels { oldest: 0, newest: u32::MAX };
+        let read = State::read_spoken(&mut bytes.as_slice(), every).expect("a snapshot reads back");
         prop_assert_eq!(&read, &self.one);
         Ok(())
     }

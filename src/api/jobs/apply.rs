@@ -1,5 +1,6 @@
 //! `ApplyJobs`: many jobs at once, all of them checked before any is written.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -175,6 +176,7 @@ impl Api {
         let count = jobs.len();
         let checked = crate::threads::blocking(move || check(&jobs)).await;
         let mut wanted = checked.map_err(|_| Status::unavailable("the node is ending"))??;
+        self.check_levels(&wanted, &request.operation_id).await?;
         if message.dry_run || wanted.iter().any(|wanted| wanted.spec.after.is_some()) {
             after::check(self.state(false).await?.as_ref(), &mut wanted)?;
         }
@@ -215,6 +217,20 @@ impl Api {
         Ok(pb::ApplyJobsResponse { results, applied_index })
     }
 
+    /// Refuses all of them before the first is written, where one needs a level that the cluster is not at.
+    async fn check_levels(&self, wanted: &[Wanted], operation_id: &str) -> Result<(), Status> {
+        let highest = wanted.iter().max_by_key(|wanted| (wanted.spec.need().level, Reverse(wanted.place)));
+        let Some(Wanted { spec, .. }) = highest else { return Ok(()) };
+        let checked = self.shared.raft.await_level(spec.need(), limits::SETTLE_WAIT).await;
+        checked.map_err(|error| {
+            let refused = status::proposed(&error, operation_id);
+            if status::is_not_leader(&refused) {
+                return refused;
+            }
+            status::within(&format!("job {:?} in namespace {:?}", spec.name, spec.namespace), &refused)
+        })
+    }
+
     async fn put(&self, entry: Vec<Wanted>, request: &state::Request) -> Result<Landed, Status> {
         let at = self.stamp(&self.shared.raft.state()).await?;
         let commands = entry.iter().map(|wanted| wanted.command(request, at)).collect();
@@ -237,10 +253,8 @@ impl Api {
                     again.push(wanted);
                 }
                 Outcome::Rejected(rejection) => {
-                    let refused = status::rejected(*rejection);
-                    let (namespace, name) = (&wanted.spec.namespace, &wanted.spec.name);
-                    let message = format!("job {name:?} in namespace {namespace:?}: {}", refused.message());
-                    return Err(Status::new(refused.code(), message));
+                    let job = format!("job {:?} in namespace {:?}", wanted.spec.name, wanted.spec.namespace);
+                    return Err(status::within(&job, &status::rejected(*rejection)));
                 }
                 Outcome::Done
                 | Outcome::Fired { .. }

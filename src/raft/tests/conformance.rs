@@ -33,6 +33,7 @@ impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for Builder {
             hashes: Hashes::default(),
             verdict: verdict.clone(),
             observer: None,
+            levels: crate::state::level::SPOKEN,
         };
         let machine = StateMachine::open(surroundings, None).await.unwrap();
         Ok((dir, LogStore::new(wal, verdict), machine))

@@ -16,8 +16,8 @@ use tokio::time::timeout;
 
 use crate::config::RaftTiming;
 use crate::raft::{
-    ClusterId, NodeAddress, OpenError, Raft, RaftOptions, RunLogGap, RunSink, StoredRun, incoming, serve,
-    tcp_dialer,
+    ClusterId, NodeAddress, OpenError, Raft, RaftOptions, RunLogGap, RunSink, Speech, StoredRun, incoming,
+    serve, tcp_dialer,
 };
 use crate::state::run::Run;
 use crate::state::spec::{
@@ -150,6 +150,7 @@ pub(crate) struct Place {
     pub(super) peers: BTreeMap<u64, String>,
     pub(super) timing: RaftTiming,
     pub(super) run_log: Arc<MemoryRunLog>,
+    pub(super) speech: Speech,
     reserved: Option<TcpListener>,
 }
 
@@ -169,7 +170,8 @@ pub(crate) async fn places(root: &Path, count: u64, timing: &RaftTiming) -> Vec<
         let dir = root.join(format!("node-{id}"));
         let (timing, run_log) = (timing.clone(), Arc::default());
         let reserved = Some(reserved);
-        places.push(Place { id, dir, listen, peers: BTreeMap::new(), timing, run_log, reserved });
+        let speech = Speech::default();
+        places.push(Place { id, dir, listen, peers: BTreeMap::new(), timing, run_log, speech, reserved });
     }
     let peers: BTreeMap<u64, String> =
         places.iter().map(|place| (place.id, place.listen.to_string())).collect();
@@ -195,6 +197,7 @@ impl Place {
             read_clock: Arc::new(|| Timestamp::from_millis(0)),
             elects: true,
             observer: None,
+            speech: self.speech,
         })
     }
 
@@ -290,7 +293,8 @@ pub(super) async fn is_deaf(address: SocketAddr) -> bool {
 /// A place with everything given.
 pub(super) fn place_at(root: &Path, id: u64, listen: SocketAddr, peers: BTreeMap<u64, String>) -> Place {
     let dir = root.join(format!("node-{id}"));
-    Place { id, dir, listen, peers, timing: timing(), run_log: Arc::default(), reserved: None }
+    let speech = Speech::default();
+    Place { id, dir, listen, peers, timing: timing(), run_log: Arc::default(), speech, reserved: None }
 }
 
 impl Place {

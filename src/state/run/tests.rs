@@ -6,9 +6,10 @@ fn a_report_of_a_release_that_knew_no_result_is_read() {
     let mut report =
         Report { exit_code: Some(3), error: "no".to_owned(), output: vec![7], ..Report::default() };
     assert_eq!(super::super::command::decode::<Report>(&old).expect("it is read"), report);
+    assert_eq!(super::super::command::encode(&report), old, "and it reads what says no result");
     report.result = "[1]".to_owned();
     let bytes = super::super::command::encode(&report);
-    let written = [2, 0x97, 3, 0xc0, 0xa2, b'n', b'o', 0xc4, 1, 7, 0xc2, 0xa3, b'[', b'1', b']', 0xc0];
+    let written = [2, 0x96, 3, 0xc0, 0xa2, b'n', b'o', 0xc4, 1, 7, 0xc2, 0xa3, b'[', b'1', b']'];
     assert_eq!(bytes, written);
     assert_eq!(super::super::command::decode::<Report>(&bytes).expect("it is read"), report);
 }

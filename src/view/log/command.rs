@@ -45,6 +45,10 @@ enum Arguments<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         silent_for: Option<Span>,
     },
+    RaiseLevel {
+        from: u32,
+        to: u32,
+    },
     PutJob {
         namespace: &'a str,
         job: &'a str,
@@ -233,6 +237,7 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
         Command::Lead { node, term, silent_for } => {
             Arguments::Lead { node_id: *node, term: *term, silent_for: silent_for.map(Span) }
         }
+        Command::RaiseLevel { from, to } => Arguments::RaiseLevel { from: *from, to: *to },
         Command::Start { run: id, attempt, worker, lease_until } => {
             Arguments::Start { run: run(id), attempt: *attempt, worker, lease_until: At(*lease_until) }
         }

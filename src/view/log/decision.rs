@@ -145,6 +145,7 @@ const fn run_of(command: &Command) -> Option<RunId> {
         | Command::Expire { run }
         | Command::CancelRun { run, .. } => Some(*run),
         Command::Lead { .. }
+        | Command::RaiseLevel { .. }
         | Command::PutJob { .. }
         | Command::DeleteJob { .. }
         | Command::PauseJob { .. }

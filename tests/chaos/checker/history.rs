@@ -17,6 +17,7 @@ use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 /// Milliseconds since the epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +52,9 @@ pub(crate) struct Setting {
     pub(crate) skew_ms: i64,
     /// Nothing was live any more when the records were taken.
     pub(crate) settled: bool,
+    /// Some nodes were of another build: one that knows a field more tells it.
+    #[serde(default)]
+    pub(crate) two_builds: bool,
     /// How many processes wanted each processor of the machine.
     #[serde(default)]
     pub(crate) load_per_processor: f64,
@@ -287,7 +291,7 @@ impl History {
         let mut nodes = BTreeMap::new();
         for node in 1..=setting.nodes {
             let folder = dir.join(format!("node-{node}"));
-            let mut read = read_log(&folder.join("log.jsonl"))?;
+            let mut read = read_log(&folder.join("log.jsonl"), setting.two_builds)?;
             read.runs = lines(&folder.join("runs.jsonl"))?;
             read.breakers = lines(&folder.join("breakers.jsonl"))?;
             nodes.insert(node, read);
@@ -340,7 +344,27 @@ struct Head {
     state_hash: Option<String>,
 }
 
-fn read_log(path: &Path) -> Result<Node, String> {
+/// Whether two builds mean the same entry: all that one of them tells the other tells too, and maybe more.
+pub(crate) fn is_same_but_for_fields(one: &str, other: &str) -> bool {
+    let read = |line| serde_json::from_str::<Value>(line).ok();
+    let (Some(one), Some(other)) = (read(one), read(other)) else { return false };
+    tells_all(&one, &other) || tells_all(&other, &one)
+}
+
+fn tells_all(newer: &Value, older: &Value) -> bool {
+    match (newer, older) {
+        (Value::Object(newer), Value::Object(older)) => {
+            older.iter().all(|(key, value)| newer.get(key).is_some_and(|newer| tells_all(newer, value)))
+        }
+        (Value::Array(newer), Value::Array(older)) => {
+            newer.len() == older.len()
+                && newer.iter().zip(older).all(|(newer, older)| tells_all(newer, older))
+        }
+        (newer, older) => newer == older,
+    }
+}
+
+fn read_log(path: &Path, two_builds: bool) -> Result<Node, String> {
     let mut node = Node::default();
     for (number, line) in read_text(path)?.lines().enumerate() {
         let wrong = |what: String| format!("{}:{}: {what}", path.display(), number + 1);
@@ -348,7 +372,9 @@ fn read_log(path: &Path) -> Result<Node, String> {
         match (head.index, head.through, head.state_hash) {
             (Some(index), None, None) => {
                 let before = node.lines.insert(index, line.to_owned());
-                if before.is_some_and(|before| before != line) {
+                let told_alike =
+                    |before: &String| before == line || (two_builds && is_same_but_for_fields(before, line));
+                if !before.as_ref().is_none_or(told_alike) {
                     return Err(wrong(format!("entry {index} is told in two ways by one node")));
                 }
             }

@@ -218,6 +218,26 @@ fn nodes_that_tell_two_stories_are_named() {
 }
 
 #[test]
+fn what_a_newer_build_tells_more_of_is_no_other_story_where_two_builds_ran() {
+    let more = |scene: &mut Scene| {
+        let mut line = scene.log[5].clone();
+        line["commands"][0]["place"] = json!("a field that the other build does not know");
+        scene.other.insert(5, line);
+    };
+    names(Kind::DivergedReplica, more);
+    let mut scene = good();
+    more(&mut scene);
+    scene.two_builds = true;
+    let verdict = check(&scene.history());
+    assert!(verdict.is_pass(), "{verdict}");
+    names(Kind::DivergedReplica, |scene| {
+        more(scene);
+        scene.two_builds = true;
+        scene.other.get_mut(&5).expect("just planted")["commands"][0]["kind"] = json!("another");
+    });
+}
+
+#[test]
 fn a_record_that_a_node_lacks_is_named() {
     names(Kind::LostRecord, |scene| scene.lacks.push(run_id(2)));
 }

@@ -31,6 +31,7 @@ pub(super) struct Scene {
     pub(super) lacks: Vec<String>,
     pub(super) breakers: Vec<Value>,
     pub(super) settled: bool,
+    pub(super) two_builds: bool,
     pub(super) load: f64,
     pub(super) floors: BTreeMap<String, u64>,
 }
@@ -69,6 +70,7 @@ impl Scene {
         let setting = json!({
             "seed": 1, "profile": "planted", "nodes": 3, "healed_at": at(7_000), "quiet_at": at(8_000),
             "skew_ms": 0, "settled": self.settled, "load_per_processor": self.load, "floors": self.floors,
+            "two_builds": self.two_builds,
         });
         History {
             setting: serde_json::from_value(setting).expect("a sound setting"),
@@ -192,6 +194,7 @@ pub(super) fn good() -> Scene {
         lacks: Vec::new(),
         breakers: vec![json!({"name": "job:a", "state": "closed", "consecutive_failures": 0})],
         settled: true,
+        two_builds: false,
         load: 1.0,
         floors: BTreeMap::from([("leader_changes".to_owned(), 1)]),
     };
