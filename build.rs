@@ -24,7 +24,7 @@ const NO_TEXT: &str = "chronarch/v1/worker.proto";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let public = ["job", "output", "run", "breaker", "queue", "cluster", "fleet", "worker"];
+    let public = ["job", "output", "run", "breaker", "queue", "namespace", "cluster", "fleet", "worker"];
     let mut files: Vec<String> = public.iter().map(|name| format!("chronarch/v1/{name}.proto")).collect();
     files.push("chronarch/peer/v1/raft.proto".to_owned());
 

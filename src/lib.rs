@@ -8,6 +8,7 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod history;
+pub mod import;
 pub mod leader;
 pub mod metrics;
 pub mod node;

@@ -6,7 +6,7 @@
 //! - `worker NAME [slots=N] [queues=A/B] [kinds=exec/http] [label=K.V]`, `silence NAME`, `revive NAME`
 //! - `job NAME KEY=VALUE…` creates or edits from the defaults of `lab::spec`; `edit NAME KEY=VALUE…`
 //!   changes the definition that stands; `delete NAME [cancel]`, `pause`, `resume`,
-//!   `queue NAME [concurrency=N] [starts=N/SPAN] [waiting=N]`, `trigger NAME [id=OPERATION] [param=K.V]`, `repeat RUN`, `backfill NAME INSTANT…`, `cancel RUN`, `trip BREAKER [for=SPAN]`, `reset BREAKER`
+//!   `namespace NAME [runs=N] [age=SPAN]`, `queue NAME [concurrency=N] [starts=N/SPAN] [waiting=N]`, `trigger NAME [id=OPERATION] [param=K.V]`, `repeat RUN`, `backfill NAME INSTANT…`, `cancel RUN`, `trip BREAKER [for=SPAN]`, `reset BREAKER`
 //! - `advance SPAN` with the leader at work, `gap SPAN` with none, then `leader N [ahead=SPAN|behind=SPAN]`, by the clock of its node
 //! - `report RUN ok|fail|timeout|cancelled|lost [exit=N] [http=N] [fence=N] [wait=SPAN]`
 //! - `raw retry|expire|start|lose|fire|arm|disarm|half-open …` proposes what a leader with an old view would;
@@ -22,6 +22,7 @@ use std::sync::Arc;
 
 use chronarch::scheduler::backoff::backoff;
 use chronarch::state::breaker::Status;
+use chronarch::state::namespace::NamespaceLimits;
 use chronarch::state::queue::QueueLimits;
 use chronarch::state::run::{AttemptOutcome, Cause, Report, RunId};
 use chronarch::state::spec::{JobSpec, OnResume};
@@ -223,6 +224,12 @@ impl Script {
                     QueueLimits { concurrency: number("concurrency")?, rate, waiting: number("waiting")? };
                 Command::SetQueue { queue: word.into(), limits, request }
             }
+            "namespace" => {
+                let runs = args.get("runs").map(str::parse).transpose()?;
+                let age = args.get("age").map(lab::spec::span).transpose()?;
+                let limits = NamespaceLimits { runs, age };
+                Command::SetNamespace { namespace: word.into(), limits, request }
+            }
             "backfill" => {
                 let id = self.lab.names.job(word)?;
                 let version = self.lab.state.job(id).ok_or("no such job")?.version;
@@ -371,6 +378,14 @@ impl Script {
                     writeln!(out, "{status}; {row} in a row; window {failures} of {attempts}")?;
                 }
             },
+            "namespaces" => {
+                for (name, it) in state.namespaces() {
+                    let age = it.retention.age.map_or_else(|| "any age".to_owned(), |age| format!("{age:?}"));
+                    let runs = it.retention.runs.map_or_else(|| "all".to_owned(), |runs| runs.to_string());
+                    let (at, actor, why) = (clock(it.origin.at), &it.origin.actor, &it.origin.reason);
+                    writeln!(out, "{name} keeps {runs} of {age}, says {actor:?} at {at}: {why:?}")?;
+                }
+            }
             "leaderships" => {
                 for it in state.leaderships() {
                     let (at, since) = (clock(it.at), clock(it.silent_since));

@@ -45,12 +45,14 @@ const IMPORTS: &[(&str, &[&str])] = &[
         ],
     ),
     ("node", &["*"]),
-    ("cli", &["client", "config", "node", "pb", "telemetry", "scheduler", "state", "clock"]),
+    ("import", &["api", "client", "pb", "state"]),
+    ("cli", &["client", "config", "import", "node", "pb", "telemetry", "scheduler", "state", "clock"]),
 ];
 
 /// Crates that only these modules may name.
 const CONTAINED: &[(&str, &[&str])] = &[
     ("openraft", &["raft"]),
+    ("roxmltree", &["import"]),
     ("openraft_rt", &["raft"]),
     ("openraft_rt_tokio", &["raft"]),
     ("sled", &["storage"]),

@@ -10,11 +10,13 @@ Change `carry_out`, and keep the rest: it is the whole protocol of `proto/chrona
 - A broken stream ends nothing: the worker finds the leader, says what it holds, and repeats reports until they are
   acknowledged.
 - SIGTERM and SIGINT drain: nothing new is taken, what runs is finished, the process ends with 0.
+- `chronarch worker drain` does too, but the process stays, and `chronarch worker resume` has it take orders again.
 
 `python-worker` makes the stubs with grpcio-tools from the protocol files.
 """
 
 import argparse
+import collections
 import concurrent.futures
 import json
 import os
@@ -69,6 +71,8 @@ class Worker:
         self.pool = concurrent.futures.ThreadPoolExecutor(arguments.slots)
         self.outbox = None
         self.may_begin_until = 0.0
+        # The Drain that the cluster asked for with, while it holds.
+        self.asked = None
         self.draining = threading.Event()
         self.drained = threading.Event()
 
@@ -137,20 +141,32 @@ class Worker:
     def serve(self, address):
         """One stream; returns where the leader is, if the node knows, once the stream is over."""
         outbox = queue.Queue()
-        sent = []
+        # When the heartbeats were sent that have no answer yet.
+        unanswered = collections.deque()
+        # How many were sent, and how many of them before the drain, once that is said: orders may be under way until one
+        # behind it is answered. Those two are written where messages leave, and this one where they arrive.
+        sent, sent_before_drain = 0, None
+        answered = 0
         hello = worker_pb2.Hello(
             worker=self.name, queues=self.arguments.queue, labels=dict(self.arguments.label), kinds=["queue"],
-            slots=self.arguments.slots, version="example",
+            slots=self.arguments.slots, version="example", protocol=1,
             held=[worker_pb2.Held(run_id=run_id, fence=fence) for run_id, fence in self.held])
         outbox.put(worker_pb2.WorkerMessage(hello=hello))
+        draining = self.draining.is_set()
+        if draining or self.asked is not None:
+            outbox.put(worker_pb2.WorkerMessage(drain=self.asked or worker_pb2.Drain()))
 
         def messages():
+            nonlocal sent, sent_before_drain
             while True:
                 message = outbox.get()
                 if message is None:
                     return
                 if message.HasField("heartbeat"):
-                    sent.append(time.monotonic())
+                    unanswered.append(time.monotonic())
+                    sent += 1
+                elif message.HasField("drain") and sent_before_drain is None:
+                    sent_before_drain = sent
                 yield message
 
         with grpc.insecure_channel(address) as channel:
@@ -165,6 +181,9 @@ class Worker:
                     kind = message.WhichOneof("kind")
                     if kind == "welcome":
                         self.welcome(message.welcome, outbox, beating)
+                        if self.draining.is_set() and not draining:
+                            # A signal that came in between found no outbox. To say it twice is harmless.
+                            self.drain()
                     elif kind == "not_leader":
                         return message.not_leader.leader or None
                     elif kind == "order":
@@ -173,12 +192,23 @@ class Worker:
                         self.cancel(message.cancel)
                     elif kind == "acknowledged":
                         self.acknowledged(message.acknowledged)
+                    elif kind == "drain":
+                        # It is said back, here and in each hello, so that the next leader knows it too.
+                        self.asked = message.drain
+                        self.send(worker_pb2.WorkerMessage(drain=message.drain))
+                    elif kind == "resume":
+                        if not self.draining.is_set():
+                            # The next hello comes without it. What it holds goes on meanwhile.
+                            self.asked = None
+                            return address
                     elif kind == "heartbeat":
                         # Answers come in order: this one is for the oldest that has none.
-                        self.may_begin_until = sent.pop(0) + self.lease
+                        self.may_begin_until = unanswered.popleft() + self.lease
+                        answered += 1
                         self.begin()
+                        heard = sent_before_drain is not None and answered > sent_before_drain
                         with self.lock:
-                            idle = self.draining.is_set() and not self.held
+                            idle = heard and self.draining.is_set() and not self.held
                         if idle:
                             self.drained.set()
                             return None
@@ -194,16 +224,15 @@ class Worker:
     def welcome(self, welcome, outbox, over):
         self.lease = welcome.lease.ToTimedelta().total_seconds()
         print(f"serving as {self.name}", file=sys.stderr, flush=True)
-        if self.draining.is_set():
-            outbox.put(worker_pb2.WorkerMessage(drain=worker_pb2.Drain()))
+        # Before anything else that others send from here on.
+        outbox.put(worker_pb2.WorkerMessage(heartbeat=worker_pb2.Heartbeat()))
         self.outbox = outbox
         with self.lock:
             ended = [attempt.report for attempt in self.held.values() if attempt.report is not None]
+        for report in ended:
+            outbox.put(worker_pb2.WorkerMessage(report=report))
 
         def beat():
-            outbox.put(worker_pb2.WorkerMessage(heartbeat=worker_pb2.Heartbeat()))
-            for report in ended:
-                outbox.put(worker_pb2.WorkerMessage(report=report))
             while not over.wait(HEARTBEAT_SECONDS):
                 outbox.put(worker_pb2.WorkerMessage(heartbeat=worker_pb2.Heartbeat()))
 

@@ -4,8 +4,9 @@
 //!
 //! Change [`carry_out`], and keep the rest: it is the whole protocol of `proto/chronarch/v1/worker.proto`, and
 //! `worker.py` beside it does the same. An attempt is begun at most once, and only while the lease allows it; a broken
-//! stream ends nothing; SIGTERM and SIGINT drain. In a program of your own, generate the messages from the protocol
-//! files with `tonic-prost-build`.
+//! stream ends nothing; SIGTERM and SIGINT drain, and so does `chronarch worker drain`, after which it stays and takes
+//! orders again at `chronarch worker resume`. In a program of your own, generate the messages from the protocol files
+//! with `tonic-prost-build`.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
 
@@ -45,6 +46,29 @@ async fn carry_out(order: Order, cancelled: CancellationToken) -> Report {
 
 /// Run and fence.
 type Key = (String, u64);
+
+/// What was said on a stream, as far as it matters for going.
+#[derive(Default)]
+struct Said {
+    /// When heartbeats were sent that have no answer yet.
+    unanswered: VecDeque<Instant>,
+    /// Heartbeats before the drain that have no answer yet; nothing while it does not drain. Orders may be under way
+    /// until the answer to one behind it.
+    before_drain: Option<usize>,
+}
+
+impl Said {
+    fn drain(&mut self) {
+        self.before_drain.get_or_insert(self.unanswered.len());
+    }
+
+    /// An answer: when its heartbeat was sent, and whether no order is under way any more. Answers come in order.
+    fn answered(&mut self) -> (Option<Instant>, bool) {
+        let is_heard = self.before_drain == Some(0);
+        self.before_drain = self.before_drain.map(|before| before.saturating_sub(1));
+        (self.unanswered.pop_front(), is_heard)
+    }
+}
 
 enum Attempt {
     /// Not begun: no answer to a heartbeat allows it yet.
@@ -116,9 +140,13 @@ impl Worker {
         let held = self.held.keys().map(|(run_id, fence)| Held { run_id: run_id.clone(), fence: *fence });
         self.hello.held = held.collect();
         send(FromWorker::Hello(self.hello.clone())).await?;
+        let mut said = Said::default();
+        if let Some(drain) = &self.draining {
+            said.drain();
+            send(FromWorker::Drain(drain.clone())).await?;
+        }
         let mut stream = client.serve(ReceiverStream::new(messages)).await?.into_inner();
         let mut lease = None;
-        let mut unanswered = VecDeque::new();
         let mut beat = interval(Duration::from_secs(1));
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -127,9 +155,6 @@ impl Worker {
                     None => return Ok(None),
                     Some(FromLeader::Welcome(welcome)) => {
                         lease = welcome.lease.and_then(|span| Duration::try_from(span).ok());
-                        if let Some(drain) = &self.draining {
-                            send(FromWorker::Drain(drain.clone())).await?;
-                        }
                         beat.reset_immediately();
                         for attempt in self.held.values() {
                             if let Attempt::Ended(report) = attempt {
@@ -153,19 +178,21 @@ impl Worker {
                     Some(FromLeader::Acknowledged(it)) => drop(self.held.remove(&(it.run_id, it.fence))),
                     Some(FromLeader::Drain(drain)) => {
                         self.draining.get_or_insert(drain.clone());
+                        said.drain();
                         send(FromWorker::Drain(drain)).await?;
                     }
-                    // The next hello comes without it.
+                    // The next hello comes without it. What it holds goes on meanwhile.
                     Some(FromLeader::Resume(_)) if !stop.is_cancelled() => {
                         self.draining = None;
-                        return Ok(None);
+                        return Ok(Some(address.to_owned()));
                     }
                     Some(FromLeader::Resume(_)) => {}
-                    // Answers come in order: this one is for the oldest that has none.
                     Some(FromLeader::Heartbeat(_)) => {
-                        self.may_begin_until = unanswered.pop_front().zip(lease).map(|(sent, lease)| sent + lease);
+                        let (sent, is_heard) = said.answered();
+                        self.may_begin_until = sent.zip(lease).map(|(sent, lease)| sent + lease);
                         self.begin();
-                        if self.draining.is_some() && self.held.is_empty() {
+                        // One that was asked to drain stays, and may be asked to take orders again.
+                        if is_heard && stop.is_cancelled() && self.held.is_empty() {
                             return Ok(None);
                         }
                     }
@@ -175,11 +202,12 @@ impl Worker {
                     send(FromWorker::Report(report)).await?;
                 }
                 _ = beat.tick(), if lease.is_some() => {
-                    unanswered.push_back(Instant::now());
+                    said.unanswered.push_back(Instant::now());
                     send(FromWorker::Heartbeat(Heartbeat {})).await?;
                 }
                 () = stop.cancelled(), if self.draining.is_none() => {
                     self.draining = Some(Drain::default());
+                    said.drain();
                     send(FromWorker::Drain(Drain::default())).await?;
                 }
             }
@@ -208,7 +236,7 @@ pub(crate) async fn work(
     let mut worker = Worker { hello, held: BTreeMap::new(), may_begin_until: None, ended, draining: None };
     let mut leader = None;
     loop {
-        if (worker.draining.is_some() || stop.is_cancelled()) && worker.held.is_empty() {
+        if stop.is_cancelled() && worker.held.is_empty() {
             return Ok(());
         }
         endpoints.rotate_left(1);

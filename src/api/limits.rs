@@ -131,6 +131,8 @@ pub const PROBES: u32 = 100;
 pub const BREAKER_COUNT: u32 = 1_000_000;
 /// Records kept for a job.
 pub const RETENTION_RUNS: u32 = 100_000;
+/// Records kept for a namespace.
+pub const NAMESPACE_RUNS: u32 = 100_000_000;
 
 /// The longest `timeout`.
 pub const TIMEOUT: Duration = DAY.saturating_mul(30);

@@ -28,6 +28,7 @@ mod forward;
 pub mod fuzzing;
 mod jobs;
 pub mod limits;
+mod namespaces;
 mod output;
 pub(crate) mod page;
 pub mod problem;
@@ -52,6 +53,7 @@ use crate::history::RunLog;
 use crate::pb::v1::breaker_service_server::BreakerServiceServer;
 use crate::pb::v1::cluster_service_server::ClusterServiceServer;
 use crate::pb::v1::job_service_server::JobServiceServer;
+use crate::pb::v1::namespace_service_server::NamespaceServiceServer;
 use crate::pb::v1::queue_service_server::QueueServiceServer;
 use crate::pb::v1::run_service_server::RunServiceServer;
 use crate::raft::Raft;
@@ -145,6 +147,7 @@ pub fn routes(api: Api) -> Result<Routes, RoutesError> {
         health.set_serving::<RunServiceServer<Api>>().await;
         health.set_serving::<BreakerServiceServer<Api>>().await;
         health.set_serving::<QueueServiceServer<Api>>().await;
+        health.set_serving::<NamespaceServiceServer<Api>>().await;
         health.set_serving::<ClusterServiceServer<Api>>().await;
     };
     // Nobody else holds the reporter yet, so it never waits.
@@ -160,6 +163,7 @@ pub fn routes(api: Api) -> Result<Routes, RoutesError> {
         .add_service(limited!(RunServiceServer))
         .add_service(limited!(BreakerServiceServer))
         .add_service(limited!(QueueServiceServer))
+        .add_service(limited!(NamespaceServiceServer))
         .add_service(limited!(ClusterServiceServer))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)

@@ -10,6 +10,7 @@ mod policy;
 mod schedule;
 pub(super) mod sharing;
 mod target;
+mod template;
 #[cfg(test)]
 mod tests;
 pub(super) mod value;
@@ -46,7 +47,7 @@ fn read(spec: &pb::JobSpec, problems: &mut Problems) -> Option<JobSpec> {
     value::length("description", &spec.description, limits::DESCRIPTION_BYTES, problems);
     value::labels("labels", &spec.labels, problems);
     let schedules = schedule::schedules(&spec.schedule, Spread::of(namespace, &spec.name), problems);
-    let target = target::target(spec.target.as_ref(), problems);
+    let target = target::target(spec.target.as_ref(), &spec.params, problems);
     let queue = if spec.queue.is_empty() { "default" } else { spec.queue.as_str() };
     value::name("queue", queue, problems);
     value::labels("requires", &spec.requires, problems);
@@ -62,6 +63,9 @@ fn read(spec: &pb::JobSpec, problems: &mut Problems) -> Option<JobSpec> {
     let breaker = policy::breaker(spec.breaker.as_ref(), problems);
     let retention = policy::retention(spec.retention.as_ref(), problems);
     value::params("params", &spec.params, problems);
+    if let Some(target) = &target {
+        template::check(target, &spec.params, problems);
+    }
     let limits = sharing::limits(spec.limits.as_ref(), problems);
     let after = sharing::after(spec, problems);
     value::within("priority", spec.priority, &limits::PRIORITY, problems);

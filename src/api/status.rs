@@ -89,6 +89,12 @@ pub(super) fn no_breaker(namespace: &str, name: &str, error: &NoBreaker) -> Stat
     }
 }
 
+pub(super) fn no_namespace(name: &str) -> Status {
+    let shown: String = name.chars().take(128).collect();
+    let status = Status::not_found(format!("there is no namespace {shown:?}"));
+    hinted(status, "a namespace is there while it has jobs, records or limits")
+}
+
 /// Surely nothing was done: this node does not lead.
 pub(crate) fn not_leader(leader: Option<u64>) -> Status {
     let message = match leader {
@@ -143,7 +149,9 @@ pub(crate) fn read(error: &ReadError) -> Status {
 pub(super) fn rejected(rejection: Rejection) -> Status {
     let text = rejection.to_string();
     match rejection {
-        Rejection::NoJob | Rejection::NoRun | Rejection::NoBreaker => Status::not_found(text),
+        Rejection::NoJob | Rejection::NoRun | Rejection::NoBreaker | Rejection::NoNamespace => {
+            Status::not_found(text)
+        }
         Rejection::Stale | Rejection::OccurrenceDue => {
             Status::unavailable(format!("{text}; nothing was done, try again"))
         }

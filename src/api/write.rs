@@ -61,6 +61,8 @@ writes! {
     BackfillJobRequest { operation_id, actor, reason }
     RetryRunRequest { operation_id, actor, reason }
     SetQueueRequest { operation_id, actor, reason }
+    SetNamespaceRequest { operation_id, actor, reason }
+    DeleteNamespaceRequest { operation_id, actor, reason }
     CancelRunsRequest { operation_id, actor, reason }
     CancelRunRequest { operation_id, actor, reason }
     TripBreakerRequest { operation_id, actor, reason }
@@ -157,14 +159,18 @@ impl Api {
         Ok(now.max(state.now()))
     }
 
-    /// Proposes commands under one stamp.
+    /// Proposes commands under one stamp, in a cluster that was formed a moment ago once it is at their level.
     pub(super) async fn propose(
         &self,
         at: Timestamp,
         commands: Vec<Command>,
         operation_id: &str,
     ) -> Result<Proposed, Status> {
-        let proposed = self.shared.raft.propose(None, Entry { at, commands }).await;
+        let (raft, entry) = (&self.shared.raft, Entry { at, commands });
+        let proposed = match raft.await_level(entry.need(), limits::SETTLE_WAIT).await {
+            Ok(()) => raft.propose(None, entry).await,
+            Err(refused) => Err(refused),
+        };
         proposed.map_err(|error| status::proposed(&error, operation_id))
     }
 

@@ -78,6 +78,18 @@ pub enum Failure {
         /// All.
         asked: u64,
     },
+    /// An import that could not read all, or with `--strict` could not carry over all as it is.
+    #[error("{jobs} jobs; {errors} errors, {lost} losses, {approximated} approximations")]
+    Import {
+        /// How many job files were written.
+        jobs: usize,
+        /// What was not understood.
+        errors: usize,
+        /// What is not there.
+        lost: usize,
+        /// What is there, and not quite the same.
+        approximated: usize,
+    },
     /// A run that was waited for and did not succeed.
     #[error("run {run_id} ended as {state}{}", reason_words(reason))]
     Run {
@@ -179,6 +191,7 @@ impl Failure {
             | Self::File { .. }
             | Self::Schedule { .. }
             | Self::Requests { .. }
+            | Self::Import { .. }
             | Self::Run { .. }
             | Self::Behind { .. }
             | Self::OutputAway { .. }
@@ -220,6 +233,7 @@ impl Failure {
             | Self::File { .. }
             | Self::Usage { .. }
             | Self::Requests { .. }
+            | Self::Import { .. }
             | Self::Stdout(_)
             | Self::PipeClosed
             | Self::Json(_)

@@ -18,8 +18,10 @@ mod breaker;
 mod cluster;
 mod completion;
 mod failure;
+mod import;
 mod job;
 mod logs;
+mod namespace;
 mod occurrences;
 mod printer;
 mod queue;
@@ -81,6 +83,12 @@ enum Command {
         #[command(subcommand)]
         command: queue::QueueCommand,
     },
+    /// Namespaces, and how much of what their jobs did is kept
+    Namespace {
+        /// What to do
+        #[command(subcommand)]
+        command: namespace::NamespaceCommand,
+    },
     /// Circuit breakers
     Breaker {
         #[command(subcommand)]
@@ -96,6 +104,8 @@ enum Command {
         #[command(subcommand)]
         command: schedule::ScheduleCommand,
     },
+    /// Turns another scheduler's definitions into job files, offline; what cannot be carried over is told on stderr
+    Import(import::ImportArgs),
     /// Measures a cluster of its own on this machine: takeover, hand-over, lateness, rate
     Bench {
         #[command(subcommand)]
@@ -130,10 +140,12 @@ enum ShortCommand {
     Job(job::JobCommand),
     Run(run::RunCommand),
     Queue(queue::QueueCommand),
+    Namespace(namespace::NamespaceCommand),
     Breaker(breaker::BreakerCommand),
     Worker(worker::WorkerCommand),
     Cluster(cluster::ClusterCommand),
     Schedule(schedule::ScheduleCommand),
+    Import(import::ImportArgs),
     Bench(bench::BenchCommand),
     Completion(completion::CompletionArgs),
 }
@@ -161,9 +173,11 @@ where
         Command::Job { command } => short(global, ShortCommand::Job(command)),
         Command::Run { command } => short(global, ShortCommand::Run(command)),
         Command::Queue { command } => short(global, ShortCommand::Queue(command)),
+        Command::Namespace { command } => short(global, ShortCommand::Namespace(command)),
         Command::Breaker { command } => short(global, ShortCommand::Breaker(command)),
         Command::Cluster { command } => short(global, ShortCommand::Cluster(command)),
         Command::Schedule { command } => short(global, ShortCommand::Schedule(command)),
+        Command::Import(args) => short(global, ShortCommand::Import(args)),
         Command::Bench { command } => short(global, ShortCommand::Bench(command)),
         Command::Completion(args) => short(global, ShortCommand::Completion(args)),
     })
@@ -177,10 +191,12 @@ pub async fn carry_out(short: Short, clock: Clock) -> ExitCode {
         ShortCommand::Job(command) => job::carry_out(command, &context, &mut printer).await,
         ShortCommand::Run(command) => run::carry_out(command, &context, &mut printer).await,
         ShortCommand::Queue(command) => queue::carry_out(command, &context, &mut printer).await,
+        ShortCommand::Namespace(command) => namespace::carry_out(command, &context, &mut printer).await,
         ShortCommand::Breaker(command) => breaker::carry_out(command, &context, &mut printer).await,
         ShortCommand::Worker(command) => worker::carry_out(command, &context, &mut printer).await,
         ShortCommand::Cluster(command) => cluster::carry_out(command, &context, &mut printer).await,
         ShortCommand::Schedule(command) => schedule::carry_out(&command, &context, &mut printer),
+        ShortCommand::Import(args) => import::carry_out(&args, &context, &mut printer),
         ShortCommand::Bench(command) => bench::carry_out(command, &context, &mut printer).await,
         ShortCommand::Completion(args) => completion::carry_out(&args, Cli::command(), &mut printer),
     };

@@ -40,6 +40,12 @@ fn every_command_of_the_release_is_understood() {
         "chronarch run watch r",
         "chronarch run cancel r --reason no",
         "chronarch run explain r",
+        "chronarch queue list",
+        "chronarch queue set reports --concurrency 10 --rate 5/s",
+        "chronarch namespace list --limit 5 --stale",
+        "chronarch namespace get staging -o json",
+        "chronarch namespace set staging --keep 1000 --keep-for 7d --reason disks",
+        "chronarch namespace delete staging --actor me",
         "chronarch breaker list",
         "chronarch breaker get job:a",
         "chronarch breaker trip feed --open-for 10m --reason maintenance",
@@ -56,6 +62,8 @@ fn every_command_of_the_release_is_understood() {
         "chronarch server --config a.toml --node-id 4 --rejoin",
         "chronarch schedule next @daily --timezone Europe/Berlin --gap skip --fold both",
         "chronarch schedule next -",
+        "chronarch import crontab /etc/crontab - --crontab-form user --timezone Europe/Berlin --strict",
+        "chronarch import kubernetes a.yaml -o json",
         "chronarch bench failover --kills 5 --runs 5 --heartbeat 20ms --election-min 60ms --election-max 120ms",
         "chronarch bench handover --times 5 --keep --dir /var/tmp -o json",
         "chronarch bench lateness --jobs 1000 --rate 100 --seconds 5 --slots 512",
@@ -108,6 +116,8 @@ fn a_wrong_command_line_is_refused() {
         "chronarch --timeout 10 job list",
         "chronarch --endpoints nowhere job list",
         "chronarch schedule next x --dialect spring",
+        "chronarch import crontab",
+        "chronarch import fcron a",
     ] {
         let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
         assert_eq!(error.exit_code(), 2, "{line}");

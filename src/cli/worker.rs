@@ -17,6 +17,9 @@ use crate::pb::v1::{
 
 /// How long `drain --wait` waits, unless it is told otherwise: longer than most attempts take.
 const WAIT_DEFAULT: &str = "1h";
+/// How long one that stands alone may have nothing left and still be there, until it counts as one that stays: those of
+/// users may.
+const LEAVES_WITHIN: Duration = Duration::from_secs(10);
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Workers of one place that a person can have meant.
@@ -48,12 +51,12 @@ pub(super) enum WorkerCommand {
         #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
     },
-    /// Has a worker take nothing new and finish what it holds; one that stands alone then ends with exit code 0, one
-    /// of a node stays until `resume` or the node's next start
+    /// Has a worker take nothing new and finish what it holds; a `chronarch worker` that stands alone then ends with
+    /// exit code 0, one of a node stays until `resume` or the node's next start, and one of your own may do either
     Drain {
         /// Its name in full, `place/life`, or the place alone where one worker is there
         name: String,
-        /// Wait until it has nothing left, and if it stands alone, has gone
+        /// Wait until it has nothing left, and if it stands alone, has gone, or is still there 10s later
         #[arg(long)]
         wait: bool,
         /// How long to wait
@@ -116,19 +119,25 @@ pub(super) async fn carry_out(
     }
 }
 
-/// Waits until the worker has nothing left and, where it stands alone, has gone; what was last seen of it.
+/// Waits until the worker has nothing left and, where it stands alone, has gone or shows that it stays; what was last
+/// seen of it.
 async fn drained(client: &Client, asked: Worker, wait_max: Duration) -> Result<Worker, Failure> {
     let deadline = Instant::now() + wait_max;
     let mut last = asked;
+    let mut idle_since = None;
     loop {
         let all = paging::workers(client, ListWorkersRequest::default(), NAMED_MAX).await?;
         match find(&all, &last.worker) {
             None => return Ok(Worker { running: 0, free: 0, ..last }),
             Some(seen) => last = seen.clone(),
         }
-        let is_done = last.running == 0 && last.draining && last.node_id > 0;
-        if is_done {
-            return Ok(last);
+        if last.running == 0 && last.draining {
+            let idle_since = *idle_since.get_or_insert_with(Instant::now);
+            if last.node_id > 0 || idle_since.elapsed() >= LEAVES_WITHIN {
+                return Ok(last);
+            }
+        } else {
+            idle_since = None;
         }
         if Instant::now() >= deadline {
             let message = format!("worker {} still has {} attempts", last.worker, last.running);

@@ -108,6 +108,7 @@ macro_rules! calls {
 use v1::breaker_service_client::BreakerServiceClient;
 use v1::cluster_service_client::ClusterServiceClient;
 use v1::job_service_client::JobServiceClient;
+use v1::namespace_service_client::NamespaceServiceClient;
 use v1::queue_service_client::QueueServiceClient;
 use v1::run_service_client::RunServiceClient;
 use v1::worker_service_client::WorkerServiceClient;
@@ -155,6 +156,14 @@ calls! {
     read QueueServiceClient::list_queues(ListQueuesRequest) -> ListQueuesResponse;
     /// Sets the limits of a queue.
     write QueueServiceClient::set_queue(SetQueueRequest) -> Queue;
+    /// One page of namespaces.
+    read NamespaceServiceClient::list_namespaces(ListNamespacesRequest) -> ListNamespacesResponse;
+    /// One namespace.
+    read NamespaceServiceClient::get_namespace(GetNamespaceRequest) -> Namespace;
+    /// Sets the limits of a namespace.
+    write NamespaceServiceClient::set_namespace(SetNamespaceRequest) -> Namespace;
+    /// Takes the limits of a namespace away.
+    write NamespaceServiceClient::delete_namespace(DeleteNamespaceRequest) -> DeleteNamespaceResponse;
     /// One page of breakers.
     read BreakerServiceClient::list_breakers(ListBreakersRequest) -> ListBreakersResponse;
     /// One breaker.

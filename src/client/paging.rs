@@ -5,8 +5,8 @@
 
 use super::{Client, Error};
 use crate::pb::v1::{
-    ListBreakersRequest, ListBreakersResponse, ListJobsRequest, ListJobsResponse, ListRunsRequest,
-    ListRunsResponse, ListWorkersRequest, ListWorkersResponse,
+    ListBreakersRequest, ListBreakersResponse, ListJobsRequest, ListJobsResponse, ListNamespacesRequest,
+    ListNamespacesResponse, ListRunsRequest, ListRunsResponse, ListWorkersRequest, ListWorkersResponse,
 };
 
 /// Items asked for at a time; the API serves up to 1,000.
@@ -46,6 +46,8 @@ pages! {
     runs(ListRunsRequest) -> ListRunsResponse.runs by list_runs;
     /// Breakers, in the order of namespace and name.
     breakers(ListBreakersRequest) -> ListBreakersResponse.breakers by list_breakers;
+    /// Namespaces, in the order of their names.
+    namespaces(ListNamespacesRequest) -> ListNamespacesResponse.namespaces by list_namespaces;
     /// Workers, in the order of their names.
     workers(ListWorkersRequest) -> ListWorkersResponse.workers by list_workers;
 }

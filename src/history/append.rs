@@ -59,6 +59,10 @@ impl RunLog {
         {
             let mut memory = self.shared.memory();
             memory.last_index = memory.last_index.max(index);
+            memory.appending = Some(index);
+            if index <= memory.census.through() {
+                memory.census.begin_anew();
+            }
             if memory.named.len() + runs.len() > JOBS {
                 memory.named.clear();
             }
@@ -83,6 +87,7 @@ impl RunLog {
             let write = Write { written: Box::pin(written.visible()), index, ids };
             self.shared.memory().writes.push_back(write);
         }
+        self.shared.memory().appending = None;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 //! Runs arrive at apply, in the order of the log, and never change. They are no part of the state
 //! nor of its snapshots; a node that installs a snapshot fetches the runs that it lacks from another
 //! one ([`RunLog::set_gap`], [`RunLog::fill`], [`RunLog::read`]). Retention bounds what is kept, by
-//! count and age, as each job's definition says ([`RunLog::prune`]).
+//! count and age, as each job's definition and the limits of its namespace say ([`RunLog::prune`]).
 //!
 //! # How it is written
 //! [`RunLog::append`] hands the rows to the store and returns; it waits only when the store's queue
@@ -20,7 +20,11 @@
 //! It decides nothing about runs, knows no live ones, and reads no clock.
 
 mod append;
+mod census;
 mod keys;
+#[cfg(test)]
+mod namespace_tests;
+mod namespaces;
 mod read;
 mod retain;
 mod rows;
@@ -37,8 +41,9 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
+use self::census::Census;
 pub use self::read::{Decided, INCARNATIONS};
-pub use self::retain::{Pruned, RETENTION_OF_DELETED};
+pub use self::retain::{Kept, Pruned, RETENTION_OF_DELETED};
 use self::rows::Rows;
 pub use self::rows::TREES;
 pub use self::transfer::{Gap, StoredRow};
@@ -75,6 +80,8 @@ pub struct RunLog {
 struct Shared {
     rows: Rows,
     memory: Mutex<Memory>,
+    /// Held from the reading of rows that are there to the writing of what becomes of them.
+    changing: tokio::sync::Mutex<()>,
     /// What ended the store: whoever waits for it is told, for a store that hangs never answers.
     failed: watch::Sender<Option<StorageError>>,
     path: PathBuf,
@@ -95,6 +102,8 @@ struct Memory {
     queued: BTreeMap<RunId, (u64, Arc<Run>)>,
     /// The writes of those, in order.
     writes: VecDeque<Write>,
+    /// The index that is being appended.
+    appending: Option<u64>,
     /// The last index that was appended.
     last_index: u64,
     gap: Option<Gap>,
@@ -104,6 +113,8 @@ struct Memory {
     grown: HashMap<JobId, u32>,
     /// How many runs of a job are kept at most, where that was counted.
     counts: HashMap<JobId, u32>,
+    /// How many runs there are of each namespace.
+    census: Census,
     /// Where the slow walk over all jobs goes on.
     walked: Option<JobId>,
     /// Jobs whose name row is written.
@@ -215,7 +226,14 @@ impl RunLog {
         let through = through.or(is_empty.then_some(0));
         let memory = Memory { last_index: last.unwrap_or(0), gap, through, ..Memory::default() };
         let (path, begun_anew) = (path.to_path_buf(), begun_anew.is_some());
-        let shared = Shared { rows, memory: Mutex::new(memory), failed, path, begun_anew };
+        let shared = Shared {
+            rows,
+            memory: Mutex::new(memory),
+            changing: tokio::sync::Mutex::default(),
+            failed,
+            path,
+            begun_anew,
+        };
         Ok(Self { shared: Arc::new(shared) })
     }
 

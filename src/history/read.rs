@@ -20,7 +20,7 @@ pub(super) fn decode(value: &[u8]) -> Result<Arc<Run>, HistoryError> {
     Ok(Arc::new(Run::decode(run)?))
 }
 
-fn stored(rows: &Rows, id: RunId) -> Result<Option<Arc<Run>>, HistoryError> {
+pub(super) fn stored(rows: &Rows, id: RunId) -> Result<Option<Arc<Run>>, HistoryError> {
     rows.get(rows.runs, &keys::run(id))?.map(|value| decode(&value)).transpose()
 }
 

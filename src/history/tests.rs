@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::state::run::{Cause, Phase, RunState};
 use crate::state::spec::Retention;
 use crate::state::time::Timestamp;
 
-fn run(job: u64, at: i64, fired_at: i64) -> Arc<Run> {
+pub(super) fn run(job: u64, at: i64, fired_at: i64) -> Arc<Run> {
     Arc::new(Run {
         id: RunId { job: JobId(job), at: Timestamp::from_millis(at), seq: 0 },
         namespace: "default".into(),
@@ -166,7 +166,7 @@ async fn retention_keeps_the_newest_by_count_and_none_by_age() {
     let now = Timestamp::from_millis(300_000);
     let mut removed = 0;
     loop {
-        let pruned = log.prune(1, now, kept).await.unwrap();
+        let pruned = log.prune(1, now, Kept { job: &kept, namespaces: &BTreeMap::new() }).await.unwrap();
         removed += pruned.removed;
         if pruned.idle {
             break;
@@ -180,7 +180,8 @@ async fn retention_keeps_the_newest_by_count_and_none_by_age() {
     let rows = log.read(Gap { after: 0, through: 300 }, None, usize::MAX).await.unwrap();
     assert_eq!(rows.len(), 331, "and rows of the indexes");
     let years_later = now.plus(Duration::from_secs(100_000_000));
-    while !log.prune(10, years_later, |_| None).await.unwrap().idle {}
+    let nothing = Kept { job: &|_| None, namespaces: &BTreeMap::new() };
+    while !log.prune(10, years_later, nothing).await.unwrap().idle {}
     assert_eq!(all(&log), []);
     assert_eq!(log.jobs_named("default", "job-1").unwrap(), [], "the name goes with the last run");
     log.append(301, vec![run(1, 1, 1)]).await.unwrap();

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::append::{KEYS_PER_ROW, index_ops, run_ops, split_value};
+use super::census::named_in;
 use super::rows::above;
 use super::{HistoryError, RunLog, Shared, keys};
 use crate::state::run::{Run, RunId};
@@ -53,8 +54,8 @@ impl Shared {
         let found = rows.oldest(rows.indexes, &keys::index(index, 0), &high, usize::MAX)?;
         let mut ids = BTreeSet::new();
         for (_, value) in found {
-            for key in value.chunks(keys::RUN_KEY) {
-                ids.insert(keys::identified(key).ok_or(HistoryError::Form)?);
+            for id in named_in(&value) {
+                ids.insert(id?);
             }
         }
         Ok(ids)
@@ -140,8 +141,11 @@ impl RunLog {
     /// # Errors
     /// [`HistoryError`]; when a row is no run, nothing is taken.
     pub async fn fill(&self, stored: Vec<StoredRow>) -> Result<(), HistoryError> {
+        let _changing = self.shared.changing.lock().await;
         let ops = self.blocking(move |shared| shared.fill(&stored)).await?;
-        Ok(self.shared.rows.write_visibly(ops).await?)
+        self.shared.rows.write_visibly(ops).await?;
+        self.shared.memory().census.begin_anew();
+        Ok(())
     }
 
     /// Runs with an index in `(after, through]` in the order of the log, beyond `cursor` if there is

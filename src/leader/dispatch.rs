@@ -7,6 +7,8 @@ use super::said::{Message, SessionId};
 use super::turn::{Landed, Loop};
 use crate::raft::Proposed;
 use crate::state::run::{AttemptOutcome, Run, RunId};
+use crate::state::spec::Target;
+use crate::state::template::{self, Params};
 use crate::state::{Command, Job, Outcome, Verdict};
 
 impl Loop {
@@ -152,8 +154,10 @@ impl Loop {
 }
 
 /// The order of an attempt. Where the run's entry is not seen yet, the run is one of the schedule, and has what its
-/// job says.
+/// job says; so it has of params that the job got since the run was made.
 fn order(job: &Job, live: Option<&Run>, (run, attempt, fence): (RunId, u32, u64)) -> Message {
+    let mut params = job.spec.params.clone();
+    params.extend(live.into_iter().flat_map(|live| live.params.clone()));
     Message::Order {
         run,
         fence,
@@ -162,10 +166,22 @@ fn order(job: &Job, live: Option<&Run>, (run, attempt, fence): (RunId, u32, u64)
         job: job.spec.name.as_str().into(),
         scheduled_at: run.at,
         timeout: job.spec.timeout,
-        target: Box::new(job.spec.target.clone()),
-        params: Box::new(live.map_or(&job.spec.params, |live| &live.params).clone()),
+        target: Box::new(handed_out(&job.spec.target, &params)),
+        params: Box::new(params),
         chain: live.and_then(|live| live.chain).unwrap_or(run.whole()),
         inputs: Box::new(live.map(|live| live.inputs.clone()).unwrap_or_default()),
+    }
+}
+
+/// The target as a worker is given it. Our own workers put params in their places themselves, and refuse where they
+/// cannot; one of the user's own gets what it is to read. A payload of before there were params stays as it was.
+fn handed_out(target: &Target, params: &Params) -> Target {
+    match target {
+        Target::Queue { payload } => {
+            let filled = template::payload(payload, params).unwrap_or(payload.into());
+            Target::Queue { payload: filled.into_owned() }
+        }
+        Target::Http { .. } | Target::Exec { .. } | Target::Grpc { .. } => target.clone(),
     }
 }
 
@@ -177,5 +193,24 @@ const fn outcome_word(outcome: AttemptOutcome) -> &'static str {
         AttemptOutcome::TimedOut => "timeout",
         AttemptOutcome::Cancelled => "cancelled",
         AttemptOutcome::Lost => "lost",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_of_the_users_own_is_given_its_payload_with_the_params_in_their_places() {
+        let params = Params::from([("who".to_owned(), "a\"b".to_owned())]);
+        for (payload, given) in [
+            ("{\"who\": \"{{ params.who }}\"}", "{\"who\": \"a\\\"b\"}"),
+            ("say {{ params.who }}", "say a\"b"),
+            // Of a job of before there were params in texts.
+            ("{{ params.nobody }}", "{{ params.nobody }}"),
+        ] {
+            let given = Target::Queue { payload: given.to_owned() };
+            assert_eq!(handed_out(&Target::Queue { payload: payload.to_owned() }, &params), given);
+        }
     }
 }

@@ -58,6 +58,7 @@ impl Flight {
                 | Command::TriggerJob { .. }
                 | Command::Backfill { .. }
                 | Command::SetQueue { .. }
+                | Command::SetNamespace { .. }
                 | Command::CancelRun { .. }
                 | Command::TripBreaker { .. }
                 | Command::ResetBreaker { .. } => {}
@@ -120,6 +121,7 @@ impl Flight {
                 | Command::TriggerJob { .. }
                 | Command::Backfill { .. }
                 | Command::SetQueue { .. }
+                | Command::SetNamespace { .. }
                 | Command::CancelRun { .. }
                 | Command::TripBreaker { .. }
                 | Command::ResetBreaker { .. } => {}

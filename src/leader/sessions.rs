@@ -26,6 +26,8 @@ pub(super) struct Session {
     /// When it was opened, by the wall clock.
     pub(super) connected_at: Timestamp,
     pub(super) drain: Drain,
+    /// It has sent a heartbeat. One that drains says so before that, so until then nobody knows whether it does.
+    pub(super) has_beaten: bool,
     /// Heartbeats that had no answer when they came, and get one with the next that may be answered.
     pub(super) unanswered: u32,
     /// When it was last given an attempt, by a count of this leader's.
@@ -142,7 +144,7 @@ impl Sessions {
                 view.alive.insert(hello.worker.clone());
             }
             // A machine that lost power closes no stream: its silence is the first sign.
-            if is_alive && !session.drain.is_on() {
+            if is_alive && session.has_beaten && !session.drain.is_on() {
                 view.open.push(plan::Session {
                     worker: hello.worker.clone(),
                     queues: hello.queues.clone(),
@@ -267,6 +269,7 @@ impl Session {
     /// that never came would make it take each later one for that of an older heartbeat, and one that lags by a lease
     /// begins nothing any more. Returns whether the stream can go on.
     pub(super) fn answer(&mut self, may: bool) -> bool {
+        self.has_beaten = true;
         self.unanswered += 1;
         if !may {
             return self.unanswered <= UNANSWERED_MAX;

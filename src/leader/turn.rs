@@ -351,11 +351,10 @@ impl Loop {
     fn hear(&mut self, event: SessionEvent) {
         let now = Instant::now();
         self.stirred |= match &event {
-            // Of one that had fallen silent it is news.
-            SessionEvent::Heartbeat { session } => {
-                let was_heard = self.sessions.get(*session).map(|open| now.duration_since(open.last_heard));
-                was_heard.is_some_and(|ago| ago >= self.options.lease / 2)
-            }
+            // Of one that had fallen silent it is news, and so is the first.
+            SessionEvent::Heartbeat { session } => self.sessions.get(*session).is_some_and(|open| {
+                !open.has_beaten || now.duration_since(open.last_heard) >= self.options.lease / 2
+            }),
             SessionEvent::Fleet(FleetAsk::List { .. }) | SessionEvent::ReadOutput { .. } => false,
             SessionEvent::Opened { .. }
             | SessionEvent::Report { .. }
@@ -399,7 +398,10 @@ impl Loop {
     /// An answer lets the worker begin what it holds. A leader that may be deposed without knowing it
     /// gives none: its successor counts the worker's silence from its own beginning.
     fn heartbeat(&mut self, session: SessionId, now: Instant) {
-        self.greeted(session);
+        // Only of a new hello: one that was under way on the old stream says nothing about a resume.
+        if self.sessions.get(session).is_some_and(|open| !open.has_beaten) {
+            self.greeted(session);
+        }
         let leads = self.raft.quorum_acked_within(self.options.lease / 4);
         let starting = self
             .sessions
@@ -438,6 +440,7 @@ impl Loop {
             last_heard: Instant::now(),
             connected_at: self.options.clock.clock().now(),
             drain: Drain::No,
+            has_beaten: false,
             unanswered: 0,
             given: 0,
             leftover: HashSet::new(),

@@ -3,6 +3,7 @@
 mod control;
 mod export;
 mod jobs;
+mod namespaces;
 mod output;
 mod runs;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures::executor::block_on;
 use tracing::warn;
 
-use crate::history::RunLog;
+use crate::history::{Kept, RunLog};
 use crate::raft::{OpenRunSink, Raft};
 use crate::storage::DataDir;
 use crate::storage::snapshot_file::SnapshotDir;
@@ -41,14 +41,17 @@ pub(super) fn opener(data_dir: &Arc<DataDir>, opened: &Arc<OnceLock<Arc<RunLog>>
     })
 }
 
-/// Removes what retention no longer wants, a little at a time, for ever.
+/// Removes what retention no longer wants, a little at a time, for ever; at once where limits of namespaces change.
 pub(super) async fn prune(raft: Raft, opened: Arc<OnceLock<Arc<RunLog>>>) {
     loop {
+        let state = raft.state();
         let pause = match opened.get() {
-            None => PRUNE_IDLE,
+            None => PRUNE_EVERY,
             Some(run_log) => {
-                let state = raft.state();
-                let kept = |job| state.job(job).map(|job| job.spec.retention);
+                let job = |job| state.job(job).map(|job| job.spec.retention);
+                let limited = state.namespaces();
+                let namespaces = limited.map(|(name, of)| (Arc::clone(name), of.retention)).collect();
+                let kept = Kept { job: &job, namespaces: &namespaces };
                 match run_log.prune(PRUNED_AT_ONCE, state.now(), kept).await {
                     Ok(pruned) if pruned.idle => PRUNE_IDLE,
                     Ok(_) => PRUNE_EVERY,
@@ -59,6 +62,9 @@ pub(super) async fn prune(raft: Raft, opened: Arc<OnceLock<Arc<RunLog>>>) {
                 }
             }
         };
-        tokio::time::sleep(pause).await;
+        let mut states = raft.watch_state();
+        let changed = states.wait_for(|now| !now.has_namespaces_of(&state));
+        // A node that ends publishes no more states, and aborts this.
+        let _ = tokio::time::timeout(pause, async { changed.await.map(drop) }).await;
     }
 }

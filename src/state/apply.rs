@@ -112,6 +112,9 @@ impl Applying<'_> {
             Command::CancelRun { run, request } => self.cancel(*run, request),
             Command::HalfOpen { breaker, opened } => self.half_open(breaker, *opened),
             Command::SetQueue { queue, limits, request } => self.set_queue(queue, limits, request),
+            Command::SetNamespace { namespace, limits, request } => {
+                self.set_namespace(namespace, *limits, request)
+            }
             Command::TripBreaker { breaker, open_for, request } => self.trip(breaker, *open_for, request),
             Command::ResetBreaker { breaker, request } => self.reset(breaker, request),
             Command::Arm { job, version, since, next } => self.arm(*job, *version, *since, *next),
@@ -426,7 +429,7 @@ impl Applying<'_> {
     }
 }
 
-fn origin(version: u64, at: Timestamp, request: &Request) -> Origin {
+pub(super) fn origin(version: u64, at: Timestamp, request: &Request) -> Origin {
     Origin { version, at, actor: request.actor.clone(), reason: request.reason.clone() }
 }
 

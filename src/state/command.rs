@@ -11,6 +11,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::level::LevelError;
+use super::namespace::NamespaceLimits;
 use super::pack::{self, later};
 use super::queue::QueueLimits;
 use super::rejection::Rejection;
@@ -322,6 +323,15 @@ pub enum Command {
         /// Who.
         request: Request,
     },
+    /// Sets what is kept of a namespace's records; without any limit all that its jobs keep is.
+    SetNamespace {
+        /// Which.
+        namespace: Arc<str>,
+        /// All of them.
+        limits: NamespaceLimits,
+        /// Who.
+        request: Request,
+    },
     /// Opens a breaker by hand.
     TripBreaker {
         /// Which.
@@ -364,6 +374,7 @@ impl Command {
             | Self::Backfill { request, .. }
             | Self::CancelRun { request, .. }
             | Self::SetQueue { request, .. }
+            | Self::SetNamespace { request, .. }
             | Self::TripBreaker { request, .. }
             | Self::ResetBreaker { request, .. } => Some(request),
             Self::Lead { .. }

@@ -18,7 +18,7 @@
 //! | level | since | brings in |
 //! |---|---|---|
 //! | 0 | | what a cluster begins with; builds that say nothing of levels speak this one alone |
-//! | 1 | 0.1 | `grpc` targets; `every_node`; cron dialects, years, `H` and `~`; `rrule`, `calendar`, `solar`, `from: completion`, `count` |
+//! | 1 | 0.1 | `grpc` targets; `every_node`; params in texts of targets; limits of namespaces; all schedules but `cron` of the unix dialect, `every` and `at`, and of that dialect `H`, `~` and years |
 
 use std::fmt;
 use std::sync::Arc;
@@ -145,8 +145,12 @@ impl Command {
                 None => Need::NONE,
             },
             Self::Complete { run: _, fence: _, outcome: _, report, retry_after: _ } => report.need(),
+            Self::SetNamespace { namespace: _, limits: _, request: _ } => {
+                Need { level: 1, what: "the limits of a namespace" }
+            }
+            // Only jobs that need the level rest.
             Self::Arm { job: _, version: _, since: _, next: _ } => {
-                Need { level: 1, what: "`from: completion`" }
+                Need { level: 1, what: "`schedule.from: completion`" }
             }
             Self::Spread { run: _, places: _ } => Need { level: 1, what: "`every_node`" },
             // Proposed only to members that all speak the level that it raises to.
@@ -204,6 +208,11 @@ impl JobSpec {
             Target::Http { .. } | Target::Exec { .. } | Target::Queue { .. } => Need::NONE,
             Target::Grpc { .. } => Need { level: 1, what: "`target.grpc`" },
         };
+        // An older worker would send them as they stand there.
+        let of_params = match target.has_params() {
+            true => Need { level: 1, what: "a param in a text of `target`" },
+            false => Need::NONE,
+        };
         let of_every_node = match every_node {
             true => Need { level: 1, what: "`every_node`" },
             false => Need::NONE,
@@ -215,16 +224,21 @@ impl JobSpec {
             }
             RetryOn::Grpc(_) => Need { level: 1, what: "`retry.on: grpc`" },
         });
-        of_rules.chain(of_retries).fold(of_target.or(of_every_node), Need::or)
+        of_rules.chain(of_retries).fold(of_target.or(of_params).or(of_every_node), Need::or)
     }
 }
 
 impl Schedule {
-    fn need(&self) -> Need {
+    /// The level that it needs. An older leader could not tell when it is due, and would end the job's schedule.
+    #[must_use]
+    pub fn need(&self) -> Need {
         let Self { rule, timezone: _, gap: _, fold: _, start_at: _, end_at: _, jitter: _, count } = self;
         let of_rule = match rule {
-            Rule::Cron { line, dialect: Dialect::Unix, day_rule: _ } if is_plain(line) => Need::NONE,
-            Rule::Cron { .. } => Need { level: 1, what: "a cron line of this kind" },
+            Rule::Cron { line, dialect, day_rule: _ } => match dialect {
+                Dialect::Unix if !is_later_line(line) => Need::NONE,
+                Dialect::Unix => Need { level: 1, what: "`H`, `~` and years in `schedule.cron`" },
+                Dialect::Quartz | Dialect::Aws => Need { level: 1, what: "`schedule.dialect`" },
+            },
             Rule::Every { .. } | Rule::At(_) => Need::NONE,
             Rule::AfterCompletion { .. } => Need { level: 1, what: "`schedule.from: completion`" },
             Rule::Recurrence(_) => Need { level: 1, what: "`schedule.rrule`" },
@@ -238,11 +252,12 @@ impl Schedule {
     }
 }
 
-/// Whether a cron line has neither years nor values of the job's own, which leaders could not read at first.
-fn is_plain(line: &str) -> bool {
-    let items = line.split([' ', '\t', ',']);
-    let is_own = |item: &str| item.starts_with(['H', 'h']) || item.contains('~');
-    line.split([' ', '\t']).filter(|word| !word.is_empty()).count() < 7 && !items.into_iter().any(is_own)
+/// What the first builds did not read in a line of the unix dialect: `H`, `~` and a seventh field.
+fn is_later_line(line: &str) -> bool {
+    let mut items = line.split([' ', '\t', ',']);
+    line.contains('~')
+        || items.any(|item| item.starts_with(['H', 'h']))
+        || line.split_whitespace().count() > 6
 }
 
 impl Report {

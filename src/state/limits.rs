@@ -54,9 +54,13 @@ pub const JOINS_DECIDED: usize = 8;
 pub const VERSIONS: usize = 10;
 /// Queues with limits; one more is refused.
 pub const QUEUES: usize = 1_000;
+/// Namespaces with limits; one more is refused.
+pub const NAMESPACES: usize = 1_000;
 /// Workers of one run of a job with `every_node`; a run that more workers match is skipped with reason `limit`.
 pub const PLACES: usize = 1_000;
 /// How long the part of a run that is for one worker waits for it where `start_within` says nothing.
 pub const PLACE_WAIT: Duration = Duration::from_secs(3_600);
+/// Params in one text of a target; a text with more is refused.
+pub const TEMPLATE_PARAMS: usize = 64;
 /// Instants of one backfill; a longer range is refused.
 pub const BACKFILL: usize = 1_000;

@@ -41,6 +41,7 @@ mod job;
 pub mod join;
 pub mod level;
 pub mod limits;
+pub mod namespace;
 mod operation;
 mod pack;
 pub mod queue;
@@ -50,6 +51,7 @@ pub mod schedule;
 mod snapshot;
 pub mod spec;
 pub mod spread;
+pub mod template;
 pub mod time;
 mod verify;
 mod waiting;
@@ -67,6 +69,7 @@ pub use evidence::{BreakerChange, StateHash};
 use group::{Group, GroupKey};
 pub use job::{Fault, Job, LastRun, Origin, Pause};
 use join::Join;
+use namespace::Namespace;
 pub use operation::JobChange;
 use operation::Remembered;
 use queue::{Queue, QueueLoad};
@@ -127,6 +130,7 @@ pub struct State {
     groups: OrdMap<GroupKey, Arc<Group>>,
     queues: OrdMap<Arc<str>, Arc<Queue>>,
     joins: OrdMap<join::JoinKey, Arc<Join>>,
+    namespaces: OrdMap<Arc<str>, Arc<Namespace>>,
     // Derived from the above.
     names: OrdMap<(Arc<str>, Arc<str>), JobId>,
     due: OrdSet<(Timestamp, JobId)>,

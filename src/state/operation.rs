@@ -68,6 +68,7 @@ fn operation_key(command: &Command) -> Option<Arc<str>> {
         Command::Backfill { job, .. } => JobChange::Backfill.key(&job.namespace, &job.name, id),
         Command::CancelRun { run, .. } => format!("cancel/{run}/{id}"),
         Command::SetQueue { queue, .. } => format!("queue/{queue}/{id}"),
+        Command::SetNamespace { namespace, .. } => format!("namespace/{namespace}/{id}"),
         Command::TripBreaker { breaker, .. } => format!("trip/{breaker:?}/{id}"),
         Command::ResetBreaker { breaker, .. } => format!("reset/{breaker:?}/{id}"),
         Command::Lead { .. }

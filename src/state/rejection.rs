@@ -14,6 +14,9 @@ pub enum Rejection {
     /// No such breaker.
     #[error("no such breaker")]
     NoBreaker,
+    /// The namespace has no limits.
+    #[error("the namespace has no limits")]
+    NoNamespace,
     /// Something has changed since the command was computed.
     #[error("the state has moved on")]
     Stale,
@@ -48,6 +51,7 @@ impl Rejection {
             Self::NoJob => "no_job",
             Self::NoRun => "no_run",
             Self::NoBreaker => "no_breaker",
+            Self::NoNamespace => "no_namespace",
             Self::Stale => "stale",
             Self::OccurrenceDue => "occurrence_due",
             Self::Fence => "fence",

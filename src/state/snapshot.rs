@@ -16,6 +16,7 @@ use super::group::{Group, GroupKey};
 use super::job::Job;
 use super::join::{Join, JoinKey};
 use super::level::{self, Levels};
+use super::namespace::Namespace;
 use super::operation::Remembered;
 use super::queue::Queue;
 use super::run::Run;
@@ -32,6 +33,7 @@ const GROUP: u8 = 7;
 const JOIN: u8 = 8;
 const QUEUE: u8 = 9;
 const LEVEL: u8 = 10;
+const NAMESPACE: u8 = 11;
 const END: u8 = 255;
 
 /// The longest item that is believed; a longer one means that the bytes are no snapshot.
@@ -84,6 +86,9 @@ impl State {
         }
         for (key, join) in &self.joins {
             item(out, JOIN, &encode(&(key, join.as_ref())))?;
+        }
+        for (name, namespace) in &self.namespaces {
+            item(out, NAMESPACE, &encode(&(name.as_ref(), namespace.as_ref())))?;
         }
         item(out, END, &[])
     }
@@ -160,6 +165,10 @@ impl State {
             QUEUE => {
                 let (name, queue): (String, Queue) = decode(bytes)?;
                 self.put_queue(name.into(), queue);
+            }
+            NAMESPACE => {
+                let (name, namespace): (String, Namespace) = decode(bytes)?;
+                self.namespaces.insert(name.into(), Arc::new(namespace));
             }
             JOIN => {
                 let (key, join): (JoinKey, Join) = decode(bytes)?;

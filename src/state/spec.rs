@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pack::later;
 use super::schedule::Schedule;
+use super::template;
 
 /// One job, as its owner defined it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +95,7 @@ pub enum Target {
     },
     /// A worker of the user's own.
     Queue {
-        /// What it is given, as it is.
+        /// What it is given, once the params of the run are in their places.
         payload: String,
     },
     /// A unary gRPC call.
@@ -112,6 +113,22 @@ pub enum Target {
         /// Encrypted.
         tls: bool,
     },
+}
+
+impl Target {
+    /// Whether params of the run stand in any of its texts.
+    #[must_use]
+    pub fn has_params(&self) -> bool {
+        let among = |texts: &BTreeMap<String, String>| texts.values().any(|text| template::has_params(text));
+        match self {
+            Self::Http { url, headers, body, .. } => {
+                template::has_params(url) || among(headers) || template::has_params(body)
+            }
+            Self::Grpc { request, metadata, .. } => template::has_params(request) || among(metadata),
+            Self::Queue { payload } => template::has_params(payload),
+            Self::Exec { .. } => false,
+        }
+    }
 }
 
 /// The process of an exec target.

@@ -27,6 +27,7 @@ mod exec;
 mod grpc;
 mod http;
 mod interrupt;
+mod params;
 mod success;
 mod tail;
 mod told;
@@ -403,7 +404,11 @@ impl Targets {
         if cancel.is_cancelled() {
             return Report::of(Outcome::Cancelled).with_error("cancelled before it was started");
         }
-        match &order.target {
+        let target = match params::filled(order) {
+            Ok(target) => target,
+            Err(why) => return Report::of(Outcome::Refused).with_error(why),
+        };
+        match &target {
             Target::Exec(exec) => self.launcher.carry_out(order, exec, &cancel).await,
             Target::Http(http) => self.caller.carry_out(order, http, &cancel).await,
             Target::Grpc(grpc) => self.grpc.carry_out(order, grpc, &cancel).await,

@@ -23,6 +23,7 @@ pub mod explain;
 pub(crate) mod fixture;
 pub mod job;
 pub mod log;
+pub mod namespace;
 pub mod queue;
 pub mod run;
 pub mod runs;

@@ -20,6 +20,7 @@ mod linear;
 mod logs;
 mod lost;
 mod membership;
+mod namespaces;
 mod own_workers;
 mod pages;
 mod receiver;

@@ -295,6 +295,7 @@ impl Single {
             Command::Expire { run: id } => format!("expire {}", run(*id)),
             Command::CancelRun { run: id, .. } => format!("cancel {}", run(*id)),
             Command::SetQueue { queue, .. } => format!("queue {queue}"),
+            Command::SetNamespace { namespace, .. } => format!("namespace {namespace}"),
             Command::HalfOpen { breaker, .. } => format!("half-open {}", self.names.of_breaker(breaker)),
             Command::TripBreaker { breaker, .. } => format!("trip {}", self.names.of_breaker(breaker)),
             Command::ResetBreaker { breaker, .. } => format!("reset {}", self.names.of_breaker(breaker)),

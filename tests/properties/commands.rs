@@ -12,6 +12,7 @@ use std::time::Duration;
 use super::lab;
 use super::lab::spec::MIDNIGHT;
 use chronarch::state::level::Levels;
+use chronarch::state::namespace::NamespaceLimits;
 use chronarch::state::run::{AttemptOutcome, Cause, JobId, Report, Run, RunId};
 use chronarch::state::spec::{JobSpec, Keep, OnLost, OnOpen, OverlapPolicy};
 use chronarch::state::time::Timestamp;
@@ -158,6 +159,15 @@ impl Replicas {
                 let places = all.filter(|(_, bit)| b & bit != 0).map(|(place, _)| place.into()).collect();
                 let run = Self::pick(self.one.spreading(), a).unwrap_or(self.run(a));
                 Command::Spread { run, places }
+            }
+            25 => {
+                let age = (b & 1 == 0).then(|| Duration::from_secs(u64::from(b)));
+                let limits = NamespaceLimits { runs: (c & 1 == 0).then_some(c.into()), age };
+                Command::SetNamespace {
+                    namespace: ["default", "other"][usize::from(a % 2)].into(),
+                    limits,
+                    request,
+                }
             }
             _ => self.fire(a, b, c),
         }

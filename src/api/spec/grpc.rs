@@ -11,17 +11,20 @@ use super::value;
 use crate::pb::path::keyed;
 use crate::pb::v1 as pb;
 use crate::state::spec::Target;
+use crate::state::template::{self, Params};
 use crate::target::{DescribeError, check_grpc};
 
 /// The call; paths begin at `target.grpc`.
-pub(super) fn target(target: &pb::GrpcTarget, problems: &mut Problems) -> Target {
+pub(super) fn target(target: &pb::GrpcTarget, params: &Params, problems: &mut Problems) -> Target {
     address(&target.address, problems);
     metadata(target, problems);
     value::length("target.grpc.request", &target.request, limits::BODY_BYTES, problems);
     let descriptor = descriptor(&target.descriptor, problems);
     if let Some(descriptor) = &descriptor
         && target.request.len() <= limits::BODY_BYTES
-        && let Err(error) = check_grpc(&target.method, &target.request, descriptor)
+        // The message of a run that has the defaults; that a text cannot be filled in is noted with all others.
+        && let Ok(request) = template::json(&target.request, params)
+        && let Err(error) = check_grpc(&target.method, &request, descriptor)
     {
         // It names its field itself.
         let text = error.to_string();

@@ -21,7 +21,11 @@ pub(super) const OURS: (&str, &str) = ("chronarch-", "CHRONARCH_");
 pub(super) const OUR_HEADERS: [&str; 2] = ["idempotency-key", "traceparent"];
 
 /// The target; paths begin at `target`.
-pub(super) fn target(target: Option<&pb::Target>, problems: &mut Problems) -> Option<Target> {
+pub(super) fn target(
+    target: Option<&pb::Target>,
+    params: &BTreeMap<String, String>,
+    problems: &mut Problems,
+) -> Option<Target> {
     let Some(target) = target else {
         problems.add("target", "is missing");
         return None;
@@ -42,7 +46,7 @@ pub(super) fn target(target: Option<&pb::Target>, problems: &mut Problems) -> Op
     }
     let http = http.as_ref().map(|target| self::http(target, problems));
     let queue = queue.as_ref().map(|target| self::queue(target, problems));
-    let grpc = grpc.as_ref().map(|target| super::grpc::target(target, problems));
+    let grpc = grpc.as_ref().map(|target| super::grpc::target(target, params, problems));
     http.or(queue).or(grpc).or_else(|| exec.as_ref().and_then(|target| self::exec(target, problems)))
 }
 

@@ -2,8 +2,8 @@
 
 use comfy_table::Table;
 
-use super::{at, columns, or_dash};
-use crate::pb::v1::{JobVersion, Queue, Run, Spread};
+use super::{at, columns, length, or_dash};
+use crate::pb::v1::{JobVersion, Namespace, Queue, Run, Spread};
 
 /// Names, one a line.
 pub(in crate::cli) fn names(header: &str, names: &[String]) -> Table {
@@ -50,6 +50,34 @@ pub(in crate::cli) fn queues(queues: &[Queue], wide: bool) -> Table {
                 at(queue.set_at.as_ref()),
                 or_dash(&queue.actor).to_owned(),
                 or_dash(&queue.reason).to_owned(),
+            ]);
+        }
+        table.add_row(row);
+    }
+    table
+}
+
+/// Namespaces, one a line.
+pub(in crate::cli) fn namespaces(namespaces: &[Namespace], wide: bool) -> Table {
+    let narrow = ["NAMESPACE", "JOBS", "LIVE RUNS", "RECORDS", "KEEPS", "KEEPS FOR"];
+    let mut table =
+        if wide { columns(&[&narrow[..], &["SET", "ACTOR", "REASON"]].concat()) } else { columns(&narrow) };
+    for namespace in namespaces {
+        let kept = namespace.retention.unwrap_or_default();
+        let or_none = |limit: Option<u32>| limit.map_or_else(|| "-".to_owned(), |limit| limit.to_string());
+        let mut row = vec![
+            namespace.name.clone(),
+            namespace.jobs.to_string(),
+            namespace.live_runs.to_string(),
+            namespace.records.map_or_else(|| "?".to_owned(), |records| records.to_string()),
+            or_none(kept.runs),
+            length(kept.age.as_ref()),
+        ];
+        if wide {
+            row.extend([
+                at(namespace.set_at.as_ref()),
+                or_dash(&namespace.actor).to_owned(),
+                or_dash(&namespace.reason).to_owned(),
             ]);
         }
         table.add_row(row);

@@ -28,7 +28,8 @@ mod yaml;
 use serde::Deserialize;
 
 pub use self::problem::{Place, Problem, Reason};
-use self::tree::{Node, Refusal};
+use self::tree::Refusal;
+pub(crate) use self::tree::{Node, Value};
 use crate::pb::path::{self, Step};
 use crate::pb::v1::JobSpec;
 
@@ -140,6 +141,16 @@ pub fn read(file: &str, format: Format, text: &str) -> Result<Vec<Document>, Vec
     }
     problems.truncate(PROBLEMS_MAX);
     Err(problems)
+}
+
+/// All documents of a YAML or JSON text, whatever they say, up to the first that is none: with its line, and why.
+pub(crate) fn values(text: &str) -> (Vec<Node>, Option<(usize, String)>) {
+    let (trees, broken) = match Format::of_text(text) {
+        Format::Json => json::read(text),
+        Format::Yaml | Format::Toml => yaml::read(text),
+    };
+    let broken = broken.map(|(_, refusal)| (refusal.position().map_or(1, |at| at.line), refusal.to_string()));
+    (trees.into_iter().map(|(_, node)| node).collect(), broken)
 }
 
 /// Names that more than one document gives to its job; each later one is a problem.

@@ -24,20 +24,20 @@ pub struct Position {
 }
 
 /// The documents of a file by their number, and where and why reading stopped before its end.
-pub(super) type Trees = (Vec<(usize, Node)>, Option<(usize, Refusal)>);
+pub(crate) type Trees = (Vec<(usize, Node)>, Option<(usize, Refusal)>);
 
 /// A value and its place.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Node {
-    pub(super) at: Position,
-    pub(super) value: Value,
+pub(crate) struct Node {
+    pub(crate) at: Position,
+    pub(crate) value: Value,
     /// Left aside because of a problem that is already reported.
     hidden: bool,
 }
 
 /// A value as its format tells it.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub(crate) enum Value {
     Null,
     Bool(bool),
     /// A number as written, decimal.
@@ -51,10 +51,10 @@ pub(super) enum Value {
 
 /// A key and its value.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Entry {
-    pub(super) key: String,
-    pub(super) key_at: Position,
-    pub(super) value: Node,
+pub(crate) struct Entry {
+    pub(crate) key: String,
+    pub(crate) key_at: Position,
+    pub(crate) value: Node,
 }
 
 impl Entry {
@@ -77,7 +77,7 @@ impl Entry {
 /// Why a document is refused, and where in it.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
-pub(super) struct Refusal {
+pub(crate) struct Refusal {
     reason: Reason,
     position: Option<Position>,
     /// From the innermost step outwards.
@@ -95,7 +95,7 @@ impl Refusal {
         self
     }
 
-    pub(super) fn position(&self) -> Option<Position> {
+    pub(crate) fn position(&self) -> Option<Position> {
         self.position
     }
 
@@ -265,7 +265,7 @@ impl Node {
         refusals
     }
 
-    fn is_null(&self) -> bool {
+    pub(crate) fn is_null(&self) -> bool {
         match &self.value {
             Value::Null => true,
             Value::Plain(text) => is_null(text),

@@ -34,6 +34,7 @@ fn sessions(heard: &[(&str, Instant)]) -> Sessions {
             last_heard: *last_heard,
             connected_at: Timestamp::MIN,
             drain: Drain::No,
+            has_beaten: true,
             unanswered: 0,
             given: 0,
             leftover: HashSet::new(),
@@ -73,6 +74,21 @@ fn a_worker_that_drains_gets_no_starts_and_keeps_what_it_has() {
     sessions.get_mut(SessionId(0)).unwrap().drain = Drain::Confirmed(DrainAsked::default());
     let view = sessions.view(&State::default(), &HashMap::new(), Listening { since: now, now, lease: LEASE });
     assert_eq!((open(&view), view.alive.len()), (vec![], 1));
+}
+
+/// A drained worker that comes to a new leader says hello first, and only then that it drains.
+#[test]
+fn a_worker_gets_no_starts_before_its_first_heartbeat() {
+    let now = Instant::now();
+    let mut sessions = sessions(&[("w1", now)]);
+    sessions.get_mut(SessionId(0)).expect("open").has_beaten = false;
+    let listening = Listening { since: now, now, lease: LEASE };
+    let view = sessions.view(&State::default(), &HashMap::new(), listening);
+    assert_eq!((open(&view), view.alive.len()), (vec![], 1));
+    // It counts also where it cannot be answered yet.
+    assert!(sessions.get_mut(SessionId(0)).expect("open").answer(false));
+    let view = sessions.view(&State::default(), &HashMap::new(), listening);
+    assert_eq!(open(&view), [("w1", 3)]);
 }
 
 #[test]

@@ -52,6 +52,7 @@ async fn the_past_of_a_schedule_and_its_meaning_are_told() {
         from: pb::EveryFrom::Completion.into(),
         ..Default::default()
     };
+    node.propose(vec![Command::RaiseLevel { from: 0, to: 1 }]).await;
     node.apply(vec![job("a"), pb::JobSpec { schedule: vec![rest], ..job("b") }], false).await;
     let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
     let ask = |name: &str, after, before| pb::NextOccurrencesRequest {

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::*;
+use crate::state::namespace::NamespaceLimits;
 use crate::state::queue::QueueLimits;
 use crate::state::run::{AttemptOutcome, JobId, Report, RunId};
 use crate::state::schedule::{DayRule, SolarEvent, SolarPlace};
@@ -13,7 +14,7 @@ use crate::state::time::Timestamp;
 use crate::state::{Again, BreakerKey, CodecError, Due, JobRef, Outcome, Rejection, Request, State};
 use crate::view::fixture::minutely;
 
-const VARIANTS: usize = 23;
+const VARIANTS: usize = 24;
 
 /// Numbers all variants: a new one does not get past this, and then has to be in [`commands`].
 const fn number(command: &Command) -> usize {
@@ -40,11 +41,13 @@ const fn number(command: &Command) -> usize {
         Command::SetQueue { .. } => 19,
         Command::TripBreaker { .. } => 20,
         Command::ResetBreaker { .. } => 21,
-        Command::Arm { .. } => 22,
+        Command::SetNamespace { .. } => 22,
+        Command::Arm { .. } => 23,
     }
 }
 
 const AT: Timestamp = Timestamp::from_millis(60_000);
+const PLACE: SolarPlace = SolarPlace { latitude_micro: 1, longitude_micro: 2 };
 const RUN: RunId = RunId { job: JobId(4_096), at: AT, seq: 0 };
 
 fn job() -> JobRef {
@@ -84,27 +87,37 @@ fn commands() -> Vec<Command> {
         Command::SetQueue { queue: "q".into(), limits: QueueLimits::default(), request: request() },
         Command::TripBreaker { breaker: breaker.clone(), open_for: None, request: request() },
         Command::ResetBreaker { breaker, request: request() },
+        set_namespace(),
         arm(),
     ]
-}
-
-fn arm() -> Command {
-    let next = Due { due_at: AT, scheduled_at: AT };
-    Command::Arm { job: RUN.job, version: 1, since: Timestamp::EPOCH, next }
-}
-
-fn ruled(rule: Rule) -> Command {
-    put(|spec| spec.schedules[0].rule = rule)
-}
-
-fn cron(line: &str, dialect: Dialect) -> Command {
-    ruled(Rule::Cron { line: line.to_owned(), dialect, day_rule: DayRule::OrVixie })
 }
 
 fn put(change: impl FnOnce(&mut JobSpec)) -> Command {
     let mut spec = minutely("a");
     change(&mut spec);
     Command::PutJob { spec: Arc::new(spec), next: None, request: Request::default() }
+}
+
+fn set_namespace() -> Command {
+    let limits = NamespaceLimits { runs: Some(5), age: None };
+    Command::SetNamespace { namespace: "n".into(), limits, request: Request::default() }
+}
+
+fn arm() -> Command {
+    let next = Due { scheduled_at: AT, due_at: AT };
+    Command::Arm { job: RUN.job, version: 1, since: Timestamp::EPOCH, next }
+}
+
+/// A job with such a schedule.
+fn due(rule: Rule, count: Option<u32>) -> Command {
+    put(|spec| {
+        spec.schedules[0].rule = rule;
+        spec.schedules[0].count = count;
+    })
+}
+
+fn cron(line: &str, dialect: Dialect) -> Rule {
+    Rule::Cron { line: line.to_owned(), dialect, day_rule: DayRule::default() }
 }
 
 fn completed(report: Report) -> Command {
@@ -132,23 +145,33 @@ fn later() -> Vec<(u32, &'static str, Command)> {
         again: None,
         place: Some("w".into()),
     };
-    let place = SolarPlace { latitude_micro: 1, longitude_micro: 2 };
     vec![
         (1, "`target.grpc`", put(|spec| spec.target = grpc())),
+        (
+            1,
+            "a param in a text of `target`",
+            put(|spec| spec.target = Target::Queue { payload: "{{ params.a }}".into() }),
+        ),
+        (1, "the limits of a namespace", set_namespace()),
+        (1, "`schedule.from: completion`", arm()),
+        (
+            1,
+            "`schedule.from: completion`",
+            due(Rule::AfterCompletion { period: Duration::from_secs(1) }, None),
+        ),
+        (1, "`schedule.rrule`", due(Rule::Recurrence("FREQ=DAILY".to_owned()), None)),
+        (1, "`schedule.calendar`", due(Rule::Calendar("daily".to_owned()), None)),
+        (1, "`schedule.solar`", due(Rule::Solar { event: SolarEvent::Sunrise, place: PLACE }, None)),
+        (1, "`schedule.dialect`", due(cron("0 0 0 ? * 1", Dialect::Quartz), None)),
+        (1, "`schedule.dialect`", due(cron("0 0 ? * 1 *", Dialect::Aws), None)),
+        (1, "`H`, `~` and years in `schedule.cron`", due(cron("0 H * * *", Dialect::Unix), None)),
+        (1, "`H`, `~` and years in `schedule.cron`", due(cron("~ 0 * * *", Dialect::Unix), None)),
+        (1, "`H`, `~` and years in `schedule.cron`", due(cron("5,h(1-9) 0 * * *", Dialect::Unix), None)),
+        (1, "`H`, `~` and years in `schedule.cron`", due(cron("0 0 0 1 1 * 2030", Dialect::Unix), None)),
+        (1, "`schedule.count`", due(cron("@daily", Dialect::Unix), Some(3))),
         (1, "`every_node`", put(|spec| spec.every_node = true)),
         (1, "`retry.on: grpc`", put(|spec| spec.retry.on = vec![RetryOn::Failed, RetryOn::Grpc(14)])),
         (1, "a run for one worker", trigger),
-        (1, "`from: completion`", arm()),
-        (1, "`schedule.from: completion`", ruled(Rule::AfterCompletion { period: Duration::from_secs(1) })),
-        (1, "`schedule.rrule`", ruled(Rule::Recurrence("FREQ=DAILY".to_owned()))),
-        (1, "`schedule.calendar`", ruled(Rule::Calendar("daily".to_owned()))),
-        (1, "`schedule.solar`", ruled(Rule::Solar { event: SolarEvent::Sunset, place })),
-        (1, "`schedule.count`", put(|spec| spec.schedules[0].count = Some(3))),
-        (1, "a cron line of this kind", cron("0 0 6 L * ?", Dialect::Quartz)),
-        (1, "a cron line of this kind", cron("0 6 L * ? *", Dialect::Aws)),
-        (1, "a cron line of this kind", cron("0 0 6 * * * 2030", Dialect::Unix)),
-        (1, "a cron line of this kind", cron("5,H 6 * * *", Dialect::Unix)),
-        (1, "a cron line of this kind", cron("0~9 6 * * *", Dialect::Unix)),
         (1, "`every_node`", Command::Spread { run: RUN, places: vec!["w".into()] }),
         (1, "the status of a grpc call", completed(Report { grpc_status: Some(0), ..Report::default() })),
     ]
@@ -170,8 +193,9 @@ fn of_the_first_builds() -> Vec<Command> {
             place: None,
         },
         put(|spec| spec.params = params),
-        cron("0 */5 9-17 1,15 mar-oct thu", Dialect::Unix),
         put(|spec| spec.priority = -1),
+        due(cron("0 0 * * THU,Fri-MON", Dialect::Unix), None),
+        due(cron("0 0 0 1 1 *", Dialect::Unix), None),
         completed(Report { result: "[1]".to_owned(), ..Report::default() }),
     ]
 }
@@ -194,7 +218,8 @@ fn every_command_reads_back_whatever_it_says() {
 #[test]
 fn what_came_later_needs_its_level_and_what_was_there_needs_none() {
     for command in commands().into_iter().chain(of_the_first_builds()) {
-        let is_new = matches!(command, Command::Spread { .. } | Command::Arm { .. });
+        let is_new =
+            matches!(command, Command::Spread { .. } | Command::SetNamespace { .. } | Command::Arm { .. });
         assert_eq!(command.need().level, u32::from(is_new), "{command:?}");
     }
     for (level, what, command) in later() {
@@ -268,7 +293,6 @@ fn no_field_that_came_later_is_written_while_it_says_nothing() {
     state.apply(2, &entry(vec![trigger]));
     let run = state.runs().next().unwrap();
     assert_eq!(fields(&encode(&minutely("a"))), 17, "up to `retention`");
-    assert_eq!(fields(&encode(&minutely("a").schedules[0])), 7, "up to `jitter`");
     assert_eq!(fields(&run.encode()), 23, "up to `overdue_at`");
     assert_eq!(fields(&encode(&Report::default())), 5, "up to `output_truncated`");
     assert_eq!(

@@ -35,9 +35,12 @@ impl Health for Server {
     ) -> Result<Response<HealthCheckResponse>, Status> {
         let headers = request.metadata().clone().into_headers();
         let text = |value: &http::HeaderValue| value.to_str().expect("ASCII").to_owned();
-        let seen = headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        let mut seen: BTreeMap<_, _> =
+            headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        let asked_for = request.into_inner().service;
+        seen.insert("asked-for".to_owned(), asked_for.escape_default().to_string());
         self.seen.lock().expect("no panic").push(seen);
-        match request.into_inner().service.as_str() {
+        match asked_for.as_str() {
             "away" => Err(Status::unavailable("come back later")),
             "hang" => std::future::pending().await,
             _ => Ok(Response::new(HealthCheckResponse { status: ServingStatus::Serving.into() })),
@@ -153,6 +156,38 @@ async fn the_call_says_for_whom_it_is_and_until_when() {
         assert_eq!(seen.get(name).map(String::as_str), Some(value), "{name}");
     }
     assert!(seen.contains_key("grpc-timeout"), "{seen:?}");
+}
+
+#[tokio::test]
+async fn a_call_holds_the_values_of_the_run_and_none_of_them_is_more_than_a_value() {
+    let server = Server::default();
+    let address = serve(server.clone(), Reflection::New).await;
+    let metadata = BTreeMap::from([("x-day".to_owned(), "day {{ params.day }}".to_owned())]);
+    let grpc = Grpc { metadata, ..call(address, "{\"service\": \"{{ params.who }}\"}") };
+    let params = |who: &str, day: &str| {
+        BTreeMap::from([("who".to_owned(), who.to_owned()), ("day".to_owned(), day.to_owned())])
+    };
+    let order = |params| Order { params, ..order(grpc.clone()) };
+    let who = "\", \"service\": \"away\\";
+    let report = carry_out(order(params(who, "2"))).await;
+    assert_eq!(report.outcome, Outcome::Succeeded, "{report:?}");
+    {
+        let seen = server.seen.lock().expect("no panic");
+        assert_eq!(
+            seen[0].get("asked-for").map(String::as_str),
+            Some(who.escape_default().to_string().as_str())
+        );
+        assert_eq!(seen[0].get("x-day").map(String::as_str), Some("day 2"));
+        assert_eq!(seen[0].get("chronarch-param-day").map(String::as_str), Some("2"));
+    }
+    for (params, why) in [
+        (params("x", "2\r\nx-admin: 1"), "metadata: x-day is no name, or its value cannot be sent"),
+        (BTreeMap::new(), "metadata: x-day: there is no param day"),
+    ] {
+        let report = carry_out(order(params)).await;
+        assert_eq!((report.outcome, error(&report)), (Outcome::Refused, why));
+    }
+    assert_eq!(server.seen.lock().expect("no panic").len(), 1);
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! A real server for each test, on a port of its own, that speaks just enough HTTP.
 
+mod params;
+
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};

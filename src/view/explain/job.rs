@@ -204,12 +204,7 @@ impl Explaining<'_> {
             return format!("the job did not exist at {at}: it was created at {}", job.created_at);
         }
         facts.maybe(changed_since(job, at));
-        let kept = job.spec.retention;
-        facts.add(format!(
-            "records are kept for {}, at most {}",
-            words::span(kept.age),
-            words::counted(kept.runs.into(), "record")
-        ));
+        self.add_retention(job, facts);
         if let Some(gap) = self.log.gap() {
             facts.add(format!(
                 "this node still lacks the records of log index {} to {}",
@@ -218,6 +213,19 @@ impl Explaining<'_> {
             ));
         }
         format!("there is no record of the occurrence at {at}")
+    }
+
+    /// How long records stay: that one is not there may mean that it is no longer.
+    fn add_retention(&self, job: &Job, facts: &mut Facts) {
+        let kept = job.spec.retention;
+        let most = |runs: u32| format!("at most {}", words::counted(runs.into(), "record"));
+        facts.add(format!("records are kept for {}, {}", words::span(kept.age), most(kept.runs)));
+        if let Some(limited) = self.state.namespace(&job.spec.namespace) {
+            let limits = limited.retention;
+            let age = limits.age.map(|age| format!("for {}", words::span(age)));
+            let both: Vec<String> = age.into_iter().chain(limits.runs.map(most)).collect();
+            facts.add(format!("those of all jobs of its namespace are kept {}", both.join(", ")));
+        }
     }
 }
 

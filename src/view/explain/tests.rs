@@ -1,5 +1,9 @@
+use std::time::Duration;
+
 use super::*;
+use crate::history::Kept;
 use crate::state::Command;
+use crate::state::namespace::NamespaceLimits;
 use crate::state::run::{AttemptOutcome, Cause, Report, RunId};
 use crate::state::spec::{OverlapPolicy, Retry};
 use crate::state::{Request, Verdict};
@@ -55,6 +59,28 @@ async fn paused_job_says_by_whom_and_why() {
         explain_job(&scene, "a", Some("10:01:00.000")),
         "The occurrence at 2026-03-02T10:01:00.000Z did not fire: the job was paused.\n\
          - The job is paused by ada since 2026-03-02T09:59:40.000Z: moving the disk."
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_is_not_there_may_be_one_that_job_or_namespace_no_longer_keep() {
+    let mut scene = Scene::new();
+    let job = scene.put(minutely("a")).await;
+    let run = scene.now("10:00:00").fire(job).await;
+    scene.start(run).await;
+    scene.end(run, AttemptOutcome::Succeeded, Report::default()).await;
+    let limits = NamespaceLimits { runs: Some(5), age: Some(Duration::from_secs(3_600)) };
+    let request = request("ada", "small disk");
+    scene.apply(Command::SetNamespace { namespace: "default".into(), limits, request }).await;
+    let namespaces = [("default".into(), NamespaceLimits { runs: Some(0), age: None })].into();
+    let kept = Kept { job: &|_| None, namespaces: &namespaces };
+    scene.log.barrier().await.unwrap();
+    while !scene.log.prune(1, at("10:00:30"), kept).await.unwrap().idle {}
+    assert_eq!(
+        explain_job(&scene, "a", Some("10:00:00.000")),
+        "There is no record of the occurrence at 2026-03-02T10:00:00.000Z.\n\
+         - Records are kept for 1 d, at most 100 records.\n\
+         - Those of all jobs of its namespace are kept for 1 h, at most 5 records."
     );
 }
 

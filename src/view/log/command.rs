@@ -147,6 +147,13 @@ enum Arguments<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         max_waiting: Option<u32>,
     },
+    SetNamespace {
+        namespace: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retention_runs: Option<u32>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retention_age: Option<Span>,
+    },
     HalfOpen {
         #[serde(flatten)]
         breaker: BreakerNamed,
@@ -257,6 +264,11 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
             concurrency: limits.concurrency,
             rate: limits.rate.map(view::spec::rate),
             max_waiting: limits.waiting,
+        },
+        Command::SetNamespace { namespace, limits, .. } => Arguments::SetNamespace {
+            namespace,
+            retention_runs: limits.runs,
+            retention_age: limits.age.map(Span),
         },
         Command::HalfOpen { breaker, opened } => {
             Arguments::HalfOpen { breaker: BreakerNamed::of(breaker, scene), opened_index: *opened }

@@ -153,6 +153,7 @@ const fn run_of(command: &Command) -> Option<RunId> {
         | Command::TriggerJob { .. }
         | Command::Backfill { .. }
         | Command::SetQueue { .. }
+        | Command::SetNamespace { .. }
         | Command::Fire { .. }
         | Command::Disarm { .. }
         | Command::Renew { .. }

@@ -1,0 +1,93 @@
+//! Names for jobs whose source gives them none.
+
+/// The longest name.
+const CHARS_MAX: usize = crate::api::limits::NAME_CHARS;
+/// What a job is called of which nothing else can be said.
+const NAMELESS: &str = "job";
+
+/// A text as a name: lower case, with `-` for all that a name cannot hold.
+pub(super) fn of_text(text: &str) -> String {
+    let mut name = String::new();
+    for c in text.chars().flat_map(char::to_lowercase) {
+        match c {
+            'a'..='z' | '0'..='9' | '.' | '_' => name.push(c),
+            _ if name.ends_with('-') => {}
+            _ => name.push('-'),
+        }
+        if name.len() == CHARS_MAX {
+            break;
+        }
+    }
+    let name = name.trim_matches(['-', '.']);
+    if name.is_empty() { NAMELESS.to_owned() } else { name.to_owned() }
+}
+
+/// What a shell command is called: the first program or script of it that says something.
+pub(super) fn of_command(command: &str) -> String {
+    // `cd /srv/shop && …`, `test -x /usr/sbin/anacron || …`: what comes last is what it is about.
+    let parts = command.split("&&").flat_map(|part| part.split("||")).flat_map(|part| part.split(';'));
+    let is_preparation = |part: &&str| {
+        let first = part.split_whitespace().next().unwrap_or_default();
+        !matches!(
+            first,
+            "" | "cd" | "test" | "[" | "." | "source" | "export" | "set" | "umask" | "exit" | "command"
+        )
+    };
+    let part =
+        parts.map(|part| part.trim().trim_start_matches(['(', '{'])).find(is_preparation).unwrap_or(command);
+    let program = part.split_whitespace().find(|word| {
+        let base = base(word);
+        let is_wrapper = matches!(
+            base,
+            "sudo"
+                | "nice"
+                | "ionice"
+                | "chronic"
+                | "env"
+                | "timeout"
+                | "flock"
+                | "setlock"
+                | "time"
+                | "nohup"
+                | "sh"
+                | "bash"
+                | "dash"
+                | "zsh"
+                | "ksh"
+                | "python"
+                | "python3"
+                | "perl"
+                | "ruby"
+                | "php"
+                | "node"
+                | "java"
+        );
+        let says_nothing = !base.starts_with(|c: char| c.is_ascii_alphabetic());
+        !is_wrapper && !says_nothing && !word.starts_with('-') && !word.contains('=')
+    });
+    let base = program.map_or(NAMELESS, base);
+    let stem = match base.rsplit_once('.') {
+        Some((stem, "sh" | "bash" | "py" | "pl" | "rb" | "php" | "js" | "jar")) => stem,
+        Some(_) | None => base,
+    };
+    of_text(stem)
+}
+
+fn base(word: &str) -> &str {
+    let word = word.trim_matches(['"', '\'', '`', '(', ')']);
+    word.rsplit('/').next().unwrap_or(word)
+}
+
+/// The name, or with the first number behind it that makes it a free one.
+pub(super) fn free(name: &str, is_free: impl Fn(&str) -> bool) -> String {
+    if is_free(name) {
+        return name.to_owned();
+    }
+    let numbered = (2_u32..).map(|number| {
+        let end = format!("-{number}");
+        let begin: String = name.chars().take(CHARS_MAX - end.len()).collect();
+        begin + &end
+    });
+    let mut numbered = numbered.filter(|name| is_free(name));
+    numbered.next().unwrap_or_else(|| name.to_owned())
+}
