@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::args::{ListFlags, Output, ReadFlags, WriteFlags, instant, pair};
 use super::printer::Printer;
-use super::{Context, Failure, apply, run, tables};
+use super::{Context, Failure, apply, occurrences, run, tables};
 use crate::client::{Client, paging};
 use crate::pb::instant::write;
 use crate::pb::v1::{
@@ -183,8 +183,7 @@ async fn next(
     let next = client.next_occurrences(request.clone()).await?;
     let NextOccurrencesRequest { namespace, name, stale, .. } = request;
     let job = client.get_job(GetJobRequest { namespace, name, stale }).await?;
-    printer.list(&next, &next.occurrences, |_| tables::occurrences(&next.occurrences))?;
-    next.explanation.iter().for_each(|sentence| printer.note(sentence));
+    occurrences::print(&next, printer)?;
     if let Some(pause) = &job.pause {
         printer.note(&format!("the job is {}; nothing fires until it is resumed", tables::paused(pause)));
     }

@@ -1,6 +1,8 @@
 //! The occurrences of one schedule, as the leader would compute them.
 
-use super::Failure;
+use super::args::Output;
+use super::printer::Printer;
+use super::{Failure, tables};
 use crate::pb::instant::write;
 use crate::pb::v1::{NextOccurrencesResponse, Occurrence};
 use crate::scheduler::english::explain;
@@ -47,6 +49,14 @@ pub(super) fn find(
     };
     let occurrences = instants.take(count as usize).map(shown).collect();
     Ok(NextOccurrencesResponse { occurrences, explanation: Vec::new() })
+}
+
+/// Prints the explanation, where one was asked for, and the occurrences below it.
+pub(super) fn print(found: &NextOccurrencesResponse, printer: &mut Printer) -> Result<(), Failure> {
+    if matches!(printer.output(), Output::Table | Output::Wide) {
+        found.explanation.iter().try_for_each(|sentence| printer.line(sentence))?;
+    }
+    printer.list(found, &found.occurrences, |_| tables::occurrences(&found.occurrences))
 }
 
 /// What a schedule means, a sentence each.

@@ -151,8 +151,7 @@ pub(super) fn carry_out(
         return answer_lines(&mut input, args, &context.clock, printer);
     }
     let found = next(args, &context.clock)?;
-    printer.list(&found, &found.occurrences, |_| tables::occurrences(&found.occurrences))?;
-    found.explanation.iter().for_each(|sentence| printer.note(sentence));
+    occurrences::print(&found, printer)?;
     if found.occurrences.is_empty() {
         printer.note(tables::NO_OCCURRENCE);
     }

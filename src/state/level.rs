@@ -255,7 +255,9 @@ impl Schedule {
 /// What the first builds did not read in a line of the unix dialect: `H`, `~` and a seventh field.
 fn is_later_line(line: &str) -> bool {
     let mut items = line.split([' ', '\t', ',']);
-    line.contains('~') || items.any(|item| item.starts_with('H')) || line.split_whitespace().count() > 6
+    line.contains('~')
+        || items.any(|item| item.starts_with(['H', 'h']))
+        || line.split_whitespace().count() > 6
 }
 
 impl Report {

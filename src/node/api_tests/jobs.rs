@@ -43,3 +43,42 @@ async fn deleting_a_job_tells_how_many_runs_of_it_live_on() {
         assert_eq!(deleted.live_runs, live_runs, "{cancel_runs}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_past_of_a_schedule_and_its_meaning_are_told() {
+    let node = Node::start().await;
+    let rest = pb::Schedule {
+        every: Some(prost_types::Duration { seconds: 600, nanos: 0 }),
+        from: pb::EveryFrom::Completion.into(),
+        ..Default::default()
+    };
+    node.propose(vec![Command::RaiseLevel { from: 0, to: 1 }]).await;
+    node.apply(vec![job("a"), pb::JobSpec { schedule: vec![rest], ..job("b") }], false).await;
+    let at = |seconds| Some(prost_types::Timestamp { seconds, nanos: 0 });
+    let ask = |name: &str, after, before| pb::NextOccurrencesRequest {
+        name: name.to_owned(),
+        after,
+        before,
+        count: 2,
+        explain: true,
+        ..Default::default()
+    };
+    let told = node.api.next_occurrences(Request::new(ask("a", None, at(1_767_225_601)))).await.unwrap();
+    let told = told.into_inner();
+    let years: Vec<&str> = told.occurrences.iter().map(|occurrence| &occurrence.local[..4]).collect();
+    assert_eq!(years, ["2026", "2025"], "the newest first");
+    assert_eq!(told.explanation, ["At 00:00 on day 1 of the month in January, UTC."]);
+    let both = node.api.next_occurrences(Request::new(ask("a", at(0), at(1)))).await.unwrap_err();
+    assert_eq!((both.code(), both.message()), (Code::InvalidArgument, "before: does not go with `after`"));
+    // what follows the end of a run is known one at a time
+    let told = node.api.next_occurrences(Request::new(ask("b", None, None))).await.unwrap().into_inner();
+    let notes: Vec<&str> = told.occurrences.iter().map(|occurrence| occurrence.note.as_str()).collect();
+    assert_eq!(notes, ["the next one is armed when its run has ended"]);
+    assert_eq!(told.explanation, ["10m after the end of each run."]);
+    let backfill = pb::BackfillJobRequest { name: "b".to_owned(), from: at(0), ..Default::default() };
+    let refused = node.api.backfill_job(Request::new(backfill)).await.unwrap_err();
+    assert!(
+        refused.message().starts_with("the occurrences of `from: completion` follow from runs"),
+        "{refused}"
+    );
+}

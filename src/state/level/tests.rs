@@ -166,6 +166,7 @@ fn later() -> Vec<(u32, &'static str, Command)> {
         (1, "`schedule.dialect`", due(cron("0 0 ? * 1 *", Dialect::Aws), None)),
         (1, "`H`, `~` and years in `schedule.cron`", due(cron("0 H * * *", Dialect::Unix), None)),
         (1, "`H`, `~` and years in `schedule.cron`", due(cron("~ 0 * * *", Dialect::Unix), None)),
+        (1, "`H`, `~` and years in `schedule.cron`", due(cron("5,h(1-9) 0 * * *", Dialect::Unix), None)),
         (1, "`H`, `~` and years in `schedule.cron`", due(cron("0 0 0 1 1 * 2030", Dialect::Unix), None)),
         (1, "`schedule.count`", due(cron("@daily", Dialect::Unix), Some(3))),
         (1, "`every_node`", put(|spec| spec.every_node = true)),
