@@ -14,6 +14,7 @@
 //! [`BYTES_MAX`] of a file and [`JOBS_MAX`] jobs; beyond them the import is refused. Of findings there are no more
 //! than keys and lines.
 
+pub mod back;
 mod crontab;
 mod dkron;
 mod kubernetes;
