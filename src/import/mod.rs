@@ -19,12 +19,14 @@ mod crontab;
 mod dkron;
 mod kubernetes;
 mod names;
+mod quartz;
 mod robfig;
 mod systemd;
 #[cfg(test)]
 mod tests;
 mod windows;
 mod words;
+mod xml;
 mod yaml;
 
 use std::collections::BTreeSet;
@@ -51,6 +53,8 @@ pub enum Format {
     Dkron,
     /// Tasks of Windows, as XML.
     WindowsTask,
+    /// Job data of Quartz, as XML.
+    Quartz,
 }
 
 /// What the definitions do not say.
@@ -138,6 +142,7 @@ pub fn import(format: Format, files: &[(String, String)], options: &Options) -> 
         Format::Kubernetes => kubernetes::read,
         Format::Dkron => dkron::read,
         Format::WindowsTask => windows::read,
+        Format::Quartz => quartz::read,
         Format::Systemd => return settle(systemd::read(files, options), options),
     };
     let mut all = Imported::default();
