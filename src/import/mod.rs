@@ -26,8 +26,6 @@ mod windows;
 mod words;
 mod yaml;
 
-use std::collections::BTreeSet;
-
 use crate::api::spec;
 use crate::client::job_file;
 use crate::pb::v1::{JobSpec, Schedule};
@@ -154,31 +152,29 @@ pub fn import(format: Format, files: &[(String, String)], options: &Options) -> 
 
 /// Gives each job its own name, and sets aside what no server would take.
 fn settle(mut all: Imported, options: &Options) -> Imported {
-    let mut taken = BTreeSet::new();
+    let mut names = names::Names::default();
     let drafts = std::mem::take(&mut all.drafts);
     for mut draft in drafts {
+        if all.drafts.len() == JOBS_MAX {
+            let what = format!("more than {JOBS_MAX} jobs; those from here on are not read");
+            all.findings.push(Finding { place: draft.place, loss: Loss::Unread, what });
+            break;
+        }
         let spec = &mut draft.spec;
         if spec.namespace.is_empty() {
             spec.namespace.clone_from(&options.namespace);
         }
-        let name =
-            names::free(&spec.name, |name| !taken.contains(&(spec.namespace.clone(), name.to_owned())));
+        if let Err(problems) = spec::from_pb(spec) {
+            let what = problems.to_string();
+            all.findings.push(Finding { place: draft.place, loss: Loss::Unread, what });
+            continue;
+        }
+        let name = names.take(&spec.namespace, &spec.name);
         if name != spec.name {
             draft.choices.push(format!("name: {name}, for there is another {}", spec.name));
             spec.name = name;
         }
-        let refusal = match spec::from_pb(spec) {
-            _ if all.drafts.len() == JOBS_MAX => Some(format!("more than {JOBS_MAX} jobs")),
-            Ok(_) => None,
-            Err(problems) => Some(problems.to_string()),
-        };
-        match refusal {
-            None => {
-                taken.insert((spec.namespace.clone(), spec.name.clone()));
-                all.drafts.push(draft);
-            }
-            Some(what) => all.findings.push(Finding { place: draft.place, loss: Loss::Unread, what }),
-        }
+        all.drafts.push(draft);
     }
     // Those of one file are in order, and files stay apart.
     let mut order: Vec<String> = Vec::new();

@@ -78,6 +78,11 @@ fn names_are_told_apart_and_fit() {
     let made = import_one(Format::Crontab, "t", lines);
     let names: Vec<&str> = made.drafts.iter().map(|draft| draft.spec.name.as_str()).collect();
     assert_eq!(names, ["a", "a-2", "a-2-2", "a-3", "job"]);
+    // Each takes the next number: nothing is counted from the beginning again.
+    let many = import_one(Format::Crontab, "t", &"0 0 * * * /usr/bin/a\n".repeat(JOBS_MAX + 2));
+    assert_eq!(many.drafts.last().map(|draft| draft.spec.name.as_str()), Some("a-10000"));
+    let beyond: Vec<&Finding> = many.findings.iter().filter(|finding| finding.loss == Loss::Unread).collect();
+    assert_eq!((many.drafts.len(), beyond.len(), beyond[0].place.line), (JOBS_MAX, 1, JOBS_MAX + 1));
     let long = "x".repeat(300);
     let line = format!("0 0 * * * {long}\n");
     let made = import_one(Format::Crontab, "t", &line.repeat(12));

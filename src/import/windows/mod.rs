@@ -30,6 +30,8 @@ const EXECUTION_TIME: Duration = Duration::from_secs(72 * 3_600);
 #[derive(Clone, Copy)]
 struct Element<'a> {
     node: Node<'a, 'a>,
+    /// Where each line of the file begins, in bytes.
+    lines: &'a [usize],
 }
 
 impl<'a> Element<'a> {
@@ -38,8 +40,8 @@ impl<'a> Element<'a> {
     }
 
     fn line(self) -> usize {
-        let text = self.node.document().text_pos_at(self.node.range().start);
-        text.row as usize
+        let start = self.node.range().start;
+        self.lines.partition_point(|line| *line <= start)
     }
 
     fn text(self) -> &'a str {
@@ -47,7 +49,7 @@ impl<'a> Element<'a> {
     }
 
     fn children(self) -> impl Iterator<Item = Element<'a>> {
-        self.node.children().filter(Node::is_element).map(|node| Element { node })
+        self.node.children().filter(Node::is_element).map(move |node| Element { node, ..self })
     }
 
     fn child(self, name: &str) -> Option<Element<'a>> {
@@ -86,7 +88,9 @@ pub(super) fn read(text: &str, sheet: &mut Sheet<'_>) {
         Ok(document) => document,
         Err(error) => return sheet.find(error.pos().row as usize, Loss::Unread, error.to_string()),
     };
-    let root = Element { node: document.root_element() };
+    let lines: Vec<usize> =
+        std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+    let root = Element { node: document.root_element(), lines: &lines };
     match root.name() {
         "Task" => task(root, sheet),
         "Tasks" => {
