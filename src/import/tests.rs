@@ -119,6 +119,11 @@ fn variables_hold_for_the_lines_below_them() {
     assert_eq!(env(0), [""; 0]);
     assert_eq!(env(1), ["X=1 2", "Y=b c"]);
     assert_eq!(env(2), ["X=", "Y=b c"]);
+    let many: String = (0..100).map(|number| format!("V{number}=x\n")).collect();
+    let made = import_one(Format::Crontab, "t", &(many + "V0=y\n0 0 * * * a\n"));
+    let beyond = made.findings.iter().filter(|finding| finding.what.contains("at most 64 variables")).count();
+    let exec = made.drafts.first().and_then(|draft| draft.spec.target.clone()?.exec);
+    assert_eq!((beyond, exec.and_then(|exec| exec.env.get("V0").cloned())), (36, Some("y".to_owned())));
 }
 
 #[test]
