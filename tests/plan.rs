@@ -74,7 +74,8 @@ impl Log {
     }
 
     fn plan(&self, workers: &[Session], now: Timestamp, rules: &mut Rules) -> Plan {
-        let mut sessions = Sessions { open: workers.to_vec(), lease: LEASE, ..Sessions::default() };
+        let mut sessions =
+            Sessions { open: workers.to_vec(), is_complete: true, lease: LEASE, ..Sessions::default() };
         plan(&self.state, &mut sessions, &InFlight::default(), now, rules)
     }
 }
@@ -138,6 +139,28 @@ fn an_overdue_attempt_of_a_vanished_worker_is_lost_and_that_of_a_live_one_timed_
     assert_eq!(ends(Sessions { spared: who(), lease: LEASE, ..Sessions::default() }), [AttemptOutcome::Lost]);
     let alive = Sessions { alive: who(), lease: LEASE, ..Sessions::default() };
     assert_eq!(ends(alive), [AttemptOutcome::TimedOut]);
+}
+
+/// Its workers come one after the other, and whoever is left out of the places has no part in the run.
+#[test]
+fn a_new_leader_names_no_places_before_all_workers_have_had_the_time_to_come() {
+    let mut log = Log::default();
+    let every_node = JobSpec { every_node: true, ..lab::spec::job("a") };
+    let jobs = log.put(vec![every_node]);
+    log.trigger(at(1), &jobs);
+    let planned = |is_complete| {
+        let open = vec![worker("w1", 1), worker("w2", 1)];
+        let mut sessions = Sessions { open, is_complete, lease: LEASE, ..Sessions::default() };
+        plan(&log.state, &mut sessions, &InFlight::default(), at(1), &mut Rules::default())
+    };
+    let early = planned(false);
+    assert_eq!(early.commands, []);
+    assert!(early.wake_at.is_some_and(|wake| wake <= at(1).plus(LEASE)), "{:?}", early.wake_at);
+    let places = planned(true).commands.into_iter().find_map(|command| match command {
+        Command::Spread { places, .. } => Some(places.len()),
+        _ => None,
+    });
+    assert_eq!(places, Some(2));
 }
 
 fn demanding(place: usize, value: &str) -> JobSpec {

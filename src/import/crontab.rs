@@ -4,6 +4,7 @@
 //! A line keeps its instants: our `unix` dialect with its defaults is Debian's cron, on odd days too. What cron has not
 //! is switched off: runs that were missed are not made up for, and runs overlap.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -22,8 +23,8 @@ const TIMEOUT: Duration = limits::TIMEOUT;
 /// What the lines so far have set; a line knows what stands above it.
 #[derive(Clone, Default)]
 struct Settings {
-    /// In their order, without those below.
-    variables: Vec<(String, String)>,
+    /// Without those below.
+    variables: BTreeMap<String, String>,
     shell: Option<String>,
     timezone: Option<String>,
     random_delay: Option<Duration>,
@@ -161,8 +162,16 @@ fn set(settings: &mut Settings, name: &str, value: &str, number: usize, sheet: &
             }
         },
         _ => {
-            settings.variables.retain(|(known, _)| known != name);
-            settings.variables.push((name.to_owned(), value.to_owned()));
+            let is_known = settings.variables.contains_key(name);
+            if value.len() > limits::PAIR_BYTES || (!is_known && settings.variables.len() == limits::PAIRS) {
+                let most = (limits::PAIRS, limits::PAIR_BYTES);
+                let what = format!(
+                    "{name}: a job has at most {} variables of {} bytes; it is not set",
+                    most.0, most.1
+                );
+                return sheet.find(number, Loss::Unread, what);
+            }
+            settings.variables.insert(name.to_owned(), value.to_owned());
         }
     }
 }
@@ -301,8 +310,8 @@ fn percents(text: &str) -> (String, String) {
 }
 
 fn exec(command: String, stdin: String, settings: &Settings, choices: &mut Vec<String>) -> ExecTarget {
-    let mut env: std::collections::BTreeMap<String, String> = settings.variables.iter().cloned().collect();
-    if !env.contains_key("PATH") {
+    let mut env = settings.variables.clone();
+    if !env.contains_key("PATH") && env.len() < limits::PAIRS {
         env.insert("PATH".to_owned(), PATH.to_owned());
         choices.push("env.PATH: as cron sets it".to_owned());
     }

@@ -11,8 +11,8 @@
 //! one that does not is a finding.
 //!
 //! # Limits
-//! [`BYTES_MAX`] of a file and [`JOBS_MAX`] jobs; beyond them the import is refused. Of findings there are no more
-//! than keys and lines.
+//! [`BYTES_MAX`] of a file, and [`JOBS_MAX`] jobs, each within the limits that a server has; what is beyond them is a
+//! finding, and an error. Of findings there are no more than keys and lines.
 
 pub mod back;
 mod crontab;
@@ -28,8 +28,6 @@ mod windows;
 mod words;
 mod xml;
 mod yaml;
-
-use std::collections::BTreeSet;
 
 use crate::api::spec;
 use crate::client::job_file;
@@ -143,7 +141,7 @@ pub fn import(format: Format, files: &[(String, String)], options: &Options) -> 
         Format::Dkron => dkron::read,
         Format::WindowsTask => windows::read,
         Format::Quartz => quartz::read,
-        Format::Systemd => return settle(systemd::read(files, options), options),
+        Format::Systemd => return settle(systemd::read(files, options)),
     };
     let mut all = Imported::default();
     for (name, text) in files {
@@ -155,36 +153,26 @@ pub fn import(format: Format, files: &[(String, String)], options: &Options) -> 
         all.drafts.extend(drafts);
         all.findings.extend(findings);
     }
-    settle(all, options)
+    settle(all)
 }
 
-/// Gives each job its own name, and sets aside what no server would take.
-fn settle(mut all: Imported, options: &Options) -> Imported {
-    let mut taken = BTreeSet::new();
+/// Gives each job its own name, and puts the findings in order.
+fn settle(mut all: Imported) -> Imported {
+    let mut names = names::Names::default();
     let drafts = std::mem::take(&mut all.drafts);
     for mut draft in drafts {
-        let spec = &mut draft.spec;
-        if spec.namespace.is_empty() {
-            spec.namespace.clone_from(&options.namespace);
+        if all.drafts.len() == JOBS_MAX {
+            let what = format!("more than {JOBS_MAX} jobs; those from here on are not read");
+            all.findings.push(Finding { place: draft.place, loss: Loss::Unread, what });
+            break;
         }
-        let name =
-            names::free(&spec.name, |name| !taken.contains(&(spec.namespace.clone(), name.to_owned())));
+        let spec = &mut draft.spec;
+        let name = names.take(&spec.namespace, &spec.name);
         if name != spec.name {
             draft.choices.push(format!("name: {name}, for there is another {}", spec.name));
             spec.name = name;
         }
-        let refusal = match spec::from_pb(spec) {
-            _ if all.drafts.len() == JOBS_MAX => Some(format!("more than {JOBS_MAX} jobs")),
-            Ok(_) => None,
-            Err(problems) => Some(problems.to_string()),
-        };
-        match refusal {
-            None => {
-                taken.insert((spec.namespace.clone(), spec.name.clone()));
-                all.drafts.push(draft);
-            }
-            Some(what) => all.findings.push(Finding { place: draft.place, loss: Loss::Unread, what }),
-        }
+        all.drafts.push(draft);
     }
     // Those of one file are in order, and files stay apart.
     let mut order: Vec<String> = Vec::new();
@@ -226,9 +214,19 @@ impl Sheet<'_> {
         self.imported.findings.push(Finding { place, loss, what: what.into() });
     }
 
-    fn draft(&mut self, line: usize, spec: JobSpec, choices: Vec<String>) {
+    /// Takes a job, if a server would take it. One more than there may be is enough to say so.
+    fn draft(&mut self, line: usize, mut spec: JobSpec, choices: Vec<String>) {
+        if self.imported.drafts.len() > JOBS_MAX {
+            return;
+        }
+        if spec.namespace.is_empty() {
+            spec.namespace.clone_from(&self.options.namespace);
+        }
         let place = self.place(line);
-        self.imported.drafts.push(Draft { place, spec, choices });
+        match spec::from_pb(&spec) {
+            Ok(_) => self.imported.drafts.push(Draft { place, spec, choices }),
+            Err(problems) => self.find(line, Loss::Unread, problems.to_string()),
+        }
     }
 }
 

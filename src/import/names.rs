@@ -1,5 +1,7 @@
 //! Names for jobs whose source gives them none.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 /// The longest name.
 const CHARS_MAX: usize = crate::api::limits::NAME_CHARS;
 /// What a job is called of which nothing else can be said.
@@ -78,16 +80,30 @@ fn base(word: &str) -> &str {
     word.rsplit('/').next().unwrap_or(word)
 }
 
-/// The name, or with the first number behind it that makes it a free one.
-pub(super) fn free(name: &str, is_free: impl Fn(&str) -> bool) -> String {
-    if is_free(name) {
-        return name.to_owned();
+/// Names that are given out.
+#[derive(Default)]
+pub(super) struct Names {
+    taken: BTreeSet<(String, String)>,
+    /// The number that a name was last given, so that thousands of the same are not counted anew for each.
+    numbers: BTreeMap<(String, String), u32>,
+}
+
+impl Names {
+    /// The name, or with the next number behind it that makes it a free one; it is taken then.
+    pub(super) fn take(&mut self, namespace: &str, name: &str) -> String {
+        let key = |name: &str| (namespace.to_owned(), name.to_owned());
+        if self.taken.insert(key(name)) {
+            return name.to_owned();
+        }
+        let number = self.numbers.entry(key(name)).or_insert(1);
+        loop {
+            *number += 1;
+            let end = format!("-{number}");
+            let begin: String = name.chars().take(CHARS_MAX - end.len()).collect();
+            let numbered = begin + &end;
+            if self.taken.insert(key(&numbered)) {
+                return numbered;
+            }
+        }
     }
-    let numbered = (2_u32..).map(|number| {
-        let end = format!("-{number}");
-        let begin: String = name.chars().take(CHARS_MAX - end.len()).collect();
-        begin + &end
-    });
-    let mut numbered = numbered.filter(|name| is_free(name));
-    numbered.next().unwrap_or_else(|| name.to_owned())
 }

@@ -79,6 +79,11 @@ fn names_are_told_apart_and_fit() {
     let made = import_one(Format::Crontab, "t", lines);
     let names: Vec<&str> = made.drafts.iter().map(|draft| draft.spec.name.as_str()).collect();
     assert_eq!(names, ["a", "a-2", "a-2-2", "a-3", "job"]);
+    // Each takes the next number: nothing is counted from the beginning again.
+    let many = import_one(Format::Crontab, "t", &"0 0 * * * /usr/bin/a\n".repeat(JOBS_MAX + 2));
+    assert_eq!(many.drafts.last().map(|draft| draft.spec.name.as_str()), Some("a-10000"));
+    let beyond: Vec<&Finding> = many.findings.iter().filter(|finding| finding.loss == Loss::Unread).collect();
+    assert_eq!((many.drafts.len(), beyond.len(), beyond[0].place.line), (JOBS_MAX, 1, JOBS_MAX + 1));
     let long = "x".repeat(300);
     let line = format!("0 0 * * * {long}\n");
     let made = import_one(Format::Crontab, "t", &line.repeat(12));
@@ -115,6 +120,11 @@ fn variables_hold_for_the_lines_below_them() {
     assert_eq!(env(0), [""; 0]);
     assert_eq!(env(1), ["X=1 2", "Y=b c"]);
     assert_eq!(env(2), ["X=", "Y=b c"]);
+    let many: String = (0..100).map(|number| format!("V{number}=x\n")).collect();
+    let made = import_one(Format::Crontab, "t", &(many + "V0=y\n0 0 * * * a\n"));
+    let beyond = made.findings.iter().filter(|finding| finding.what.contains("at most 64 variables")).count();
+    let exec = made.drafts.first().and_then(|draft| draft.spec.target.clone()?.exec);
+    assert_eq!((beyond, exec.and_then(|exec| exec.env.get("V0").cloned())), (36, Some("y".to_owned())));
 }
 
 #[test]

@@ -10,6 +10,8 @@ use super::{Loss, Sheet};
 #[derive(Clone, Copy)]
 pub(super) struct Element<'a> {
     pub(super) node: Node<'a, 'a>,
+    /// Where each line of the file begins, in bytes.
+    lines: &'a [usize],
 }
 
 impl<'a> Element<'a> {
@@ -18,8 +20,8 @@ impl<'a> Element<'a> {
     }
 
     pub(super) fn line(self) -> usize {
-        let text = self.node.document().text_pos_at(self.node.range().start);
-        text.row as usize
+        let start = self.node.range().start;
+        self.lines.partition_point(|line| *line <= start)
     }
 
     pub(super) fn text(self) -> &'a str {
@@ -27,7 +29,7 @@ impl<'a> Element<'a> {
     }
 
     pub(super) fn children(self) -> impl Iterator<Item = Element<'a>> {
-        self.node.children().filter(Node::is_element).map(|node| Element { node })
+        self.node.children().filter(Node::is_element).map(move |node| Element { node, ..self })
     }
 
     pub(super) fn child(self, name: &str) -> Option<Element<'a>> {
@@ -63,10 +65,13 @@ impl<'a> Element<'a> {
 
 /// Reads a document and hands its root on; what is no XML is a finding.
 pub(super) fn document(text: &str, sheet: &mut Sheet<'_>, read: impl FnOnce(Element<'_>, &mut Sheet<'_>)) {
-    match Document::parse(text) {
-        Ok(document) => read(Element { node: document.root_element() }, sheet),
-        Err(error) => sheet.find(error.pos().row as usize, Loss::Unread, error.to_string()),
-    }
+    let document = match Document::parse(text) {
+        Ok(document) => document,
+        Err(error) => return sheet.find(error.pos().row as usize, Loss::Unread, error.to_string()),
+    };
+    let lines: Vec<usize> =
+        std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+    read(Element { node: document.root_element(), lines: &lines }, sheet);
 }
 
 /// A span of XML Schema in days, hours, minutes and seconds; months and years have no length.

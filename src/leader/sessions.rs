@@ -159,6 +159,7 @@ impl Sessions {
         // A worker may start what it holds until a lease after its last sign was answered, so nothing of
         // it is given up before this leader, or the one before it, has heard nothing for a whole lease.
         let patience = listening.lease;
+        view.is_complete = listening.now.duration_since(listening.since) >= patience;
         for (worker, _) in state.leases() {
             let heard = self.heard.get(worker).copied().unwrap_or(listening.since);
             if listening.now.duration_since(heard.max(listening.since)) < patience {

@@ -71,7 +71,10 @@ impl Node {
         .unwrap();
         let mut leadership = raft.leadership();
         let leads = leadership.wait_for(|now| now.is_leader);
-        tokio::time::timeout(Duration::from_secs(30), leads).await.expect("a leader").unwrap();
+        let leads = tokio::time::timeout(Duration::from_secs(30), leads).await;
+        let term = leads.expect("a leader").unwrap().term;
+        let now = Clock::system().now();
+        assert_eq!(raft.raise_level(term, now).await.unwrap(), raft.levels().newest);
         let (seen, clock) = (Arc::clone(&log), TrustedClock::alone());
         let api = Api::new(raft.clone(), seen, clock, Arc::new(Vec::new), Dialer::tcp());
         Self { api, raft, log, _dir: dir }

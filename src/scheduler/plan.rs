@@ -93,6 +93,9 @@ pub struct Sessions {
     /// Workers that may not be declared lost yet, though their lease has ended: this leader has not
     /// listened long enough.
     pub spared: HashSet<Arc<str>>,
+    /// Whether every worker that is alive has come to this leader: it has listened for a lease, after which one that
+    /// has not come is given up.
+    pub is_complete: bool,
     /// The length of a lease.
     pub lease: Duration,
 }

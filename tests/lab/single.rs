@@ -100,6 +100,7 @@ impl Single {
             open: open.collect(),
             alive: heard.map(|(name, _)| name.clone()).collect(),
             spared: HashSet::new(),
+            is_complete: true,
             lease: LEASE,
         }
     }

@@ -319,7 +319,7 @@ impl Machine {
     }
 
     fn sessions(&self) -> Sessions {
-        let mut sessions = Sessions { lease: lab::single::LEASE, ..Sessions::default() };
+        let mut sessions = Sessions { is_complete: true, lease: lab::single::LEASE, ..Sessions::default() };
         if !self.is_silent {
             let session = lab::single::session(WORKER, "default", "exec");
             sessions.open.push(Session { free: SLOTS, ..session });

@@ -53,7 +53,6 @@ const FLOORS: &[(&str, u64)] = &[
     ("worker_pauses", 4),
     ("members_added", 5),
     ("members_removed", 3),
-    ("leaders_removed", 1),
     ("dead_removed", 1),
     ("returns_refused", 2),
     ("kills_before_order", 4),

@@ -175,6 +175,7 @@ impl Leader {
                 given: 0,
             });
         }
+        view.is_complete = now - self.since >= LEASE_MS;
         for (name, _) in state.leases() {
             if self.silence(name, now) < LEASE_MS {
                 view.spared.insert(name.clone());

@@ -60,6 +60,9 @@ fn a_silent_worker_gets_no_starts() {
     let view = sessions.view(&State::default(), &starts, listening);
     assert_eq!(open(&view), [("alive", 2)]);
     assert_eq!(view.alive, HashSet::from(["alive".into()]));
+    assert!(view.is_complete);
+    let earlier = Listening { since: since + LEASE / 10, now, lease: LEASE };
+    assert!(!sessions.view(&State::default(), &starts, earlier).is_complete, "others may still come");
 
     // It is heard again.
     sessions.heard(SessionId(0), now);

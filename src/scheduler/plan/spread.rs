@@ -1,5 +1,8 @@
 //! Runs that are made into one for each worker that matches.
 //!
+//! A new leader knows only the workers that have come to it so far. If it named their places at once, a change of leader
+//! at the moment of an occurrence would leave workers out; so it waits until all have had the time to come.
+//!
 //! Cost: each such run that waits is looked at against every open session, with room or without.
 
 use std::collections::BTreeSet;
@@ -29,6 +32,10 @@ impl Planning<'_> {
     /// Names the places of all workers that match, and starts in the same commit what has room there. Returns whether
     /// one matches.
     pub(super) fn spread(&mut self, job: &Job, run: RunId, queue: &str) -> bool {
+        if !self.sessions.is_complete {
+            self.wake(self.now.plus(self.sessions.lease / 10));
+            return false;
+        }
         let able = self.sessions.open.iter().filter(|session| session.matches(&job.spec, queue));
         let places: BTreeSet<Arc<str>> = able.map(|session| place_of(&session.worker).into()).collect();
         if places.is_empty() {

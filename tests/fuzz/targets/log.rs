@@ -37,7 +37,13 @@ fn sessions() -> Sessions {
         given: 0,
     };
     let lease = Duration::from_secs(3);
-    Sessions { open: vec![session], alive: HashSet::from(["w1".into()]), spared: HashSet::new(), lease }
+    Sessions {
+        open: vec![session],
+        alive: HashSet::from(["w1".into()]),
+        spared: HashSet::new(),
+        is_complete: true,
+        lease,
+    }
 }
 
 /// Lets a leader do what it finds to do.

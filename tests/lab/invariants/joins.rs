@@ -38,9 +38,14 @@ pub(crate) fn committed(it: &Committed<'_>) {
             let is_newest = whole().rfind(|other| other.job == run.job);
             let is_newest = is_newest.is_some_and(|newest| newest.id == run.id);
             // What is there for failures says nothing where there is none, and may have been forgotten since.
-            let spec = it.after.job(follower).map(|job| job.spec.clone());
-            let on = spec.and_then(|spec| spec.after.as_ref().map(|after| after.on));
-            if on == Some(AfterOn::Failure) && run.state != RunState::Failed {
+            // So may a failure be that met one which was none, once the next end of the entry has begun the join anew.
+            let after = it.after.job(follower).and_then(|job| job.spec.after.clone());
+            let after = after.filter(|after| after.on == AfterOn::Failure);
+            if after.is_some_and(|after| {
+                run.state != RunState::Failed
+                    || whole()
+                        .any(|other| other.job != run.job && after.jobs.iter().any(|job| **job == *other.job))
+            }) {
                 continue;
             }
             assert!(
