@@ -181,7 +181,7 @@ impl Script {
                     Some(text) => Some(due(text)?),
                     None => self.lab.next(&spec)?,
                 };
-                Command::PutJob { spec: Arc::new(spec), next, request }
+                Command::PutJob { spec: Arc::new(spec), next, request, reading: 0 }
             }
             "delete" => {
                 let cancel_runs = args.words.get(1).is_some_and(|word| word == "cancel");
@@ -198,7 +198,13 @@ impl Script {
                     OnResume::CatchUp => job.armed(),
                     OnResume::Skip => self.lab.next(&job.spec)?,
                 };
-                Command::ResumeJob { job: self.reference(word)?, version: job.version, next, request }
+                Command::ResumeJob {
+                    job: self.reference(word)?,
+                    version: job.version,
+                    next,
+                    request,
+                    reading: 0,
+                }
             }
             "trigger" => {
                 let params = args.get("param").and_then(lab::spec::param).into_iter().collect();

@@ -5,7 +5,7 @@
 //! whether this leader is a new one. What it plans may be out of date when it is applied; each command
 //! names what it expects, so the state refuses what no longer fits.
 //!
-//! Order within a plan: jobs whose pause is over, jobs whose last run is over, breakers whose cool-down is over, runs whose
+//! Order within a plan: jobs that are read anew, jobs whose pause is over, jobs whose last run is over, breakers whose cool-down is over, runs whose
 //! wait is over, workers whose lease is over, then runs that are for each worker that matches, then starts of what waits,
 //! oldest first, then occurrences that are due, each with its
 //! start in the same commit where a worker has room.
@@ -13,6 +13,7 @@
 mod assign;
 mod limits;
 mod pauses;
+mod reread;
 mod spread;
 mod waiting;
 
@@ -20,6 +21,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::almanac::Almanac;
 use super::backoff::backoff;
 use super::occurrences::{WALK, decide};
 use super::set::ScheduleSet;
@@ -112,6 +114,8 @@ pub struct InFlight {
     pub runs: HashSet<RunId>,
     /// Breakers with a `HalfOpen`.
     pub breakers: HashSet<BreakerKey>,
+    /// A `Reread`.
+    pub reread: bool,
     /// Workers with a `Renew` or `Lose`.
     pub workers: HashSet<Arc<str>>,
     /// Starts in flight, for each group whose limits they count against.
@@ -127,6 +131,7 @@ impl Default for InFlight {
             jobs_max: usize::MAX,
             runs: HashSet::new(),
             breakers: HashSet::new(),
+            reread: false,
             workers: HashSet::new(),
             groups: HashMap::new(),
             queues: HashMap::new(),
@@ -148,6 +153,8 @@ pub struct Plan {
 /// What one plan hands on to the next of the same leader. A new leader begins without it.
 #[derive(Debug, Default)]
 pub struct Rules {
+    /// What they are read with; absent before the first plan.
+    almanac: Option<Almanac>,
     /// Compiled schedules by job and definition.
     compiled: HashMap<JobId, (Arc<JobSpec>, Compiled)>,
     /// The class at which the last plan stopped, if it could not look at all of them.
@@ -158,15 +165,26 @@ pub struct Rules {
 type Compiled = Result<Arc<ScheduleSet>, Arc<str>>;
 
 impl Rules {
+    /// What schedules are read with. What was read with something else is forgotten.
+    fn read_with(&mut self, state: &State) -> Almanac {
+        let is_same = |almanac: &&Almanac| almanac.generation() == state.reading().generation;
+        if let Some(almanac) = self.almanac.as_ref().filter(is_same) {
+            return almanac.clone();
+        }
+        self.compiled.clear();
+        self.almanac.insert(Almanac::of(state)).clone()
+    }
+
     /// The compiled schedules of a job. They cannot be evaluated only when this binary knows less than the one that
     /// accepted the job.
-    fn of(&mut self, job: &Job) -> Compiled {
+    fn of(&mut self, job: &Job, state: &State) -> Compiled {
+        let almanac = &self.read_with(state);
         if let Some((spec, set)) = self.compiled.get(&job.id)
             && Arc::ptr_eq(spec, &job.spec)
         {
             return set.clone();
         }
-        let set = ScheduleSet::of(&job.spec).map(Arc::new);
+        let set = ScheduleSet::of(&job.spec, almanac).map(Arc::new);
         let set = set.map_err(|error| Arc::from(error.to_string()));
         if self.compiled.len() >= RULES {
             self.compiled.clear();
@@ -197,6 +215,7 @@ pub fn plan(
         verdicts: 0,
         walked: 0,
     };
+    planning.reread(rules);
     planning.pauses(rules);
     planning.resting(rules);
     planning.breakers();
@@ -439,13 +458,15 @@ impl Planning<'_> {
             }
             room -= 1;
             let Some(job) = self.state.job(id).cloned() else { continue };
-            self.fire(&job, rules);
+            if !self.state.is_behind(&job) {
+                self.fire(&job, rules);
+            }
         }
     }
 
     fn fire(&mut self, job: &Arc<Job>, rules: &mut Rules) {
         let Some(armed) = job.next else { return };
-        let set = match rules.of(job) {
+        let set = match rules.of(job, self.state) {
             Ok(set) => set,
             Err(why) => {
                 let (id, version, expect) = (job.id, job.version, armed.scheduled_at);

@@ -19,7 +19,8 @@ use crate::lab::spec;
 pub(crate) const NAMES: [&str; 6] = ["ant", "bee", "cat", "dog", "elk", "fox"];
 
 pub(crate) fn next(spec: &JobSpec, after: Timestamp) -> Option<Due> {
-    let set = ScheduleSet::of(spec).expect("the simulation writes sound schedules");
+    let set = ScheduleSet::of(spec, &chronarch::scheduler::almanac::Almanac::bundled())
+        .expect("the simulation writes sound schedules");
     arm(spec, &set, after)
 }
 
@@ -95,7 +96,7 @@ pub(crate) fn client(state: &State, wall: Timestamp, chance: &mut Chance) -> Opt
     let Some(job) = state.job_named("default", name) else {
         let job = random(name, chance);
         let next = next(&job, now);
-        return Some(Command::PutJob { spec: Arc::new(job), next, request });
+        return Some(Command::PutJob { spec: Arc::new(job), next, request, reading: 0 });
     };
     let run = state.runs_of(job.id).next().map(|run| run.id);
     Some(match chance.between(0, 11) {
@@ -105,7 +106,7 @@ pub(crate) fn client(state: &State, wall: Timestamp, chance: &mut Chance) -> Opt
                 spec.schedules = job.spec.schedules.clone();
             }
             let next = next(&spec, now);
-            Command::PutJob { spec: Arc::new(spec), next, request }
+            Command::PutJob { spec: Arc::new(spec), next, request, reading: 0 }
         }
         2 => Command::DeleteJob { job: job.reference(), cancel_runs: chance.one_in(2), request },
         3 => {
@@ -117,7 +118,7 @@ pub(crate) fn client(state: &State, wall: Timestamp, chance: &mut Chance) -> Opt
                 OnResume::CatchUp => job.armed(),
                 OnResume::Skip => next(&job.spec, now),
             };
-            Command::ResumeJob { job: job.reference(), version: job.version, next, request }
+            Command::ResumeJob { job: job.reference(), version: job.version, next, request, reading: 0 }
         }
         6 => {
             let again =

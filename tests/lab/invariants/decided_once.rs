@@ -29,7 +29,8 @@ impl DecidedOnce {
             };
             let spec =
                 &it.before.job(*job).or_else(|| it.after.job(*job)).expect("a job that fires exists").spec;
-            let set = ScheduleSet::of(spec).expect("a sound schedule");
+            let set = ScheduleSet::of(spec, &chronarch::scheduler::almanac::Almanac::bundled())
+                .expect("a sound schedule");
             let mut instants = vec![*expect];
             let last = verdicts.last().expect("a fire decides").until();
             while let Some((at, _)) =
