@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chronarch::scheduler::almanac::Almanac;
 use chronarch::scheduler::occurrences::arm;
 use chronarch::scheduler::plan::{InFlight, Rules, Session, Sessions, plan};
 use chronarch::scheduler::set::ScheduleSet;
@@ -86,8 +87,7 @@ impl Single {
 
     /// The first occurrence of a definition after the leader's time.
     pub(crate) fn next(&self, spec: &JobSpec) -> Result<Option<Due>, String> {
-        let set = ScheduleSet::of(spec, &chronarch::scheduler::almanac::Almanac::bundled())
-            .map_err(|error| error.to_string())?;
+        let set = ScheduleSet::of(spec, &Almanac::of(&self.state)).map_err(|error| error.to_string())?;
         Ok(arm(spec, &set, self.now()))
     }
 

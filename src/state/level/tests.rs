@@ -242,8 +242,14 @@ fn every_command_reads_back_whatever_it_says() {
 #[test]
 fn what_came_later_needs_its_level_and_what_was_there_needs_none() {
     for command in commands().into_iter().chain(of_the_first_builds()) {
-        let is_new =
-            matches!(command, Command::Spread { .. } | Command::SetNamespace { .. } | Command::Arm { .. });
+        let is_new = matches!(
+            command,
+            Command::Spread { .. }
+                | Command::SetNamespace { .. }
+                | Command::Arm { .. }
+                | Command::SetTzdata { .. }
+                | Command::Reread { .. }
+        );
         assert_eq!(command.need().level, u32::from(is_new), "{command:?}");
     }
     for (level, what, command) in later() {
