@@ -14,6 +14,7 @@ mod assign;
 mod limits;
 mod pauses;
 mod reread;
+mod rules;
 mod spread;
 mod waiting;
 
@@ -21,17 +22,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::almanac::Almanac;
+pub use self::rules::Rules;
 use super::backoff::backoff;
 use super::occurrences::{WALK, decide};
-use super::set::ScheduleSet;
 use crate::state::breaker::{Status, StatusKind};
 use crate::state::group::GroupKey;
 use crate::state::run::{AttemptOutcome, JobId, Phase, Report, Run, RunId};
 use crate::state::spec::JobSpec;
 use crate::state::spread::{is_spread, place_of};
 use crate::state::time::Timestamp;
-use crate::state::{BreakerKey, Command, Job, Needs, State, Verdict};
+use crate::state::{BreakerKey, Command, Job, State, Verdict};
 
 /// Commands in one plan; what is left is planned next, at once.
 pub const COMMANDS: usize = 1_000;
@@ -47,8 +47,6 @@ const CLASSES_AGAIN: Duration = Duration::from_millis(50);
 pub const RETRY_AFTER_LOSS: Duration = Duration::from_secs(1);
 /// 2^64 divided by the golden ratio (Knuth, TAOCP 6.4): neighbouring fences end up far apart.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Compiled schedules that are remembered; beyond, all are forgotten and compiled again when due.
-const RULES: usize = 50_000;
 
 /// A connected worker, as the leader sees it.
 #[derive(Clone, Debug)]
@@ -148,50 +146,6 @@ pub struct Plan {
     pub wake_at: Option<Timestamp>,
     /// There is more to propose at once.
     pub more: bool,
-}
-
-/// What one plan hands on to the next of the same leader. A new leader begins without it.
-#[derive(Debug, Default)]
-pub struct Rules {
-    /// What they are read with; absent before the first plan.
-    almanac: Option<Almanac>,
-    /// Compiled schedules by job and definition.
-    compiled: HashMap<JobId, (Arc<JobSpec>, Compiled)>,
-    /// The class at which the last plan stopped, if it could not look at all of them.
-    looked_at: Option<Needs>,
-}
-
-/// The schedules of a job, or why they cannot be evaluated.
-type Compiled = Result<Arc<ScheduleSet>, Arc<str>>;
-
-impl Rules {
-    /// What schedules are read with. What was read with something else is forgotten.
-    fn read_with(&mut self, state: &State) -> Almanac {
-        let is_same = |almanac: &&Almanac| almanac.generation() == state.reading().generation;
-        if let Some(almanac) = self.almanac.as_ref().filter(is_same) {
-            return almanac.clone();
-        }
-        self.compiled.clear();
-        self.almanac.insert(Almanac::of(state)).clone()
-    }
-
-    /// The compiled schedules of a job. They cannot be evaluated only when this binary knows less than the one that
-    /// accepted the job.
-    fn of(&mut self, job: &Job, state: &State) -> Compiled {
-        let almanac = &self.read_with(state);
-        if let Some((spec, set)) = self.compiled.get(&job.id)
-            && Arc::ptr_eq(spec, &job.spec)
-        {
-            return set.clone();
-        }
-        let set = ScheduleSet::of(&job.spec, almanac).map(Arc::new);
-        let set = set.map_err(|error| Arc::from(error.to_string()));
-        if self.compiled.len() >= RULES {
-            self.compiled.clear();
-        }
-        self.compiled.insert(job.id, (job.spec.clone(), set.clone()));
-        set
-    }
 }
 
 /// Plans. `sessions.open` loses the slots that the plan uses.

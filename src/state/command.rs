@@ -14,9 +14,9 @@ pub use super::codec::CodecError;
 pub(super) use super::codec::{decode, encode};
 use super::evidence::StateHash;
 use super::namespace::NamespaceLimits;
+pub use super::outcome::{Change, Outcome};
 use super::pack::later;
 use super::queue::QueueLimits;
-use super::rejection::Rejection;
 use super::run::{AttemptOutcome, Cause, JobId, Report, RunId};
 use super::spec::JobSpec;
 use super::time::Timestamp;
@@ -435,69 +435,4 @@ pub enum BreakerKey {
     Job(JobId),
     /// Shared by name: namespace, name.
     Shared(Arc<str>, Arc<str>),
-}
-
-/// What became of a command.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// It is so.
-    Done,
-    /// The job stands.
-    Put {
-        /// Its incarnation.
-        job: JobId,
-        /// Its version.
-        version: u64,
-        /// What the command changed.
-        change: Change,
-    },
-    /// The occurrences are decided; these runs came of it, skipped ones included.
-    Fired {
-        /// In the order of the verdicts.
-        runs: Vec<RunId>,
-        /// How many of them wait to start.
-        started: u32,
-    },
-    /// The run was made by hand.
-    Triggered {
-        /// Its identity.
-        run: RunId,
-    },
-    /// The runs of a backfill wait for their turn.
-    Backfilled {
-        /// Its number, by which they can be told.
-        backfill: u64,
-        /// How many.
-        runs: u32,
-    },
-    /// The run waits for those that it made.
-    Spread {
-        /// How many; 0 where it was skipped.
-        runs: u32,
-    },
-    /// The attempt may leave for its worker.
-    Started {
-        /// The run.
-        run: RunId,
-        /// The fence of the attempt.
-        fence: u64,
-    },
-    /// The end of the attempt is recorded.
-    Completed {
-        /// Whether the run has ended with it.
-        ended: bool,
-    },
-    /// Nothing changed, by rule.
-    Rejected(Rejection),
-}
-
-/// What [`Command::PutJob`] changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Change {
-    /// There was no job of this name.
-    Created,
-    /// It had another definition.
-    Updated,
-    /// It had this very definition.
-    Unchanged,
 }

@@ -44,6 +44,7 @@ pub mod level;
 pub mod limits;
 pub mod namespace;
 mod operation;
+mod outcome;
 mod pack;
 pub mod queue;
 pub mod reading;
