@@ -283,7 +283,7 @@ class Signature:
 
 
 def calls(protocol: Protocol, asynchronous: bool) -> str:
-    iterator = "AsyncIterator" if asynchronous else "Iterator"
+    word, iterator = ("async def", "AsyncIterator") if asynchronous else ("def", "Iterator")
     lines = [
         '"""One method for each call of the API. Generated from the protocol files: do not edit."""',
         "",
@@ -298,9 +298,8 @@ def calls(protocol: Protocol, asynchronous: bool) -> str:
         '    """The calls; the client below it carries them out."""',
         "",
         "    @abc.abstractmethod",
-        "    {} _unary(self, service: str, method: str, fields: Dict[str, Any], timeout: Optional[float]) -> Any: ...".format(
-            "async def" if asynchronous else "def"
-        ),
+        f"    {word} _unary(self, service: str, method: str, fields: Dict[str, Any], timeout: Optional[float]) "
+        "-> Any: ...",
         "",
         "    @abc.abstractmethod",
         "    def _stream(self, service: str, method: str, fields: Dict[str, Any], timeout: Optional[float]) "

@@ -179,9 +179,9 @@ def test_a_write_that_may_be_done_is_told_from_one_that_is_not(call: Any) -> Non
 
 
 def test_a_write_without_an_operation_id_is_sent_at_most_once(call: Any) -> None:
-    with served(Lossy(1)) as (lossy, at_lossy), served(breaker) as (good, at_good):
-        with pytest.raises(UnknownResult) as unknown:
-            call([lossy, good], "remove_node", 3, timeout=LONG)
+    never = served(breaker)
+    with served(Lossy(1)) as (lossy, at_lossy), never as (good, at_good), pytest.raises(UnknownResult) as unknown:
+        call([lossy, good], "remove_node", 3, timeout=LONG)
     assert unknown.value.operation_id is None
     assert (len(at_lossy.asked), len(at_good.asked)) == (1, 0)
 
@@ -197,9 +197,9 @@ def test_a_write_without_an_operation_id_looks_for_the_leader(call: Any) -> None
 
 def test_a_refusal_is_not_taken_elsewhere(call: Any) -> None:
     locked = refuse(grpc.StatusCode.FAILED_PRECONDITION, "the breaker is locked", ("chronarch-hint", "reset it"))
-    with served(locked) as (refusing, _), served(breaker) as (good, node):
-        with pytest.raises(Refused, match="the breaker is locked") as refused:
-            call([refusing, good], "trip_breaker", "feed")
+    never, told = served(breaker), pytest.raises(Refused, match="the breaker is locked")
+    with served(locked) as (refusing, _), never as (good, node), told as refused:
+        call([refusing, good], "trip_breaker", "feed")
     assert refused.value.hint == "reset it"
     assert node.asked == []
 

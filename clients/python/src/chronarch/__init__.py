@@ -12,10 +12,9 @@
 program's own functions as attempts, and `chronarch.guard` lets one that is delivered twice run once.
 """
 
-from . import models
-from ._endpoints import Tls
-from ._streams import is_ended
-from .client import Client
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from .errors import (
     AlreadyExists,
     ChronarchError,
@@ -31,6 +30,24 @@ from .errors import (
     UnknownResult,
     Unreachable,
 )
+
+if TYPE_CHECKING:
+    from . import models
+    from ._endpoints import Tls
+    from ._streams import is_ended
+    from .client import Client
+
+_LATER = {"Client": "client", "Tls": "_endpoints", "is_ended": "_streams"}
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: the processes that carry out tasks speak to nobody, and gRPC takes 30 MB.
+    if name == "models":
+        return importlib.import_module(".models", __name__)
+    if name in _LATER:
+        return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    raise AttributeError(f"module {__name__} has no attribute {name}")
+
 
 __all__ = [
     "AlreadyExists",

@@ -33,7 +33,7 @@ class Model:
     """A message of the API."""
 
     def to_dict(self) -> Dict[str, Any]:
-        """The message as a job file and `-o json` write it: instants, durations and enums as text, unset fields left out."""
+        """The message as a job file and `-o json` write it: without unset fields."""
         from ._convert import to_dict
 
         return to_dict(self)

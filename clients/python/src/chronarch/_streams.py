@@ -15,7 +15,7 @@ def is_ended(run: models.Run) -> bool:
 class Stream:
     """A stream that only its own node can go on with: when that one fails, so does the stream."""
 
-    # Seconds before a stream that ended too early is opened again, lest a node that ends each at once is asked without end.
+    # Seconds before a stream that ended too early is opened again, lest a node that ends each is asked without end.
     REOPEN_AFTER = 0.1
     resumes = False
 

@@ -5,8 +5,8 @@ clients, sync and asyncio, drive it.
 
 Any node answers, for followers forward to the leader, so a client only has to find a node that lives. Endpoint after
 endpoint is asked, round after round with a pause between, until the timeout of the call is over, as the command line
-does. What happens when an answer is lost depends on the call (`Kind`): reads, writes with an operation id and writes that
-may be repeated are asked again; any other write is sent at most once, and its result is unknown from there on.
+does. What happens when an answer is lost depends on the call (`Kind`): reads, writes with an operation id and writes
+that may be repeated are asked again; any other write is sent at most once, and its result is unknown from there on.
 """
 
 from typing import Any, Dict, List, Optional, Tuple
@@ -41,8 +41,8 @@ REFUSED_ROUNDS_MAX = 5
 HINT = "chronarch-hint"
 # A node says with it that it does not lead, and surely did nothing.
 NOT_LEADER = "chronarch-not-leader"
-# What gRPC says under UNKNOWN, INTERNAL or CANCELLED when a connection breaks in the middle of a call. A node's own words
-# under these codes are an answer.
+# What gRPC says under UNKNOWN, INTERNAL or CANCELLED when a connection breaks in the middle of a call. A node's own
+# words under these codes are an answer.
 _BROKEN = ("Received RST_STREAM", "Stream removed", "Connection reset", "Socket closed", "transport", "RST_STREAM")
 
 
@@ -132,7 +132,7 @@ def refusal(code: Any, details: str, trailing: Any) -> ChronarchError:
 
 
 def read_problems(details: str) -> Tuple[List[Problem], int]:
-    """The problems of a refusal: one a line, `path: reason`, its hint on the line below; and how many more there are."""
+    """The problems of a refusal: one a line, `path: reason`, its hint below, and how many more there are."""
     problems: List[Problem] = []
     omitted = 0
     for line in details.split("\n"):

@@ -111,7 +111,7 @@ class UnknownResult(ChronarchError):
     def __init__(self, operation_id: Optional[str], tried: Sequence[Tried]) -> None:
         hint = "look at what it was to change before it is done again"
         if operation_id:
-            hint = f"repeat the call with operation_id={operation_id!r}: it is done at most once, and answers the first result"
+            hint = f"repeat the call with operation_id={operation_id!r}: it is done at most once"
         text = "; ".join(str(one) for one in tried)
         super().__init__(f"the result is unknown, for no endpoint answered in time: {text}", hint)
         self.operation_id = operation_id
