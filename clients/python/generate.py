@@ -109,7 +109,7 @@ class Protocol:
             if not text or len(path) not in (2, 4) or path[0] not in tops:
                 continue
             owner = tops[path[0]][path[1]]
-            name = (owner.name,)
+            name: Tuple[str, ...] = (owner.name,)
             if len(path) == 4:
                 if path[2] != 2:
                     continue

@@ -96,9 +96,15 @@ class Log:
 
     @staticmethod
     def _append(pieces: "Union[List[Piece], Deque[Piece]]", piece: Piece) -> None:
-        """Adds to the last piece what belongs to it: a program that writes byte by byte must not cost a piece for each."""
+        """Adds to the last piece what belongs to it: bytes that are written one by one must not cost a piece each."""
         last = pieces[-1] if pieces else None
-        if last is None or last.stream != piece.stream or last.end != piece.offset or piece.at - last.at > MERGED_WITHIN or len(last.data) + len(piece.data) > MERGED_BYTES:
+        if (
+            last is None
+            or last.stream != piece.stream
+            or last.end != piece.offset
+            or piece.at - last.at > MERGED_WITHIN
+            or len(last.data) + len(piece.data) > MERGED_BYTES
+        ):
             pieces.append(piece)
         else:
             last.data += piece.data
