@@ -43,16 +43,16 @@ class Staff:
         self.client, self.queue, self.marks = client, queue, marks
         self._cluster = cluster
         self._jobs = 0
-        self.process: "Optional[subprocess.Popen[bytes]]" = None
+        self.process: Optional[subprocess.Popen[bytes]] = None
 
     def start(self, *arguments: str) -> None:
         """Starts the worker and waits until the leader knows it."""
         command = [sys.executable, "-m", "chronarch.worker.cli", "jobs:app", "--queue", self.queue]
         command += ["--endpoints", ",".join(self._cluster.endpoints), "--concurrency", "2", *arguments]
         environment = {**os.environ, "MARKS": str(self.marks)}
-        self.process = subprocess.Popen(command, env=environment, cwd=HERE)
-        eventually("the worker to serve", lambda: self.workers() or self.process.poll() is not None)
-        assert self.process.poll() is None, "it ended at once"
+        process = self.process = subprocess.Popen(command, env=environment, cwd=HERE)
+        eventually("the worker to serve", lambda: self.workers() or process.poll() is not None)
+        assert process.poll() is None, "it ended at once"
 
     def workers(self) -> List[models.Worker]:
         """The workers of the queue that the leader knows."""
@@ -70,7 +70,7 @@ class Staff:
         payload = json.dumps({"task": task, "args": args})
         spec = {"name": name, "queue": self.queue, "target": {"queue": {"payload": payload}}, "timeout": "60s"}
         self.client.apply_jobs([{**spec, **(job or {})}])
-        return self.client.trigger_job(spec["name"] if job is None else job.get("name", name)).run_id
+        return self.client.trigger_job((job or {}).get("name", name)).run_id
 
     def carry_out(self, task: str, *args: Any, job: Optional[Dict[str, Any]] = None) -> models.Run:
         """Makes a run of a task, and returns its record."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any, List
 
@@ -153,7 +154,7 @@ def test_what_does_not_end_in_time_is_killed_with_all_that_it_started(staff: Sta
     run = staff.carry_out("stubborn", "a", job={"timeout": "500ms"})
     assert (run.state, run.attempts[0].outcome) == ("failed", "timeout")
     for pid in (staff.marks / "a.begun").read_text().split():
-        eventually(f"process {pid} to be gone", lambda pid=pid: is_gone(int(pid)))
+        eventually(f"process {pid} to be gone", partial(is_gone, int(pid)))
     assert staff.carry_out("add", 1).state == "succeeded", "another process takes its place"
 
 
@@ -179,7 +180,7 @@ def test_nothing_goes_on_when_the_worker_is_killed(staff: Staff) -> None:
     assert staff.process is not None
     staff.process.kill()
     for pid in (staff.marks / "a.begun").read_text().split():
-        eventually(f"process {pid} to be gone", lambda pid=pid: is_gone(int(pid)))
+        eventually(f"process {pid} to be gone", partial(is_gone, int(pid)))
 
 
 @pytest.mark.parametrize("pool", POOLS)

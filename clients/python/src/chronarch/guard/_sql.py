@@ -40,7 +40,7 @@ class SqlStore:
             )
 
     def forget(self, keep: float = KEEP_DEFAULT) -> int:
-        """Removes runs whose last claim is more than `keep` seconds ago, and returns how many. To be called now and then."""
+        """Removes runs whose last claim is more than `keep` seconds ago, and says how many; to be called at times."""
         with self._transaction() as cursor:
             return self._execute(cursor, f"DELETE FROM {self._table} WHERE claimed_at < ?", [time.time() - keep])
 
@@ -61,9 +61,7 @@ class SqlStore:
                 verdict = self._look(cursor, run_id, fence)
             if verdict is not Verdict.CLAIMED:
                 return verdict
-        raise RuntimeError(
-            f"{self._table}: run {run_id} is claimed again and again"
-        )
+        raise RuntimeError(f"{self._table}: run {run_id} is claimed again and again")
 
     def end(self, run_id: str, fence: int, done: bool) -> None:
         """See `Store.end`."""
