@@ -245,9 +245,9 @@ class Signature:
     """The parameters of one method, as they are declared and as they are handed on."""
 
     def __init__(self, protocol: Protocol, request: Any, leave_out: Tuple[str, ...] = ()) -> None:
+        # What would lead is a filter there, and one that is left out is no filter.
+        lists = request.name == "CancelRunsRequest" or any(field.name == "page_token" for field in request.field)
         fields = [field for field in request.field if field.name not in leave_out]
-        # A list without its filter is a list of all, so nothing leads there.
-        lists = request.name.startswith(("List", "CancelRuns"))
         leading = [field for name in LEADING for field in fields if field.name == name][: 0 if lists else 1]
         self.declared, self.handed, self.docs = ["self"], [], []
         for field in leading:
