@@ -67,11 +67,15 @@ def served(answer: Answer, credentials: Optional[grpc.ServerCredentials] = None)
         pool.shutdown()
 
 
+_taken: List[socket.socket] = []
+
+
 def nobody() -> str:
-    """An address where nobody listens."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{one.getsockname()[1]}"
+    """An address where nobody listens, and nobody else can meanwhile."""
+    one = socket.socket()
+    _taken.append(one)
+    one.bind(("127.0.0.1", 0))
+    return f"127.0.0.1:{one.getsockname()[1]}"
 
 
 def breaker(request: Any, context: grpc.ServicerContext) -> Any:
@@ -166,16 +170,16 @@ def test_an_operation_id_of_the_caller_is_kept(call: Any) -> None:
 def test_a_write_that_may_be_done_is_told_from_one_that_is_not(call: Any) -> None:
     with served(Lossy(1_000)) as (lossy, _):
         with pytest.raises(UnknownResult) as unknown:
-            call([nobody(), lossy], "trip_breaker", "feed", timeout=0.4, operation_id="mine")
+            call([nobody(), lossy], "trip_breaker", "feed", timeout=1.0, operation_id="mine")
         with pytest.raises(Unreachable):
-            call([lossy], "get_breaker", "feed", timeout=0.4)
+            call([lossy], "get_breaker", "feed", timeout=1.0)
     assert unknown.value.operation_id == "mine"
     assert "operation_id='mine'" in str(unknown.value)
     assert len(unknown.value.tried) == 2
     with pytest.raises(Unreachable):
         call([nobody()], "trip_breaker", "feed", timeout=LONG)
     with served(no_leader) as (lost, _), pytest.raises(Unreachable):
-        call([lost], "trip_breaker", "feed", timeout=0.4)
+        call([lost], "trip_breaker", "feed", timeout=1.0)
 
 
 def test_a_write_without_an_operation_id_is_sent_at_most_once(call: Any) -> None:

@@ -26,9 +26,15 @@ READ_BYTES = 64 << 10
 DRAIN_BYTES = 4 << 20
 # Seconds from the start of a process until it has imported the tasks.
 READY_MAX = 60.0
+# Processes that are started for one attempt, when they die before they are ready.
+STARTS_MAX = 3
 # Seconds that idle processes have to end by themselves.
 CLOSE_MAX = 5.0
 _log = logging.getLogger("chronarch.worker")
+
+
+class _DiedEarly(RuntimeError):
+    """A process died before it was ready."""
 
 
 class _Child:
@@ -52,6 +58,7 @@ class _Child:
                 stderr=subprocess.PIPE,
                 pass_fds=(theirs.fileno(), life),
                 start_new_session=True,
+                env=_environment(),
             )
         except BaseException:
             self._orders.close()
@@ -72,7 +79,9 @@ class _Child:
         self._pidfd = os.pidfd_open(self.process.pid) if hasattr(os, "pidfd_open") else -1
         if self._pidfd >= 0:
             loop.add_reader(self._pidfd, self._dies)
-        self._orders.send({"path": sys.path, "app": spec})
+        # A process that died already is found dead by whoever waits for it.
+        with contextlib.suppress(OSError):
+            self._orders.send({"path": sys.path, "app": spec})
 
     def send(self, request: Request) -> None:
         """Hands an attempt over."""
@@ -149,7 +158,7 @@ class _Child:
             os.close(self._life)
             self._life = -1
         if not self.ready.done():
-            self.ready.set_exception(RuntimeError(f"the process ended before it was ready: {_how(code)}"))
+            self.ready.set_exception(_DiedEarly(f"the process ended before it was ready: {_how(code)}"))
             # Nobody may be waiting for it.
             self.ready.exception()
         if self.body is not None:
@@ -177,6 +186,14 @@ class _Child:
             self._loop.call_later(CLOSE_MAX, self.kill)
             if self._pidfd < 0:
                 self._dies()
+
+
+def _environment() -> Dict[str, str]:
+    """What tasks find in their environment: this process's, without what cli.py set for it alone."""
+    environment = dict(os.environ)
+    if environment.get("GRPC_ENABLE_FORK_SUPPORT") == "no":
+        del environment["GRPC_ENABLE_FORK_SUPPORT"]
+    return environment
 
 
 def _how(code: int) -> str:
@@ -246,12 +263,7 @@ class ProcessPool(Pool):
 
     async def begin(self, task: Task, request: Request, log: Log) -> Body:
         """See `Pool.begin`."""
-        child = self._idle.pop() if self._idle else self._spawn()
-        try:
-            await asyncio.wait_for(asyncio.shield(child.ready), READY_MAX)
-        except BaseException:
-            child.kill()
-            raise
+        child = await self._ready_child()
         body = _ProcessBody(child, task, log)
         child.body = body
         body.done.add_done_callback(lambda _: self._freed(child))
@@ -259,6 +271,26 @@ class ProcessPool(Pool):
         with contextlib.suppress(OSError):
             child.send(request)
         return body
+
+    async def _ready_child(self) -> _Child:
+        """A process that has nothing to do. One that dies before it is ready is replaced, so many times.
+
+        Raises:
+            RuntimeError: the tasks cannot be imported, or no process gets that far.
+            asyncio.TimeoutError: the import takes too long.
+        """
+        for left in reversed(range(STARTS_MAX)):
+            child = self._idle.pop() if self._idle else self._spawn()
+            try:
+                await asyncio.wait_for(asyncio.shield(child.ready), READY_MAX)
+                return child
+            except _DiedEarly:
+                if not left:
+                    raise
+            except BaseException:
+                child.kill()
+                raise
+        raise AssertionError("the last one returns or raises")
 
     def _freed(self, child: _Child) -> None:
         if child.gone.done() or child not in self._all:

@@ -7,6 +7,11 @@ import signal
 import sys
 from typing import List, NoReturn, Optional, Sequence, Tuple
 
+# What gRPC does at a fork of this process breaks the processes that are started, where Python forks for that (before
+# 3.10). None of them uses the connections of this one. Read when gRPC is imported; `_processes` knows it by this very
+# word, and takes it back for them.
+os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "no")
+
 from .._endpoints import Tls
 from ._loading import CannotLoad
 from ._serve import DRAIN_TIMEOUT, ENDPOINTS_DEFAULT, Worker
