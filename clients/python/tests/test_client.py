@@ -289,13 +289,13 @@ def test_a_watch_goes_on_at_the_next_node_and_tells_nothing_twice(call: Any) -> 
 def test_output_goes_on_behind_the_last_byte(call: Any) -> None:
     def breaks(request: Any, context: grpc.ServicerContext) -> Any:
         yield new("ReadOutputResponse", attempt=1, pieces=[new("OutputPiece", offset=request.offset, data=b"abc")])
-        if request.offset == 0:
+        if request.offset < 6:
             context.abort(grpc.StatusCode.UNAVAILABLE, "going down")
 
     with served(breaks) as (first, node):
         seen = call([first], "read_output", "r")
-    assert [piece.offset for one in seen for piece in one.pieces] == [0, 3]
-    assert [(request.attempt, request.offset) for request in node.asked] == [(0, 0), (1, 3)]
+    assert [piece.offset for one in seen for piece in one.pieces] == [0, 3, 6]
+    assert [(request.attempt, request.offset) for request in node.asked] == [(0, 0), (1, 3), (1, 6)]
 
 
 def test_each_request_has_the_token(call: Any) -> None:

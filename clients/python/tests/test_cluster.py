@@ -2,11 +2,13 @@
 
 import asyncio
 import datetime
+import importlib.metadata
+import subprocess
 import threading
 from typing import Any, List
 
 import pytest
-from cluster import Cluster, eventually
+from cluster import Cluster, binary, eventually
 
 import chronarch.aio
 from chronarch import AlreadyExists, Client, InvalidArgument, NotFound, Tls, Unreachable, models
@@ -141,3 +143,8 @@ def test_the_asyncio_client_does_many_things_at_once(nodes: Cluster) -> None:
     got, listed = asyncio.run(work())
     assert got == [f"at-once-{at}" for at in range(50)]
     assert set(got) <= set(listed)
+
+
+def test_the_package_has_the_version_of_the_program() -> None:
+    said = subprocess.run([binary(), "--version"], capture_output=True, text=True, check=True).stdout.split()
+    assert said[1] == importlib.metadata.version("chronarch")
