@@ -12,6 +12,7 @@ import pytest
 from cluster import eventually
 
 from chronarch.guard import DjangoStore, Duplicate, Guard, RedisStore, SqlStore, Verdict, named_by
+from chronarch.guard._sql import _marks
 from chronarch.worker import Request, _task
 
 
@@ -174,11 +175,20 @@ def test_a_claim_within_a_transaction_is_one_with_its_effect(tmp_path: Path) -> 
     assert store.begin("r", 9) is Verdict.DONE
 
 
-@pytest.mark.parametrize("style", ["qmark", "named", "numeric"])
+@pytest.mark.parametrize("style", ["qmark", "named"])
 def test_each_paramstyle_says_the_same(tmp_path: Path, style: str) -> None:
     store = SqlStore(lambda: sqlite3.connect(tmp_path / "db"), style)
     store.create_table()
     assert [store.begin("r", 5), store.begin("r", 5)] == [Verdict.CLAIMED, Verdict.DELIVERED_TWICE]
+
+
+def test_parameters_are_handed_over_as_the_driver_wants_them() -> None:
+    assert _marks("numeric", ["a", "b"]) == ([":1", ":2"], ["a", "b"])
+    assert _marks("pyformat", ["a", "b"]) == (["%s", "%s"], ["a", "b"])
+    with pytest.raises(ValueError, match="paramstyle"):
+        SqlStore(lambda: None, "dollar")
+    with pytest.raises(ValueError, match="no name of a table"):
+        SqlStore(lambda: None, "qmark", "guard; DROP TABLE x")
 
 
 def test_old_claims_are_forgotten(store: Any) -> None:

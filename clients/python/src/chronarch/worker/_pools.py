@@ -169,10 +169,11 @@ class _ThreadBody(Body):
         with self._lock:
             # A cancelled attempt stays so, and a hard limit outdoes a soft one.
             if self._why is None or self._why is SoftTimeLimitExceeded:
-                self._why = why
                 if self._thread is not None:
-                    # The only way to interrupt code in another thread; it takes effect between two bytecodes.
+                    # The only way to interrupt code in another thread; it takes effect between two bytecodes. Before
+                    # `is_cancelled` says so: a task that heeds that and returns would be told as succeeded.
                     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(why))
+                self._why = why
 
 
 class ThreadPool(Pool):
