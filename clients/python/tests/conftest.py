@@ -45,9 +45,9 @@ class Staff:
         self._jobs = 0
         self.process: Optional[subprocess.Popen[bytes]] = None
 
-    def start(self, *arguments: str) -> None:
+    def start(self, *arguments: str, module: str = "jobs:app") -> None:
         """Starts the worker and waits until the leader knows it."""
-        command = [sys.executable, "-m", "chronarch.worker.cli", "jobs:app", "--queue", self.queue]
+        command = [sys.executable, "-m", "chronarch.worker.cli", module, "--queue", self.queue]
         command += ["--endpoints", ",".join(self._cluster.endpoints), "--concurrency", "2", *arguments]
         environment = {**os.environ, "MARKS": str(self.marks)}
         process = self.process = subprocess.Popen(command, env=environment, cwd=HERE)

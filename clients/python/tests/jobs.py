@@ -9,9 +9,13 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List
 
+import flask
+
+from chronarch.flask import Chronarch
 from chronarch.worker import App, Fail, SoftTimeLimitExceeded, Task
 
 app = App()
+in_flask = Chronarch(flask.Flask("shop"))
 
 
 def mark(name: str, text: str = "x\n") -> None:
@@ -162,3 +166,8 @@ def heeds(self: Task, name: str) -> None:
 def two_at_once(names: List[str]) -> None:
     mark(f"{names[0]}.begun")
     wait_for(f"{names[1]}.begun")
+
+
+@in_flask.task(name="in-flask")
+def in_flask_app(value: int) -> List[Any]:
+    return [flask.current_app.name, value]

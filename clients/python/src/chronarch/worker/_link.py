@@ -76,7 +76,7 @@ class Link:
         channel = open_channel(settings, address)
         link: Optional[Link] = None
         try:
-            await _connected(channel, address)
+            await _connected(channel)
             serve = method("WorkerService", "Serve")
             open_stream = channel.stream_stream(
                 serve.path, request_serializer=_encode, response_deserializer=serve.decode()
@@ -219,14 +219,14 @@ class Link:
         await self._channel.close()
 
 
-async def _connected(channel: grpc.aio.Channel, address: str) -> None:
+async def _connected(channel: grpc.aio.Channel) -> None:
     until = _now() + CONNECT_MAX
     while True:
         state = channel.get_state(try_to_connect=True)
         if state is grpc.ChannelConnectivity.READY:
             return
         if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-            raise NoLink(f"cannot connect to {address}", True)
+            raise NoLink("cannot connect", True)
         await asyncio.wait_for(channel.wait_for_state_change(state), max(until - _now(), 0.001))
 
 

@@ -1,6 +1,7 @@
 """Finding the user's tasks by the name of their module."""
 
 import importlib
+from typing import Any
 
 from ._task import App, default_app
 
@@ -10,7 +11,8 @@ class CannotLoad(Exception):
 
 
 def load(spec: str) -> App:
-    """The app of `package.module:name`; of `package.module` alone the tasks that it makes with `chronarch.worker.task`.
+    """The app of `package.module:name`, or `:name.attribute`; of `package.module` alone the tasks that it makes with
+    `chronarch.worker.task`.
 
     Raises:
         CannotLoad: the message says what is missing. What the module itself raises on import is let through.
@@ -24,7 +26,9 @@ def load(spec: str) -> App:
         raise CannotLoad(f"there is no module {error.name}; modules are looked for here and in PYTHONPATH") from error
     app = default_app
     if name:
-        found = getattr(module, name, None)
+        found: Any = module
+        for part in name.split("."):
+            found = getattr(found, part, None)
         if not isinstance(found, App):
             what = "nothing" if found is None else type(found).__name__
             raise CannotLoad(f"{spec}: expected an App, found {what}")

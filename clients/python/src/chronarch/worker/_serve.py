@@ -57,6 +57,8 @@ STOP_MAX = 15.0
 FAREWELL_MAX = 5.0
 # Seconds after which a link that another node carries is given up, to look whether the leader can be reached by now.
 CARRIED_MAX = 300.0
+# Reasons why there is no link that are logged until there is one.
+TOLD_MAX = 256
 _log = logging.getLogger("chronarch.worker")
 
 
@@ -212,7 +214,8 @@ class Worker:
     async def _follow_leaders(self) -> None:
         loop = asyncio.get_running_loop()
         finder = Finder(self._settings.endpoints, loop.time())
-        complained = ""
+        # Each reason is told once until there is a link again.
+        told: Set[str] = set()
         while not self._is_finished():
             step = finder.next(loop.time())
             if not isinstance(step, Ask):
@@ -226,11 +229,11 @@ class Worker:
             except NoLink as error:
                 if error.is_silent:
                     finder.silent(step.address, loop.time())
-                if str(error) != complained:
+                if f"{step.address}: {error}" not in told and len(told) < TOLD_MAX:
+                    told.add(f"{step.address}: {error}")
                     _log.warning("%s: %s", step.address, error)
-                    complained = str(error)
                 continue
-            complained = ""
+            told.clear()
             await self._serve_link(link, finder)
 
     async def _pause(self, seconds: float) -> None:
