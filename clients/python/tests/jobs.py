@@ -60,7 +60,7 @@ def wait_for(name: str) -> None:
 @app.task(name="long")
 def long(name: str) -> str:
     """Begins, waits for the test's word, and ends."""
-    mark(f"{name}.begun")
+    mark(f"{name}.begun", f"{os.getpid()}\n")
     wait_for(f"{name}.go")
     mark(f"{name}.ended")
     return name

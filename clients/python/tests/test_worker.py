@@ -251,6 +251,19 @@ def test_a_signal_lets_what_runs_end(staff: Staff, pool: str) -> None:
     assert staff.client.get_run(later).attempts == []
 
 
+def test_a_signal_to_all_processes_lets_what_runs_end_too(staff: Staff) -> None:
+    staff.start("--pool", "processes")
+    run_id = staff.trigger("long", "a")
+    staff.has_marked("a.begun")
+    assert staff.process is not None
+    staff.process.terminate()
+    os.kill(int((staff.marks / "a.begun").read_text()), signal.SIGTERM)
+    eventually("the worker to drain", lambda: [one for one in staff.workers() if one.draining])
+    staff.say("a.go")
+    assert staff.end() == 0
+    assert staff.client.wait_for_run(run_id).state == "succeeded"
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_what_a_signal_does_not_wait_for_is_told_as_lost(staff: Staff, pool: str) -> None:
     staff.start("--pool", pool, "--drain-timeout", "0.2")

@@ -131,9 +131,9 @@ def status() -> None:
         else:
             assert isinstance(said, ChronarchError)
             lines.append([endpoint, "-", said.message])
-    widths = [
-        max(len(line[column]) for line in lines if column < len(line) - 1 or line is lines[0]) for column in range(8)
-    ]
+    # What a node does not say has no columns to be in line with.
+    whole = [line for line in lines if len(line) == len(lines[0])]
+    widths = [max(len(text) for text in column) for column in zip(*whole)]
     for line in lines:
         click.echo("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
     if not leads:

@@ -25,7 +25,7 @@ class _State:
     is_cancelled = False
 
 
-def _on_terminate(number: int, frame: Optional[FrameType]) -> None:
+def _on_cancel(number: int, frame: Optional[FrameType]) -> None:
     if _State.is_active and not _State.is_cancelled:
         _State.is_cancelled = True
         raise Cancelled
@@ -34,6 +34,10 @@ def _on_terminate(number: int, frame: Optional[FrameType]) -> None:
 def _on_soft_limit(number: int, frame: Optional[FrameType]) -> None:
     if _State.is_active and not _State.is_cancelled:
         raise SoftTimeLimitExceeded
+
+
+def _on_other(number: int, frame: Optional[FrameType]) -> None:
+    pass
 
 
 def _end_with(life: int) -> None:
@@ -47,8 +51,11 @@ def main() -> None:
     """Serves until the worker closes the connection."""
     orders, life = Connection(int(sys.argv[1])), int(sys.argv[2])
     threading.Thread(target=_end_with, args=(life,), daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _on_terminate)
+    # The worker alone decides when an attempt ends, also where a service manager sends its signals to all processes.
+    # Heeded by doing nothing, for what is ignored would be ignored by the programs that tasks start as well.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_other)
+    signal.signal(signal.SIGUSR2, _on_cancel)
     signal.signal(signal.SIGUSR1, _on_soft_limit)
     setup = orders.recv()
     sys.path[:] = setup["path"]

@@ -215,7 +215,7 @@ class _ProcessBody(Body):
         if why is SoftTimeLimitExceeded:
             self._child.signal(signal.SIGUSR1)
         elif why is Cancelled:
-            self._child.signal(signal.SIGTERM)
+            self._child.signal(signal.SIGUSR2)
 
     def kill(self, ended: Ended) -> None:
         # It has ended when the process is gone, not before: a newer attempt of the run may be waiting for that.
