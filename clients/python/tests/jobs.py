@@ -116,8 +116,21 @@ def limited() -> None:
         time.sleep(0.01)
 
 
+class Mute(Exception):
+    """One that cannot be told."""
+
+    def __str__(self) -> str:
+        raise RuntimeError
+
+
 @app.task(name="fails", throws=(KeyError,))
 def fails(how: str) -> None:
+    if how == "mute":
+        raise Mute
+    if how == "closed":
+        sys.stdout.close()
+    if how == "huge":
+        raise Fail("x" * 1_000_000, exit_code=2**40)
     if how == "exit":
         raise Fail("no such customer", exit_code=75)
     if how == "expected":

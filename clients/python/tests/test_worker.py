@@ -43,6 +43,8 @@ def test_ends_are_told_as_they_are(staff: Staff, pool: str) -> None:
         ("limited", [], "timeout", "the time of the attempt was over", ""),
         ("fails", ["broken"], "failed", "ValueError: broken", ""),
         ("fails", ["long"], "failed", "ValueError: xxx", ""),
+        ("fails", ["mute"], "failed", "Mute", ""),
+        ("fails", ["huge"], "failed", "xxxxx", ""),
         ("returns", ["much"], "succeeded", "not kept: 5002 bytes", ""),
         ("returns", ["no-json"], "succeeded", "not kept, for it is no JSON", ""),
         ("add", ["1"], "failed", "TypeError", ""),
@@ -156,6 +158,13 @@ def test_what_does_not_end_in_time_is_killed_with_all_that_it_started(staff: Sta
     for pid in (staff.marks / "a.begun").read_text().split():
         eventually(f"process {pid} to be gone", partial(is_gone, int(pid)))
     assert staff.carry_out("add", 1).state == "succeeded", "another process takes its place"
+
+
+def test_a_task_that_closes_its_output_is_told_as_it_ends(staff: Staff) -> None:
+    staff.start("--pool", "processes", "--max-tasks-per-child", "1")
+    attempt = staff.carry_out("fails", "closed").attempts[0]
+    assert (attempt.outcome, attempt.error) == ("failed", "ValueError: broken")
+    assert staff.carry_out("add", 1).state == "succeeded"
 
 
 def test_a_process_that_dies_fails_its_attempt_or_loses_it(staff: Staff) -> None:

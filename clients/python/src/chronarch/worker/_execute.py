@@ -1,6 +1,7 @@
 """Carries out one attempt in the thread that calls, and says how it ended."""
 
 import asyncio
+import contextlib
 import inspect
 import json
 import logging
@@ -21,6 +22,8 @@ from ._task import (
 
 # Bytes of a result, as the protocol limits them.
 RESULT_BYTES = 4_096
+# Characters of an error that are handed on; a report has 512 bytes.
+ERROR_CHARS = 512
 # Seconds after which a coroutine in a thread notices an interruption.
 WAKE_EVERY = 0.2
 _log = logging.getLogger("chronarch.worker")
@@ -99,11 +102,25 @@ def failed(task: Task, error: BaseException) -> Ended:
     if isinstance(error, SoftTimeLimitExceeded):
         return Ended("timeout", f"the soft time limit of {task.options.soft_time_limit:g} s was over")
     if isinstance(error, Fail):
-        return Ended("failed", str(error), exit_code=error.exit_code)
+        return Ended("failed", _text(error), exit_code=_exit_code(error.exit_code))
     if isinstance(error, SystemExit) and isinstance(error.code, int):
-        return Ended("failed", f"the task ended with SystemExit({error.code})", exit_code=error.code)
+        return Ended("failed", f"the task ended with SystemExit({error.code})", exit_code=_exit_code(error.code))
     if not isinstance(error, task.options.throws or ()):
-        # To the attempt's output, where whoever looks for the reason finds it.
-        print("".join(traceback.format_exception(type(error), error, error.__traceback__)), end="", flush=True)
-    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return Ended("failed", text)
+        # To the attempt's output, where whoever looks for the reason finds it; unless the task has closed it.
+        with contextlib.suppress(Exception):
+            print("".join(traceback.format_exception(type(error), error, error.__traceback__)), end="", flush=True)
+    name, text = type(error).__name__, _text(error)
+    return Ended("failed", f"{name}: {text}" if text else name)
+
+
+def _text(error: BaseException) -> str:
+    """What an exception says, if it can say it, as far as a report has room."""
+    try:
+        return str(error)[:ERROR_CHARS]
+    except Exception:
+        return ""
+
+
+def _exit_code(code: Optional[int]) -> Optional[int]:
+    """The code, where it is one that a report can hold."""
+    return code if code is not None and -(2**31) <= code < 2**31 else None

@@ -264,22 +264,29 @@ class LoopPool(Pool):
     def __init__(self, app: App, slots: int) -> None:
         super().__init__(app, slots)
         self._threads = ThreadPool(app, slots)
-        self._loop = asyncio.new_event_loop()
+        self._loop: Optional[asyncio.AbstractEventLoop] = None
 
     async def open(self) -> None:
         """See `Pool.open`."""
-        threading.Thread(target=self._loop.run_forever, name="chronarch-loop", daemon=True).start()
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._run, args=(self._loop,), name="chronarch-loop", daemon=True).start()
+
+    @staticmethod
+    def _run(loop: asyncio.AbstractEventLoop) -> None:
+        loop.run_forever()
+        loop.close()
 
     async def begin(self, task: Task, request: Request, log: Log) -> Body:
         """See `Pool.begin`."""
-        if not inspect.iscoroutinefunction(task.run):
+        if self._loop is None or not inspect.iscoroutinefunction(task.run):
             return await self._threads.begin(task, request, log)
         return _CoroutineBody(task, request, log, self._loop)
 
     async def close(self) -> None:
         """See `Pool.close`."""
         await self._threads.close()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.stop)
 
 
 # What tasks in this process write.

@@ -216,12 +216,18 @@ class App:
 
         def register(run: F) -> Task:
             made = Task(run, name or f"{run.__module__}.{run.__qualname__}", bind, options)
-            if made.name in self.tasks and self.tasks[made.name].run is not run:
+            before = self.tasks.get(made.name)
+            # The same function again is that of a module that is loaded anew.
+            if before is not None and _place(before.run) != _place(run):
                 raise ValueError(f"name: there is a task {made.name} already")
             self.tasks[made.name] = made
             return made
 
         return register if function is None else register(function)
+
+
+def _place(function: Callable[..., Any]) -> Tuple[str, str]:
+    return function.__module__, function.__qualname__
 
 
 # The tasks of a program that needs no more than one set of them.
