@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, Iterator, List, TypeVar
 from chronarch import ChronarchError, Client, models
 
 # Seconds until a condition has to hold; the machines that run the tests are slow at times.
-PATIENCE = 30.0
+PATIENCE = 60.0
 T = TypeVar("T")
 
 

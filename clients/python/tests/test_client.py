@@ -167,7 +167,9 @@ def test_an_operation_id_of_the_caller_is_kept(call: Any) -> None:
     assert [request.operation_id for request in node.asked] == ["mine"]
 
 
-def test_a_write_that_may_be_done_is_told_from_one_that_is_not(call: Any) -> None:
+def test_a_write_that_may_be_done_is_told_from_one_that_is_not(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What has no answer in time may be done, also where a busy machine was slow to refuse the connection.
+    monkeypatch.setattr("chronarch._tries.TRY_MAX", LONG)
     with served(Lossy(1_000)) as (lossy, _):
         with pytest.raises(UnknownResult) as unknown:
             call([nobody(), lossy], "trip_breaker", "feed", timeout=1.0, operation_id="mine")
