@@ -16,7 +16,7 @@ import chronarch
 import chronarch.aio
 from chronarch import Client, InvalidArgument, Refused, Tls, UnknownResult, Unreachable
 from chronarch._schema import Kind, message_class, method, new
-from chronarch._tries import NOT_LEADER, read_problems
+from chronarch._tries import NOT_LEADER, TRY_MIN, Tries, read_problems
 
 LONG = 20.0
 Answer = Callable[[Any, grpc.ServicerContext], Any]
@@ -199,6 +199,25 @@ def test_a_write_without_an_operation_id_looks_for_the_leader(call: Any) -> None
     with served(no_leader) as (lost, _), served(removed) as (good, node):
         assert call([nobody(), lost, good], "remove_node", 3, timeout=LONG) is None
     assert [request.node_id for request in node.asked] == [3]
+
+
+@pytest.mark.parametrize("timeout", [0.06, 0.3, 1.0, 7.0])
+def test_no_try_begins_that_cannot_be_answered(timeout: float) -> None:
+    tries, now, limits = Tries(Kind.KEYED, "id", 2, timeout, 0.0), 0.0, []
+
+    def ask_until_it_is_over() -> None:
+        nonlocal now
+        while True:
+            limits.append(tries.limit(now))
+            now += 0.001
+            now += tries.failed(f"node {len(limits) % 2}", "no leader", False, now)
+            # That the nodes refused the connection is another rule's end.
+            tries._refused_rounds = 0
+
+    with pytest.raises(Unreachable):
+        ask_until_it_is_over()
+    assert min(limits) >= TRY_MIN
+    assert now <= timeout
 
 
 def test_a_refusal_is_not_taken_elsewhere(call: Any) -> None:

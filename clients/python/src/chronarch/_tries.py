@@ -33,6 +33,8 @@ from .errors import (
 # Seconds that one endpoint may take to answer before the next is asked. A write that waits for a slow disk is repeated
 # with its id and joins the first.
 TRY_MAX = 3.0
+# No try begins with fewer seconds left: one that cannot be answered would only put the result in doubt.
+TRY_MIN = 0.05
 # Seconds after a round in which no endpoint could answer, doubled from round to round.
 PAUSE_MIN, PAUSE_MAX = 0.05, 0.5
 # After so many rounds (about a second) in which every endpoint refused the connection nobody is there, and waiting out
@@ -76,7 +78,7 @@ class Tries:
         self._tried[endpoint] = Tried(endpoint, reason, reached)
         self._reached |= reached
         self._in_round.append(reached)
-        if (self._kind is Kind.ONCE and reached) or now >= self._deadline:
+        if (self._kind is Kind.ONCE and reached) or now + TRY_MIN > self._deadline:
             raise self._over()
         if len(self._in_round) < self._endpoints:
             return 0.0
@@ -85,7 +87,9 @@ class Tries:
         if self._refused_rounds >= REFUSED_ROUNDS_MAX:
             raise self._over()
         pause, self._pause = self._pause, min(self._pause * 2, PAUSE_MAX)
-        return min(pause, self._deadline - now)
+        if now + pause + TRY_MIN > self._deadline:
+            raise self._over()
+        return pause
 
     def _over(self) -> ChronarchError:
         tried = list(self._tried.values())
