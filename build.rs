@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorSet};
 
-/// The message whose fields, at any depth, make up a job file.
-const JOB_FILE: &str = "JobSpec";
+/// The messages whose fields, at any depth, make up a file.
+const FILES: [&str; 2] = ["JobSpec", "CalendarSpec"];
 /// Messages that a single word may stand for in a job file: `overlap: skip`.
 const SHORT: [&str; 2] = ["CatchUp", "Overlap"];
 /// The message that a list of names, or one name, may stand for: `after: [load]`.
@@ -24,7 +24,8 @@ const NO_TEXT: &str = "chronarch/v1/worker.proto";
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
-    let public = ["job", "output", "run", "breaker", "queue", "namespace", "cluster", "fleet", "worker"];
+    let public =
+        ["job", "output", "run", "breaker", "queue", "namespace", "calendar", "cluster", "fleet", "worker"];
     let mut files: Vec<String> = public.iter().map(|name| format!("chronarch/v1/{name}.proto")).collect();
     files.push("chronarch/peer/v1/raft.proto".to_owned());
 
@@ -51,7 +52,7 @@ fn give_text(config: &mut prost_build::Config, set: &FileDescriptorSet) {
         .filter(|file| file.package() == "chronarch.v1" && file.name() != NO_TEXT)
         .flat_map(|file| &file.message_type)
         .collect();
-    let sparse = reachable(&messages, JOB_FILE);
+    let sparse = reachable(&messages, &FILES);
     for message in &messages {
         let path = format!(".chronarch.v1.{}", message.name());
         config.message_attribute(&path, "#[derive(serde::Serialize, serde::Deserialize)]");
@@ -109,10 +110,10 @@ fn is_map(message: &DescriptorProto, field: &FieldDescriptorProto) -> bool {
     })
 }
 
-/// The names of `root` and of every message that it holds, at any depth.
-fn reachable(messages: &[&DescriptorProto], root: &str) -> BTreeSet<String> {
+/// The names of the roots and of every message that they hold, at any depth.
+fn reachable(messages: &[&DescriptorProto], roots: &[&str]) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
-    let mut open = vec![root.to_owned()];
+    let mut open: Vec<String> = roots.iter().copied().map(str::to_owned).collect();
     while let Some(name) = open.pop() {
         let Some(message) = messages.iter().find(|message| message.name() == name) else { continue };
         if found.insert(name) {

@@ -122,6 +122,8 @@ fn main() {
             end_at: None,
             jitter: Duration::ZERO,
             count: None,
+            exclude: Vec::new(),
+            only: Vec::new(),
         };
         let compile = || {
             CompiledSchedule::compile(

@@ -7,13 +7,14 @@
 //! - `job NAME KEY=VALUE…` creates or edits from the defaults of `lab::spec`; `edit NAME KEY=VALUE…`
 //!   changes the definition that stands; `delete NAME [cancel]`, `pause`, `resume`,
 //!   `namespace NAME [runs=N] [age=SPAN]`, `queue NAME [concurrency=N] [starts=N/SPAN] [waiting=N]`, `trigger NAME [id=OPERATION] [param=K.V]`, `repeat RUN`, `backfill NAME INSTANT…`, `cancel RUN`, `trip BREAKER [for=SPAN]`, `reset BREAKER`
+//! - `calendar NAME KEY=VALUE…` in the words of `lab::spec::calendar`, `no-calendar NAME`
 //! - `tzdata RELEASE [ZONE=OTHER]…` pins the bundled data, with other zones in the place of some; `reading=old` for
 //!   `job`, `edit` and `resume`: computed before any of it was
 //! - `advance SPAN` with the leader at work, `gap SPAN` with none, then `leader N [ahead=SPAN|behind=SPAN]`, by the clock of its node
 //! - `report RUN ok|fail|timeout|cancelled|lost [exit=N] [http=N] [fence=N] [wait=SPAN]`
 //! - `raw retry|expire|start|lose|fire|arm|disarm|half-open …` proposes what a leader with an old view would;
 //!   `again` proposes the last entry once more
-//! - `show runs|job NAME|breaker KEY|leaderships`
+//! - `show calendars|runs|job NAME|breaker KEY|leaderships`
 
 #[path = "lab/mod.rs"]
 mod lab;
@@ -242,6 +243,11 @@ impl Script {
                 let limits = NamespaceLimits { runs, age };
                 Command::SetNamespace { namespace: word.into(), limits, request }
             }
+            "calendar" => {
+                let spec = Arc::new(lab::spec::calendar(word, &args.pairs)?);
+                Command::PutCalendar { spec, request }
+            }
+            "no-calendar" => Command::DeleteCalendar { calendar: word.into(), request },
             "backfill" => {
                 let id = self.lab.names.job(word)?;
                 let version = self.lab.state.job(id).ok_or("no such job")?.version;
@@ -362,6 +368,7 @@ impl Script {
                     due_at: at,
                     cause: Cause::Schedule,
                     stands_for: 1,
+                    moved: None,
                 }];
                 let next = args.get("next").map(due).transpose()?;
                 Command::Fire { job, version, expect, verdicts, next }
@@ -422,6 +429,12 @@ impl Script {
                     let runs = it.retention.runs.map_or_else(|| "all".to_owned(), |runs| runs.to_string());
                     let (at, actor, why) = (clock(it.origin.at), &it.origin.actor, &it.origin.reason);
                     writeln!(out, "{name} keeps {runs} of {age}, says {actor:?} at {at}: {why:?}")?;
+                }
+            }
+            "calendars" => {
+                for (name, it) in state.calendars() {
+                    let (version, at) = (it.origin.version, clock(it.origin.at));
+                    writeln!(out, "{name} version {version} of {at}")?;
                 }
             }
             "leaderships" => {

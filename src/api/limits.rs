@@ -83,6 +83,10 @@ pub const LABELS: usize = 64;
 pub const LABEL_KEY_BYTES: usize = 63;
 /// Bytes of a label's value.
 pub const LABEL_VALUE_BYTES: usize = 256;
+/// Bytes of a calendar, encoded.
+pub const CALENDAR_BYTES: usize = 512 << 10;
+/// Bytes of the note of an entry of a calendar.
+pub const NOTE_BYTES: usize = 200;
 /// Schedules of a job.
 pub const SCHEDULES: usize = 16;
 /// Instants of an `at`.

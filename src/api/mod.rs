@@ -21,6 +21,7 @@
 //! no workers.
 
 mod breakers;
+mod calendars;
 mod cluster;
 mod export;
 mod forward;
@@ -52,6 +53,7 @@ use crate::client::Dialer;
 use crate::clock::trusted::TrustedClock;
 use crate::history::RunLog;
 use crate::pb::v1::breaker_service_server::BreakerServiceServer;
+use crate::pb::v1::calendar_service_server::CalendarServiceServer;
 use crate::pb::v1::cluster_service_server::ClusterServiceServer;
 use crate::pb::v1::job_service_server::JobServiceServer;
 use crate::pb::v1::namespace_service_server::NamespaceServiceServer;
@@ -149,6 +151,7 @@ pub fn routes(api: Api) -> Result<Routes, RoutesError> {
         health.set_serving::<BreakerServiceServer<Api>>().await;
         health.set_serving::<QueueServiceServer<Api>>().await;
         health.set_serving::<NamespaceServiceServer<Api>>().await;
+        health.set_serving::<CalendarServiceServer<Api>>().await;
         health.set_serving::<ClusterServiceServer<Api>>().await;
     };
     // Nobody else holds the reporter yet, so it never waits.
@@ -165,6 +168,7 @@ pub fn routes(api: Api) -> Result<Routes, RoutesError> {
         .add_service(limited!(BreakerServiceServer))
         .add_service(limited!(QueueServiceServer))
         .add_service(limited!(NamespaceServiceServer))
+        .add_service(limited!(CalendarServiceServer))
         .add_service(limited!(ClusterServiceServer))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)

@@ -24,7 +24,7 @@ use super::problem::Problems;
 use crate::pb::v1 as pb;
 use crate::scheduler::almanac::Almanac;
 use crate::scheduler::spread::Spread;
-use crate::state::spec::{JobSpec, OnLost, OnResume, Target};
+use crate::state::spec::{JobSpec, OnExcluded, OnLost, OnResume, Target};
 
 /// Reads and checks a job where there is no cluster: with what this binary ships.
 ///
@@ -70,6 +70,7 @@ fn read(spec: &pb::JobSpec, almanac: &Almanac, problems: &mut Problems) -> Optio
     let overlap = policy::overlap(spec.overlap.as_ref(), problems);
     let on_lost: Option<pb::OnLost> = value::word("on_lost", spec.on_lost, problems);
     let on_resume: Option<pb::OnResume> = value::word("on_resume", spec.on_resume, problems);
+    let on_excluded: Option<pb::OnExcluded> = value::word("on_excluded", spec.on_excluded, problems);
     let breaker = policy::breaker(spec.breaker.as_ref(), problems);
     let retention = policy::retention(spec.retention.as_ref(), problems);
     value::params("params", &spec.params, problems);
@@ -114,5 +115,9 @@ fn read(spec: &pb::JobSpec, almanac: &Almanac, problems: &mut Problems) -> Optio
         after,
         priority: spec.priority,
         every_node: spec.every_node,
+        on_excluded: match on_excluded {
+            None | Some(pb::OnExcluded::Unspecified | pb::OnExcluded::Skip) => OnExcluded::Skip,
+            Some(pb::OnExcluded::NextAllowed) => OnExcluded::NextAllowed,
+        },
     })
 }

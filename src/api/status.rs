@@ -95,6 +95,12 @@ pub(super) fn no_namespace(name: &str) -> Status {
     hinted(status, "a namespace is there while it has jobs, records or limits")
 }
 
+pub(super) fn no_calendar(name: &str) -> Status {
+    let shown: String = name.chars().take(128).collect();
+    let status = Status::not_found(format!("there is no calendar {shown:?}"));
+    hinted(status, "`chronarch calendar list` shows the calendars")
+}
+
 /// Surely nothing was done: this node does not lead.
 pub(crate) fn not_leader(leader: Option<u64>) -> Status {
     let message = match leader {
@@ -149,9 +155,11 @@ pub(crate) fn read(error: &ReadError) -> Status {
 pub(super) fn rejected(rejection: Rejection) -> Status {
     let text = rejection.to_string();
     match rejection {
-        Rejection::NoJob | Rejection::NoRun | Rejection::NoBreaker | Rejection::NoNamespace => {
-            Status::not_found(text)
-        }
+        Rejection::NoJob
+        | Rejection::NoRun
+        | Rejection::NoBreaker
+        | Rejection::NoNamespace
+        | Rejection::NoCalendar => Status::not_found(text),
         Rejection::Stale | Rejection::OccurrenceDue => {
             Status::unavailable(format!("{text}; nothing was done, try again"))
         }
@@ -160,7 +168,8 @@ pub(super) fn rejected(rejection: Rejection) -> Status {
         | Rejection::BreakerOpen
         | Rejection::Early
         | Rejection::Malformed
-        | Rejection::Cycle => Status::failed_precondition(text),
+        | Rejection::Cycle
+        | Rejection::CalendarInUse => Status::failed_precondition(text),
     }
 }
 

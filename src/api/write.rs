@@ -63,6 +63,8 @@ writes! {
     SetQueueRequest { operation_id, actor, reason }
     SetNamespaceRequest { operation_id, actor, reason }
     DeleteNamespaceRequest { operation_id, actor, reason }
+    SetCalendarRequest { operation_id, actor, reason }
+    DeleteCalendarRequest { operation_id, actor, reason }
     CancelRunsRequest { operation_id, actor, reason }
     CancelRunRequest { operation_id, actor, reason }
     TripBreakerRequest { operation_id, actor, reason }

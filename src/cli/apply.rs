@@ -198,7 +198,7 @@ fn read_all(files: &[PathBuf], namespace: &str) -> Result<Vec<Document>, Failure
 }
 
 /// The files themselves and, for folders, the job files in them by name.
-fn expand(files: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
+pub(super) fn expand(files: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
     let mut expanded = Vec::new();
     for path in files {
         if !path.is_dir() {
@@ -229,7 +229,7 @@ fn expand(files: &[PathBuf]) -> Result<Vec<PathBuf>, Failure> {
 
 /// A file's name as it is shown, and its text; what is longer than the limit is not read to its
 /// end, for the reader refuses it by its length.
-fn read_text(path: &Path) -> Result<(String, String), Failure> {
+pub(super) fn read_text(path: &Path) -> Result<(String, String), Failure> {
     let name = path.display().to_string();
     let failure = |source| Failure::File { path: name.clone(), source };
     let limit = BYTES_MAX as u64 + 1;

@@ -90,6 +90,12 @@ pub enum Failure {
         /// What is there, and not quite the same.
         approximated: usize,
     },
+    /// A file of iCalendar with what cannot be carried over.
+    #[error("{problems}")]
+    Events {
+        /// One a line, with its place.
+        problems: String,
+    },
     /// A run that was waited for and did not succeed.
     #[error("run {run_id} ended as {state}{}", reason_words(reason))]
     Run {
@@ -188,6 +194,7 @@ impl Failure {
             Self::NoVersion { .. } => Exit::NotFound,
             Self::PipeClosed => Exit::Done,
             Self::JobFiles { .. }
+            | Self::Events { .. }
             | Self::File { .. }
             | Self::Schedule { .. }
             | Self::Requests { .. }
@@ -230,6 +237,7 @@ impl Failure {
             Self::Endpoints(_)
             | Self::NoVersion { .. }
             | Self::JobFiles { .. }
+            | Self::Events { .. }
             | Self::File { .. }
             | Self::Usage { .. }
             | Self::Requests { .. }

@@ -15,6 +15,7 @@ mod apply;
 mod args;
 mod bench;
 mod breaker;
+mod calendar;
 mod cluster;
 mod completion;
 mod failure;
@@ -89,6 +90,12 @@ enum Command {
         #[command(subcommand)]
         command: namespace::NamespaceCommand,
     },
+    /// Calendars that the schedules of all jobs share: holidays, opening hours, blackouts
+    Calendar {
+        /// What to do
+        #[command(subcommand)]
+        command: calendar::CalendarCommand,
+    },
     /// Circuit breakers
     Breaker {
         #[command(subcommand)]
@@ -141,6 +148,7 @@ enum ShortCommand {
     Run(run::RunCommand),
     Queue(queue::QueueCommand),
     Namespace(namespace::NamespaceCommand),
+    Calendar(calendar::CalendarCommand),
     Breaker(breaker::BreakerCommand),
     Worker(worker::WorkerCommand),
     Cluster(cluster::ClusterCommand),
@@ -174,6 +182,7 @@ where
         Command::Run { command } => short(global, ShortCommand::Run(command)),
         Command::Queue { command } => short(global, ShortCommand::Queue(command)),
         Command::Namespace { command } => short(global, ShortCommand::Namespace(command)),
+        Command::Calendar { command } => short(global, ShortCommand::Calendar(command)),
         Command::Breaker { command } => short(global, ShortCommand::Breaker(command)),
         Command::Cluster { command } => short(global, ShortCommand::Cluster(command)),
         Command::Schedule { command } => short(global, ShortCommand::Schedule(command)),
@@ -192,6 +201,7 @@ pub async fn carry_out(short: Short, clock: Clock) -> ExitCode {
         ShortCommand::Run(command) => run::carry_out(command, &context, &mut printer).await,
         ShortCommand::Queue(command) => queue::carry_out(command, &context, &mut printer).await,
         ShortCommand::Namespace(command) => namespace::carry_out(command, &context, &mut printer).await,
+        ShortCommand::Calendar(command) => calendar::carry_out(command, &context, &mut printer).await,
         ShortCommand::Breaker(command) => breaker::carry_out(command, &context, &mut printer).await,
         ShortCommand::Worker(command) => worker::carry_out(command, &context, &mut printer).await,
         ShortCommand::Cluster(command) => cluster::carry_out(command, &context, &mut printer).await,

@@ -198,6 +198,8 @@ fn next(args: &NextArgs, clock: &Clock) -> Result<v1::NextOccurrencesResponse, F
         end_at: None,
         jitter: Duration::ZERO,
         count: None,
+        exclude: Vec::new(),
+        only: Vec::new(),
     };
     let (namespace, name) = args.job.split_once('/').unwrap_or(("default", &args.job));
     let spread = Spread::of(namespace, name);

@@ -7,7 +7,7 @@ mod control;
 
 use comfy_table::Table;
 
-pub(super) use self::control::{names, namespaces, queues, versions};
+pub(super) use self::control::{calendar, calendars, names, namespaces, queues, set_calendars, versions};
 
 use crate::pb::v1::{
     AppliedJob, Breaker, BreakerState, Cause, Change, ClusterStatus, EveryFrom, Explanation, FieldChange,

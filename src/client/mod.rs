@@ -106,6 +106,7 @@ macro_rules! calls {
 }
 
 use v1::breaker_service_client::BreakerServiceClient;
+use v1::calendar_service_client::CalendarServiceClient;
 use v1::cluster_service_client::ClusterServiceClient;
 use v1::job_service_client::JobServiceClient;
 use v1::namespace_service_client::NamespaceServiceClient;
@@ -164,6 +165,14 @@ calls! {
     write NamespaceServiceClient::set_namespace(SetNamespaceRequest) -> Namespace;
     /// Takes the limits of a namespace away.
     write NamespaceServiceClient::delete_namespace(DeleteNamespaceRequest) -> DeleteNamespaceResponse;
+    /// One page of calendars.
+    read CalendarServiceClient::list_calendars(ListCalendarsRequest) -> ListCalendarsResponse;
+    /// One calendar.
+    read CalendarServiceClient::get_calendar(GetCalendarRequest) -> Calendar;
+    /// Defines a calendar.
+    write CalendarServiceClient::set_calendar(SetCalendarRequest) -> SetCalendarResponse;
+    /// Deletes a calendar.
+    write CalendarServiceClient::delete_calendar(DeleteCalendarRequest) -> DeleteCalendarResponse;
     /// One page of breakers.
     read BreakerServiceClient::list_breakers(ListBreakersRequest) -> ListBreakersResponse;
     /// One breaker.

@@ -5,8 +5,9 @@
 
 use super::{Client, Error};
 use crate::pb::v1::{
-    ListBreakersRequest, ListBreakersResponse, ListJobsRequest, ListJobsResponse, ListNamespacesRequest,
-    ListNamespacesResponse, ListRunsRequest, ListRunsResponse, ListWorkersRequest, ListWorkersResponse,
+    ListBreakersRequest, ListBreakersResponse, ListCalendarsRequest, ListCalendarsResponse, ListJobsRequest,
+    ListJobsResponse, ListNamespacesRequest, ListNamespacesResponse, ListRunsRequest, ListRunsResponse,
+    ListWorkersRequest, ListWorkersResponse,
 };
 
 /// Items asked for at a time; the API serves up to 1,000.
@@ -48,6 +49,8 @@ pages! {
     breakers(ListBreakersRequest) -> ListBreakersResponse.breakers by list_breakers;
     /// Namespaces, in the order of their names.
     namespaces(ListNamespacesRequest) -> ListNamespacesResponse.namespaces by list_namespaces;
+    /// Calendars, in the order of their names.
+    calendars(ListCalendarsRequest) -> ListCalendarsResponse.calendars by list_calendars;
     /// Workers, in the order of their names.
     workers(ListWorkersRequest) -> ListWorkersResponse.workers by list_workers;
 }

@@ -17,6 +17,7 @@
 pub mod back;
 mod crontab;
 mod dkron;
+pub mod ical;
 mod kubernetes;
 mod names;
 mod quartz;

@@ -50,6 +50,7 @@ impl Loop {
                 Verdict::Missed { count, .. } => {
                     metrics.missed.inc_by(count);
                 }
+                Verdict::Excluded { .. } => {}
             }
         }
     }

@@ -60,6 +60,8 @@ impl Flight {
                 | Command::Backfill { .. }
                 | Command::SetQueue { .. }
                 | Command::SetNamespace { .. }
+                | Command::PutCalendar { .. }
+                | Command::DeleteCalendar { .. }
                 | Command::SetTzdata { .. }
                 | Command::CancelRun { .. }
                 | Command::TripBreaker { .. }
@@ -125,6 +127,8 @@ impl Flight {
                 | Command::Backfill { .. }
                 | Command::SetQueue { .. }
                 | Command::SetNamespace { .. }
+                | Command::PutCalendar { .. }
+                | Command::DeleteCalendar { .. }
                 | Command::SetTzdata { .. }
                 | Command::CancelRun { .. }
                 | Command::TripBreaker { .. }

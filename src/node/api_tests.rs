@@ -1,5 +1,6 @@
 //! The services of `api` on a real single node: real log, real run log, in a temporary folder.
 
+mod calendars;
 mod control;
 mod export;
 mod jobs;

@@ -1,9 +1,10 @@
-//! What schedules are read with besides their own text: the zones.
+//! What schedules are read with besides their own text: the zones and the calendars.
 //!
 //! An almanac is made from the replicated state, so that every node that computes an occurrence does so with the same
 //! data, whatever its binary ships; [`Almanac::bundled`] is for where there is no cluster. It carries the generation of
 //! what it was made from: what is computed with it is refused once that has changed ([`crate::state::reading`]).
 
+use super::gate::Calendars;
 use super::zone::Zones;
 use crate::state::State;
 
@@ -12,31 +13,47 @@ use crate::state::State;
 pub struct Almanac {
     generation: u64,
     zones: Zones,
+    /// Absent outside of a cluster, where nobody knows them.
+    calendars: Option<Calendars>,
 }
 
 impl Almanac {
     /// That of this binary, for schedules outside of a cluster.
     #[must_use]
     pub fn bundled() -> Self {
-        Self { generation: 0, zones: Zones::bundled() }
+        Self { generation: 0, zones: Zones::bundled(), calendars: None }
     }
 
     /// That of a cluster.
     #[must_use]
     pub fn of(state: &State) -> Self {
-        Self { generation: state.reading().generation, zones: Zones::of(state) }
+        let calendars = Some(Calendars::of(state));
+        Self { generation: state.reading().generation, zones: Zones::of(state), calendars }
     }
 
     /// The same with other zones: what a change of theirs would do.
     #[must_use]
     pub fn with_zones(&self, zones: Zones) -> Self {
-        Self { zones, ..self.clone() }
+        let calendars = self.calendars.as_ref().map(Calendars::anew);
+        Self { zones, calendars, ..self.clone() }
     }
 
     /// The number of the last change of what it was made from.
     #[must_use]
     pub const fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// The calendars; none outside of a cluster.
+    #[must_use]
+    pub const fn calendars(&self) -> Option<&Calendars> {
+        self.calendars.as_ref()
+    }
+
+    /// The same with these calendars.
+    #[must_use]
+    pub fn with_calendars(self, calendars: Calendars) -> Self {
+        Self { calendars: Some(calendars), ..self }
     }
 
     /// The zones.

@@ -51,6 +51,8 @@ mod tests {
             end_at: None,
             jitter: Duration::from_millis(ms),
             count: None,
+            exclude: Vec::new(),
+            only: Vec::new(),
         }
     }
 

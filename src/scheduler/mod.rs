@@ -8,8 +8,10 @@
 pub mod almanac;
 pub mod backoff;
 pub mod calendar;
+pub mod coming;
 pub mod cron;
 pub mod english;
+pub mod gate;
 pub mod jitter;
 pub mod moves;
 pub mod occurrences;

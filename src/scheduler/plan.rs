@@ -203,7 +203,7 @@ struct Planning<'a> {
 const fn covered(verdict: &Verdict) -> u64 {
     match *verdict {
         Verdict::Run { stands_for, .. } => stands_for,
-        Verdict::Missed { count, .. } => count,
+        Verdict::Missed { count, .. } | Verdict::Excluded { count, .. } => count,
     }
 }
 
@@ -433,7 +433,7 @@ impl Planning<'_> {
             .iter()
             .filter_map(|verdict| match *verdict {
                 Verdict::Run { scheduled_at, .. } => Some(RunId { job: job.id, at: scheduled_at, seq: 0 }),
-                Verdict::Missed { .. } => None,
+                Verdict::Missed { .. } | Verdict::Excluded { .. } => None,
             })
             .collect();
         self.verdicts += verdicts.len();

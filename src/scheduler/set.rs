@@ -4,6 +4,7 @@
 //! as its source.
 
 use super::almanac::Almanac;
+use super::gate::{Gate, GateError};
 use super::rule::{CompiledSchedule, ScheduleError, before, count_by_walking};
 use super::spread::Spread;
 use crate::state::schedule::Schedule;
@@ -30,21 +31,32 @@ pub enum ScheduleSetError {
         /// How many there are.
         found: usize,
     },
+    /// A calendar of one of them.
+    #[error("schedule {}: {source}", index + 1)]
+    Gate {
+        /// Its index in the list, from 0.
+        index: usize,
+        /// What is wrong.
+        source: GateError,
+    },
 }
 
 /// The compiled schedules of one job; an empty set has no occurrences.
 #[derive(Clone, Debug)]
 pub struct ScheduleSet {
     schedules: Box<[CompiledSchedule]>,
+    /// By the schedule; empty where nothing is ever excluded.
+    gates: Box<[Gate]>,
 }
 
 impl ScheduleSet {
-    /// Compiles the schedules of a job.
+    /// Compiles the schedules of a job, behind the calendars that they name and the blackouts of the job.
     ///
     /// # Errors
-    /// As [`Self::compile`].
+    /// As [`Self::compile`], and [`ScheduleSetError::Gate`] for a calendar that is not there or cannot be read.
     pub fn of(spec: &JobSpec, almanac: &Almanac) -> Result<Self, ScheduleSetError> {
-        Self::compile(&spec.schedules, Spread::of(&spec.namespace, &spec.name), almanac)
+        Self::compile(&spec.schedules, Spread::of(&spec.namespace, &spec.name), almanac)?
+            .behind(spec, almanac)
     }
 
     /// Compiles schedules; `spread` is their job's, `almanac` what they are read with.
@@ -64,7 +76,31 @@ impl ScheduleSet {
                 .map_err(|source| ScheduleSetError::Schedule { index, source })
         };
         let schedules = schedules.iter().enumerate().map(compile).collect::<Result<_, _>>()?;
-        Ok(Self { schedules })
+        Ok(Self { schedules, gates: Box::default() })
+    }
+
+    fn behind(mut self, spec: &JobSpec, almanac: &Almanac) -> Result<Self, ScheduleSetError> {
+        let Some(calendars) = almanac.calendars() else { return Ok(self) };
+        let schedules = spec.schedules.iter().zip(&self.schedules).enumerate();
+        let gates = schedules.map(|(index, (schedule, compiled))| {
+            let gate = calendars.gate(spec, schedule, (compiled.zone(), almanac.zones()));
+            gate.map_err(|source| ScheduleSetError::Gate { index, source })
+        });
+        let gates = gates.collect::<Result<Box<[Gate]>, _>>()?;
+        self.gates = if gates.iter().all(Gate::is_open) { Box::default() } else { gates };
+        Ok(self)
+    }
+
+    /// The calendars in front of a schedule, by its index; none where they never exclude anything.
+    #[must_use]
+    pub fn gate(&self, index: usize) -> Option<&Gate> {
+        self.gates.get(index).filter(|gate| !gate.is_open())
+    }
+
+    /// Whether a calendar may exclude an occurrence.
+    #[must_use]
+    pub fn has_gates(&self) -> bool {
+        !self.gates.is_empty()
     }
 
     /// The compiled schedules, in the order of the job.

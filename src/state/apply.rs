@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::breaker::{Breaker, Moment, Status, StatusKind, Why};
+use super::calendar::Calendar;
 use super::command::{BreakerKey, Change, Command, Due, Entry, Outcome, Request};
 use super::job::{Job, Origin, Pause, undecided};
 use super::limits;
@@ -120,6 +121,8 @@ impl Applying<'_> {
             Command::TripBreaker { breaker, open_for, request } => self.trip(breaker, *open_for, request),
             Command::ResetBreaker { breaker, request } => self.reset(breaker, request),
             Command::Arm { job, version, since, next } => self.arm(*job, *version, *since, *next),
+            Command::PutCalendar { spec, request } => self.put_calendar(spec, request),
+            Command::DeleteCalendar { calendar, request: _ } => self.delete_calendar(calendar),
             Command::SetTzdata { data, shifts, expect, request } => {
                 self.set_tzdata(data, shifts, expect.as_ref(), request)
             }
@@ -182,6 +185,7 @@ impl Applying<'_> {
         let now = self.moment.at;
         self.check_reading(reading)?;
         self.state.check_after(spec)?;
+        self.state.check_calendars(spec)?;
         let existing = self.state.job_named(&spec.namespace, &spec.name).cloned();
         let Some(old) = existing else {
             if self.state.names.len() >= limits::JOBS {
@@ -206,7 +210,8 @@ impl Applying<'_> {
         // Editing a job never fires it, and never loses what its unchanged schedule has armed, or an instant
         // that has come and is only put off by its jitter.
         let has_come = old.pause.is_none() && old.next.is_some_and(|armed| armed.scheduled_at <= now);
-        let keeps = old.fault.is_none() && old.spec.schedules == spec.schedules;
+        let keeps =
+            old.fault.is_none() && old.spec.schedules == spec.schedules && self.sees_same(&old.spec, spec);
         let armed = if has_come || keeps { old.armed() } else { next };
         not_decided(&old, armed)?;
         match &mut job.pause {
@@ -233,6 +238,13 @@ impl Applying<'_> {
         }
         self.admit_queued(id);
         Ok(Outcome::Put { job: id, version, change: Change::Updated })
+    }
+
+    /// Whether calendars mean the same for two definitions with the same schedules.
+    fn sees_same(&self, old: &JobSpec, spec: &JobSpec) -> bool {
+        let is_blackout = |calendar: &Arc<Calendar>| calendar.spec.applies_to.is_some();
+        old.on_excluded == spec.on_excluded
+            && (old.labels == spec.labels || !self.state.calendars.values().any(is_blackout))
     }
 
     fn create(&mut self, spec: &Arc<JobSpec>, next: Option<Due>, request: &Request) -> Outcome {

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::calendar::CalendarSpec;
 pub use super::codec::CodecError;
 pub(super) use super::codec::{decode, encode};
 use super::evidence::StateHash;
@@ -17,10 +18,11 @@ use super::namespace::NamespaceLimits;
 pub use super::outcome::{Change, Outcome};
 use super::pack::later;
 use super::queue::QueueLimits;
-use super::run::{AttemptOutcome, Cause, JobId, Report, RunId};
+use super::run::{AttemptOutcome, JobId, Report, RunId};
 use super::spec::JobSpec;
 use super::time::Timestamp;
 use super::tzdata::ZoneData;
+use super::verdict::Verdict;
 
 /// One entry of the log: commands under one stamp, applied in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -320,6 +322,20 @@ pub enum Command {
         /// The occurrence.
         next: Due,
     },
+    /// Defines a calendar.
+    PutCalendar {
+        /// The definition, checked.
+        spec: Arc<CalendarSpec>,
+        /// Who.
+        request: Request,
+    },
+    /// Deletes a calendar that no job names.
+    DeleteCalendar {
+        /// Which.
+        calendar: Arc<str>,
+        /// Who.
+        request: Request,
+    },
     /// Pins the data of the time zones; see [`super::tzdata`].
     SetTzdata {
         /// All of it.
@@ -369,6 +385,8 @@ impl Command {
             | Self::CancelRun { request, .. }
             | Self::SetQueue { request, .. }
             | Self::SetNamespace { request, .. }
+            | Self::PutCalendar { request, .. }
+            | Self::DeleteCalendar { request, .. }
             | Self::SetTzdata { request, .. }
             | Self::TripBreaker { request, .. }
             | Self::ResetBreaker { request, .. } => Some(request),
@@ -386,44 +404,6 @@ impl Command {
             | Self::HalfOpen { .. }
             | Self::Arm { .. }
             | Self::Reread { .. } => None,
-        }
-    }
-}
-
-/// What becomes of an occurrence that is due.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Verdict {
-    /// It becomes a run, if overlap and breaker let it.
-    Run {
-        /// The first instant that it stands for; its own, where it stands for no other.
-        from: Timestamp,
-        /// The nominal instant.
-        scheduled_at: Timestamp,
-        /// Plus jitter.
-        due_at: Timestamp,
-        /// [`Cause::Schedule`] or [`Cause::CatchUp`].
-        cause: Cause,
-        /// How many instants it stands for: with `catch_up: latest` also the missed ones before it.
-        stands_for: u64,
-    },
-    /// These instants were missed, and catch-up does not want them: one record for all.
-    Missed {
-        /// The first.
-        from: Timestamp,
-        /// The last.
-        until: Timestamp,
-        /// How many.
-        count: u64,
-    },
-}
-
-impl Verdict {
-    /// The newest nominal instant that it decides.
-    #[must_use]
-    pub const fn until(&self) -> Timestamp {
-        match *self {
-            Self::Run { scheduled_at, .. } => scheduled_at,
-            Self::Missed { until, .. } => until,
         }
     }
 }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::apply::{Applying, who};
-use super::command::{Again, Due, Outcome, Request, Verdict};
+use super::command::{Again, Due, Outcome, Request};
 use super::job::{Fault, Job};
 use super::limits;
 use super::rejection::Rejection;
 use super::run::{Cause, JobId, Phase, Reason, Run, RunId, RunState};
 use super::time::Timestamp;
+use super::verdict::Verdict;
 
 /// What makes one run different from the next of its job.
 pub(super) struct Birth {
@@ -47,18 +48,32 @@ impl Applying<'_> {
         let mut started = 0;
         for verdict in verdicts {
             let run = match *verdict {
-                Verdict::Run { from, scheduled_at, due_at, cause, stands_for } => {
+                Verdict::Run { from, scheduled_at, due_at, cause, stands_for, ref moved } => {
                     let id = RunId { job: id, at: scheduled_at, seq: 0 };
-                    let detail = if stands_for > 1 {
-                        format!("stands for {stands_for} instants from {from} on")
-                    } else {
-                        String::new()
-                    };
+                    let stands =
+                        (stands_for > 1).then(|| format!("stands for {stands_for} instants from {from} on"));
+                    let moved = moved.as_ref().map(|why| format!("put off to {due_at} by calendar {why}"));
+                    let detail = cut([stands, moved].into_iter().flatten().collect::<Vec<_>>().join("; "));
                     let actor = String::new();
                     self.enter_new(&job, Birth { id, from, cause, due_at, stands_for, actor, detail });
                     id
                 }
-                Verdict::Missed { from, until, count } => self.miss(&job, from, until, count),
+                Verdict::Missed { from, until, count } => {
+                    let detail = format!("missed {count} from {from} to {until}");
+                    self.pass_over(&job, (from, until, count), (Cause::CatchUp, Reason::CatchUp), detail)
+                }
+                Verdict::Excluded { from, until, count, ref why } => {
+                    let detail = match count {
+                        1 => format!("excluded by calendar {why}"),
+                        _ => format!("{count} from {from} to {until} excluded by calendar {why}"),
+                    };
+                    self.pass_over(
+                        &job,
+                        (from, until, count),
+                        (Cause::Schedule, Reason::Calendar),
+                        cut(detail),
+                    )
+                }
             };
             started += u32::from(self.state.runs.contains_key(&run));
             runs.push(run);
@@ -106,8 +121,7 @@ impl Applying<'_> {
         if armed.due_at > self.moment.at {
             return Err(Rejection::Early);
         }
-        let mut why = why.to_owned();
-        why.truncate(why.floor_char_boundary(limits::ERROR_BYTES));
+        let why = cut(why.to_owned());
         let mut faulty = job.as_ref().clone();
         faulty.next = None;
         faulty.decided_until = expect;
@@ -141,7 +155,9 @@ impl Applying<'_> {
                 Verdict::Run { from, scheduled_at, due_at, stands_for, .. } => {
                     (from, scheduled_at, due_at, stands_for)
                 }
-                Verdict::Missed { from, until, count } => (from, until, until, count),
+                Verdict::Missed { from, until, count } | Verdict::Excluded { from, until, count, .. } => {
+                    (from, until, until, count)
+                }
             };
             let in_order = match last {
                 None => first == expect,
@@ -212,23 +228,29 @@ impl Applying<'_> {
         }
     }
 
-    /// One record for a range of instants that nobody wants any more.
-    fn miss(&mut self, job: &Arc<Job>, from: Timestamp, until: Timestamp, count: u64) -> RunId {
+    /// One record for a range of instants that do not run.
+    fn pass_over(
+        &mut self,
+        job: &Arc<Job>,
+        (from, until, count): (Timestamp, Timestamp, u64),
+        (cause, reason): (Cause, Reason),
+        detail: String,
+    ) -> RunId {
         let id = RunId { job: job.id, at: from, seq: 0 };
-        let detail = format!("missed {count} from {from} to {until}");
         let birth = Birth {
             id,
             from,
-            cause: Cause::CatchUp,
+            cause,
             due_at: from,
             stands_for: count,
             actor: String::new(),
             detail: detail.clone(),
         };
         let mut run = self.born(job, birth);
-        run.scheduled_until = Some(until);
+        // A single excluded instant is a record like any other; what was missed has always named its end.
+        run.scheduled_until = Some(until).filter(|_| reason == Reason::CatchUp || count > 1);
         run.start_by = None;
-        self.end(run, RunState::Skipped, Some(Reason::CatchUp), detail);
+        self.end(run, RunState::Skipped, Some(reason), detail);
         id
     }
 
@@ -311,4 +333,10 @@ impl Applying<'_> {
         self.admit_queued(id);
         Ok(Outcome::Backfilled { backfill: number, runs: u32::try_from(instants.len()).unwrap_or(u32::MAX) })
     }
+}
+
+/// As much of a text as a record takes.
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(limits::ERROR_BYTES));
+    text
 }

@@ -73,6 +73,11 @@ impl State {
                 self.followers.insert(row);
             }
         }
+        if !job.deleted {
+            for name in job.spec.calendars() {
+                self.calendar_users.insert((name.into(), job.id));
+            }
+        }
         if let Some(until) = job.pause.as_ref().and_then(|pause| pause.until).filter(|_| !job.deleted) {
             self.ending_pauses.insert((until, job.id));
         }
@@ -93,6 +98,9 @@ impl State {
         }
         for row in upstream_rows(job) {
             self.followers.remove(&row);
+        }
+        for name in job.spec.calendars() {
+            self.calendar_users.remove(&(name.into(), id));
         }
         if let Some(until) = job.pause.as_ref().and_then(|pause| pause.until) {
             self.ending_pauses.remove(&(until, id));

@@ -18,7 +18,7 @@
 //! | level | since | brings in |
 //! |---|---|---|
 //! | 0 | | what a cluster begins with; builds that say nothing of levels speak this one alone |
-//! | 1 | 0.1 | the data of the time zones, pinned; `grpc` targets; `every_node`; params in texts of targets; limits of namespaces; all schedules but `cron` of the unix dialect, `every` and `at`, and of that dialect `H`, `~` and years |
+//! | 1 | 0.1 | the data of the time zones, pinned; calendars; `grpc` targets; `every_node`; params in texts of targets; limits of namespaces; all schedules but `cron` of the unix dialect, `every` and `at`, and of that dialect `H`, `~` and years |
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +26,8 @@ use std::sync::Arc;
 use super::command::{Command, Entry};
 use super::run::Report;
 use super::schedule::{Dialect, Rule, Schedule};
-use super::spec::{JobSpec, RetryOn, Target};
+use super::spec::{JobSpec, OnExcluded, RetryOn, Target};
+use super::verdict::Verdict;
 
 /// What a cluster begins at.
 pub const FIRST: u32 = 0;
@@ -149,6 +150,12 @@ impl Command {
                 Some(_) => Need { level: 1, what: "a run for one worker" },
                 None => Need::NONE,
             },
+            Self::PutCalendar { spec: _, request: _ } | Self::DeleteCalendar { calendar: _, request: _ } => {
+                Need { level: 1, what: "calendars" }
+            }
+            Self::Fire { job: _, version: _, expect: _, verdicts, next: _ } => {
+                verdicts.iter().map(Verdict::need).fold(Need::NONE, Need::or)
+            }
             Self::Complete { run: _, fence: _, outcome: _, report, retry_after: _ } => report.need(),
             Self::SetNamespace { namespace: _, limits: _, request: _ } => {
                 Need { level: 1, what: "the limits of a namespace" }
@@ -164,7 +171,6 @@ impl Command {
             | Self::DeleteJob { job: _, cancel_runs: _, request: _ }
             | Self::PauseJob { job: _, request: _, until: _ }
             | Self::Backfill { job: _, version: _, instants: _, request: _ }
-            | Self::Fire { job: _, version: _, expect: _, verdicts: _, next: _ }
             | Self::Disarm { job: _, version: _, expect: _, why: _ }
             | Self::Start { run: _, attempt: _, worker: _, lease_until: _ }
             | Self::Renew { worker: _, lease_until: _ }
@@ -215,6 +221,7 @@ impl JobSpec {
             after: _,
             priority: _,
             every_node,
+            on_excluded,
         } = self;
         let of_target = match target {
             Target::Http { .. } | Target::Exec { .. } | Target::Queue { .. } => Need::NONE,
@@ -229,6 +236,10 @@ impl JobSpec {
             true => Need { level: 1, what: "`every_node`" },
             false => Need::NONE,
         };
+        let of_calendars = match on_excluded {
+            OnExcluded::Skip => Need::NONE,
+            OnExcluded::NextAllowed => Need { level: 1, what: "`on_excluded`" },
+        };
         let of_rules = schedules.iter().map(Schedule::need);
         let of_retries = retry.on.iter().map(|on| match on {
             RetryOn::Failed | RetryOn::Timeout | RetryOn::Lost | RetryOn::Exit(_) | RetryOn::Http(..) => {
@@ -236,7 +247,20 @@ impl JobSpec {
             }
             RetryOn::Grpc(_) => Need { level: 1, what: "`retry.on: grpc`" },
         });
-        of_rules.chain(of_retries).fold(of_target.or(of_params).or(of_every_node), Need::or)
+        of_rules.chain(of_retries).fold(of_target.or(of_params).or(of_every_node).or(of_calendars), Need::or)
+    }
+}
+
+impl Verdict {
+    fn need(&self) -> Need {
+        let is_later = match self {
+            Self::Run { from: _, scheduled_at: _, due_at: _, cause: _, stands_for: _, moved } => {
+                moved.is_some()
+            }
+            Self::Missed { from: _, until: _, count: _ } => false,
+            Self::Excluded { from: _, until: _, count: _, why: _ } => true,
+        };
+        if is_later { Need { level: 1, what: "calendars" } } else { Need::NONE }
     }
 }
 
@@ -244,7 +268,22 @@ impl Schedule {
     /// The level that it needs. An older leader could not tell when it is due, and would end the job's schedule.
     #[must_use]
     pub fn need(&self) -> Need {
-        let Self { rule, timezone: _, gap: _, fold: _, start_at: _, end_at: _, jitter: _, count } = self;
+        let Self {
+            rule,
+            timezone: _,
+            gap: _,
+            fold: _,
+            start_at: _,
+            end_at: _,
+            jitter: _,
+            count,
+            exclude,
+            only,
+        } = self;
+        let of_calendars = match exclude.is_empty() && only.is_empty() {
+            true => Need::NONE,
+            false => Need { level: 1, what: "`schedule.exclude` and `schedule.only`" },
+        };
         let of_rule = match rule {
             Rule::Cron { line, dialect, day_rule: _ } => match dialect {
                 Dialect::Unix if !is_later_line(line) => Need::NONE,
@@ -261,6 +300,7 @@ impl Schedule {
             Some(_) => of_rule.or(Need { level: 1, what: "`schedule.count`" }),
             None => of_rule,
         }
+        .or(of_calendars)
     }
 }
 

@@ -56,6 +56,20 @@ pub const VERSIONS: usize = 10;
 pub const QUEUES: usize = 1_000;
 /// Namespaces with limits; one more is refused.
 pub const NAMESPACES: usize = 1_000;
+/// Calendars; one more is refused.
+pub const CALENDARS: usize = 1_000;
+/// Calendars that are blackouts; one more is refused. Each is looked at for each occurrence of a job that it matches.
+pub const BLACKOUTS: usize = 100;
+/// Entries of a calendar of all kinds; one more is refused.
+pub const CALENDAR_ENTRIES: usize = 5_000;
+/// Recurrence rules of a calendar; one more is refused. Each is asked for each occurrence.
+pub const CALENDAR_RULES: usize = 100;
+/// Calendars that one schedule names in `exclude`, and in `only`; one more is refused.
+pub const CALENDARS_PER_SCHEDULE: usize = 16;
+/// The longest that an occurrence of a calendar's rule lasts.
+pub const CALENDAR_SPAN: Duration = Duration::from_secs(366 * 86_400);
+/// The most days that an occurrence of a calendar's rule lasts.
+pub const CALENDAR_DAYS: u16 = 366;
 /// Bytes of the data of the time zones; more is refused. What a release ships has some 220 KiB.
 pub const TZDATA_BYTES: usize = 2 << 20;
 /// Names of time zones that it may have.

@@ -32,6 +32,7 @@ mod admission;
 mod apply;
 mod attempt;
 pub mod breaker;
+pub mod calendar;
 mod codec;
 mod command;
 mod evidence;
@@ -57,6 +58,7 @@ pub mod spread;
 pub mod template;
 pub mod time;
 pub mod tzdata;
+mod verdict;
 mod verify;
 mod waiting;
 
@@ -66,8 +68,9 @@ use imbl::{OrdMap, OrdSet};
 use serde::{Deserialize, Serialize};
 
 use breaker::{Breaker, StatusKind};
+use calendar::Calendar;
 pub use command::{
-    Again, BreakerKey, Change, CodecError, Command, Due, Entry, JobRef, Outcome, Rearmed, Request, Verdict,
+    Again, BreakerKey, Change, CodecError, Command, Due, Entry, JobRef, Outcome, Rearmed, Request,
 };
 pub use evidence::{BreakerChange, StateHash};
 use group::{Group, GroupKey};
@@ -83,6 +86,7 @@ pub use run::{JobId, RunId};
 use run::{Phase, Run};
 use time::Timestamp;
 use tzdata::Tzdata;
+pub use verdict::Verdict;
 pub use verify::Broken;
 pub use waiting::Needs;
 
@@ -137,6 +141,7 @@ pub struct State {
     queues: OrdMap<Arc<str>, Arc<Queue>>,
     joins: OrdMap<join::JoinKey, Arc<Join>>,
     namespaces: OrdMap<Arc<str>, Arc<Namespace>>,
+    calendars: OrdMap<Arc<str>, Arc<Calendar>>,
     tzdata: Option<Arc<Tzdata>>,
     reading: Reading,
     // Derived from the above.
@@ -159,6 +164,7 @@ pub struct State {
     followers: OrdSet<(Arc<str>, Arc<str>, JobId)>,
     ending_pauses: OrdSet<(Timestamp, JobId)>,
     resting: OrdSet<JobId>,
+    calendar_users: OrdSet<(Arc<str>, JobId)>,
 }
 
 impl State {

@@ -69,6 +69,8 @@ fn operation_key(command: &Command) -> Option<Arc<str>> {
         Command::CancelRun { run, .. } => format!("cancel/{run}/{id}"),
         Command::SetQueue { queue, .. } => format!("queue/{queue}/{id}"),
         Command::SetNamespace { namespace, .. } => format!("namespace/{namespace}/{id}"),
+        Command::PutCalendar { spec, .. } => format!("calendar/{}/{id}", spec.name),
+        Command::DeleteCalendar { calendar, .. } => format!("no_calendar/{calendar}/{id}"),
         Command::SetTzdata { data, .. } => format!("tzdata/{}/{id}", data.hash()),
         Command::TripBreaker { breaker, .. } => format!("trip/{breaker:?}/{id}"),
         Command::ResetBreaker { breaker, .. } => format!("reset/{breaker:?}/{id}"),

@@ -1,6 +1,7 @@
 //! Reading schedules anew, when what they are read with has changed.
 //!
-//! The armed occurrence of a job was computed with the data of the zones ([`super::tzdata`]) as it was. When that
+//! The armed occurrence of a job was computed with the data of the zones ([`super::tzdata`]) and the calendars
+//! ([`super::calendar`]) as they were. When one of them
 //! changes, the state cannot compute it again, for it reads no zone. So it notes what has changed ([`Pass`]) and lets
 //! no job that is touched fire until the leader has gone over it: [`Command::Reread`](super::Command::Reread) names a
 //! range of jobs in the order of their ids, and those among them whose armed occurrence is another now. What has been
@@ -15,16 +16,21 @@
 //! the generation that they were computed with, and are refused as stale under another. The leader's own need none: it
 //! proposes a `Reread` behind all that it computed before, and what it computed is refused while the job is behind.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::State;
 use super::apply::{Applying, not_decided};
+use super::calendar::AppliesTo;
 use super::command::{Due, Outcome, Rearmed};
 use super::job::Job;
+use super::limits;
 use super::pack::later;
 use super::rejection::Rejection;
 use super::run::JobId;
 use super::schedule::Rule;
+use super::spec::OnExcluded;
 use super::time::Timestamp;
 
 /// What schedules are read with, by number, and how far they have been read anew.
@@ -53,22 +59,53 @@ pub struct Touched {
     /// The data of the zones.
     #[serde(default, serialize_with = "later")]
     pub zones: bool,
+    /// Calendars, by name: for the jobs that name them.
+    #[serde(default, serialize_with = "later")]
+    pub calendars: BTreeSet<String>,
+    /// Blackouts, as they were and as they are; at most [`limits::BLACKOUTS`], or one for all jobs.
+    #[serde(default, serialize_with = "later")]
+    pub blackouts: Vec<AppliesTo>,
 }
 
 impl Touched {
     pub(super) const fn zones() -> Self {
-        Self { zones: true }
+        Self { zones: true, calendars: BTreeSet::new(), blackouts: Vec::new() }
+    }
+
+    /// A calendar that was a blackout for these jobs, or is one.
+    pub(super) fn calendar(name: &str, blackouts: impl Iterator<Item = AppliesTo>) -> Self {
+        let calendars = BTreeSet::from([name.to_owned()]);
+        Self { zones: false, calendars, blackouts: blackouts.collect() }
     }
 
     /// Both.
-    fn and(self, other: Self) -> Self {
-        Self { zones: self.zones || other.zones }
+    fn and(mut self, other: Self) -> Self {
+        self.zones |= other.zones;
+        self.calendars.extend(other.calendars);
+        for blackout in other.blackouts {
+            if !self.blackouts.contains(&blackout) {
+                self.blackouts.push(blackout);
+            }
+        }
+        if self.blackouts.len() > limits::BLACKOUTS {
+            self.blackouts = vec![AppliesTo::default()];
+        }
+        self
+    }
+
+    /// Whether a calendar of the job is among what has changed.
+    #[must_use]
+    pub fn has_calendar_of(&self, job: &Job) -> bool {
+        let names = || job.spec.calendars().into_iter().any(|name| self.calendars.contains(name));
+        self.blackouts.iter().any(|blackout| blackout.matches(&job.spec))
+            || !self.calendars.is_empty() && names()
     }
 
     /// Whether the job may have another occurrence by it.
     #[must_use]
     pub fn touches(&self, job: &Job) -> bool {
-        self.zones && job.is_zoned()
+        self.zones && (job.is_zoned() || job.spec.on_excluded == OnExcluded::NextAllowed)
+            || self.has_calendar_of(job)
     }
 }
 

@@ -41,6 +41,12 @@ pub enum Rejection {
     /// The job would run after itself.
     #[error("the job would run after itself")]
     Cycle,
+    /// No such calendar.
+    #[error("no such calendar")]
+    NoCalendar,
+    /// A job names the calendar.
+    #[error("jobs name the calendar")]
+    CalendarInUse,
 }
 
 impl Rejection {
@@ -60,6 +66,8 @@ impl Rejection {
             Self::Limit => "limit",
             Self::Malformed => "malformed",
             Self::Cycle => "cycle",
+            Self::NoCalendar => "no_calendar",
+            Self::CalendarInUse => "calendar_in_use",
         }
     }
 }

@@ -182,6 +182,8 @@ pub enum Reason {
     Upstream,
     /// The status of the call was not OK.
     GrpcStatus,
+    /// A calendar excludes its instant.
+    Calendar,
 }
 
 impl Reason {
@@ -206,6 +208,7 @@ impl Reason {
             Self::Backoff => "backoff",
             Self::Upstream => "upstream",
             Self::GrpcStatus => "grpc_status",
+            Self::Calendar => "calendar",
         }
     }
 }

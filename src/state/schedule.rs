@@ -31,6 +31,12 @@ pub struct Schedule {
     /// How many occurrences there are from `start_at` on; all of them if absent.
     #[serde(default, serialize_with = "later")]
     pub count: Option<u32>,
+    /// Calendars whose instants are excluded, by name.
+    #[serde(default, serialize_with = "later")]
+    pub exclude: Vec<String>,
+    /// Calendars of which one has to cover an instant, or it is excluded; none: no such restriction.
+    #[serde(default, serialize_with = "later")]
+    pub only: Vec<String>,
 }
 
 impl Schedule {

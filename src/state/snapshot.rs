@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::sync::Arc;
 
 use super::breaker::Breaker;
+use super::calendar::Calendar;
 use super::command::{BreakerKey, CodecError, decode, encode};
 use super::group::{Group, GroupKey};
 use super::job::Job;
@@ -38,6 +39,7 @@ const LEVEL: u8 = 10;
 const NAMESPACE: u8 = 11;
 const TZDATA: u8 = 12;
 const READING: u8 = 13;
+const CALENDAR: u8 = 14;
 const END: u8 = 255;
 
 /// The longest item that is believed; a longer one means that the bytes are no snapshot.
@@ -93,6 +95,9 @@ impl State {
         }
         for (name, namespace) in &self.namespaces {
             item(out, NAMESPACE, &encode(&(name.as_ref(), namespace.as_ref())))?;
+        }
+        for calendar in self.calendars.values() {
+            item(out, CALENDAR, &encode(calendar.as_ref()))?;
         }
         if let Some(tzdata) = &self.tzdata {
             item(out, TZDATA, &encode(&tzdata.parts()))?;
@@ -179,6 +184,10 @@ impl State {
             NAMESPACE => {
                 let (name, namespace): (String, Namespace) = decode(bytes)?;
                 self.namespaces.insert(name.into(), Arc::new(namespace));
+            }
+            CALENDAR => {
+                let calendar: Calendar = decode(bytes)?;
+                self.calendars.insert(calendar.spec.name.as_str().into(), Arc::new(calendar));
             }
             TZDATA => self.put_tzdata(decode::<TzdataParts>(bytes)?),
             READING => self.reading = decode(bytes)?,

@@ -64,6 +64,9 @@ pub struct JobSpec {
     /// Each run is carried out once on each worker that may, and is what became of all of them.
     #[serde(default, serialize_with = "later")]
     pub every_node: bool,
+    /// What becomes of an occurrence that a calendar excludes.
+    #[serde(default, serialize_with = "later")]
+    pub on_excluded: OnExcluded,
 }
 
 /// What an attempt does.
@@ -295,6 +298,16 @@ pub enum OnResume {
     Skip,
     /// It does: catch-up decides about what passed.
     CatchUp,
+}
+
+/// What becomes of an occurrence that a calendar excludes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnExcluded {
+    /// It is skipped, and the record says why.
+    #[default]
+    Skip,
+    /// It is put off until the calendars allow it.
+    NextAllowed,
 }
 
 /// When a breaker opens, and how it closes again (DESIGN section 7).

@@ -69,6 +69,9 @@ impl State {
         if !named.iter().copied().eq(self.groups.keys()) {
             return Err(Broken::Derived("groups"));
         }
+        if self.calendar_users.iter().any(|(name, _)| !self.calendars.contains_key(name)) {
+            return Err(Broken::Derived("calendars"));
+        }
         match self.joins.keys().find(|(job, _)| !self.jobs.contains_key(job)) {
             Some((job, _)) => Err(Broken::Idle(*job)),
             None => Ok(()),
@@ -106,6 +109,7 @@ impl State {
             ("followers", self.followers == anew.followers),
             ("ending_pauses", self.ending_pauses == anew.ending_pauses),
             ("resting", self.resting == anew.resting),
+            ("calendar_users", self.calendar_users == anew.calendar_users),
             ("operations", self.operations_by_age.len() == self.operations.len()),
         ];
         sets.into_iter().find(|(_, same)| !same).map_or(Ok(()), |(name, _)| Err(Broken::Derived(name)))

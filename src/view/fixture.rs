@@ -11,8 +11,8 @@ use crate::scheduler::set::ScheduleSet;
 use crate::state::run::{AttemptOutcome, Cause, JobId, Report, RunId};
 use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
 use crate::state::spec::{
-    BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, OnLost, OnOpen, OnResume, Overlap, OverlapPolicy,
-    Program, Retention, Retry, Target,
+    BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, OnExcluded, OnLost, OnOpen, OnResume, Overlap,
+    OverlapPolicy, Program, Retention, Retry, Target,
 };
 use crate::state::time::Timestamp;
 use crate::state::{Command, Entry, Outcome, Request, State, Verdict};
@@ -47,6 +47,8 @@ pub(crate) fn minutely(name: &str) -> JobSpec {
             end_at: None,
             jitter: Duration::ZERO,
             count: None,
+            exclude: Vec::new(),
+            only: Vec::new(),
         }],
         target: Target::Exec {
             program: Program::Shell("true".to_owned()),
@@ -75,6 +77,7 @@ pub(crate) fn minutely(name: &str) -> JobSpec {
         after: None,
         priority: 0,
         every_node: false,
+        on_excluded: OnExcluded::Skip,
         breaker: BreakerPolicy {
             name: None,
             consecutive_failures: 2,
@@ -136,7 +139,7 @@ impl Scene {
         let expect = current.next.expect("an armed occurrence").scheduled_at;
         let last = match verdicts.last().expect("a verdict") {
             Verdict::Run { scheduled_at, .. } => *scheduled_at,
-            Verdict::Missed { until, .. } => *until,
+            Verdict::Missed { until, .. } | Verdict::Excluded { until, .. } => *until,
         };
         let set = ScheduleSet::of(&current.spec, &crate::scheduler::almanac::Almanac::bundled())
             .expect("a schedule");
@@ -156,6 +159,7 @@ impl Scene {
             due_at: next.due_at,
             cause: Cause::Schedule,
             stands_for: 1,
+            moved: None,
         };
         self.decide(job, vec![run]).await[0]
     }

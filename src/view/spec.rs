@@ -8,7 +8,8 @@ use crate::pb::v1 as pb;
 use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule, SolarEvent, SolarPlace};
 use crate::state::spec::{
     After, AfterOn, AfterWhen, BreakerPolicy, CatchUp, CatchUpRuns, GRPC_CODES, JobSpec, Keep, Limits,
-    OnLost, OnOpen, OnResume, Overlap, OverlapPolicy, Program, Rate, Retention, Retry, RetryOn, Target,
+    OnExcluded, OnLost, OnOpen, OnResume, Overlap, OverlapPolicy, Program, Rate, Retention, Retry, RetryOn,
+    Target,
 };
 use crate::state::time::span_text;
 
@@ -22,6 +23,10 @@ pub fn to_pb(spec: &JobSpec) -> pb::JobSpec {
     let on_resume = match spec.on_resume {
         OnResume::Skip => pb::OnResume::Skip,
         OnResume::CatchUp => pb::OnResume::CatchUp,
+    };
+    let on_excluded = match spec.on_excluded {
+        OnExcluded::Skip => pb::OnExcluded::Skip,
+        OnExcluded::NextAllowed => pb::OnExcluded::NextAllowed,
     };
     pb::JobSpec {
         name: spec.name.clone(),
@@ -46,6 +51,7 @@ pub fn to_pb(spec: &JobSpec) -> pb::JobSpec {
         after: spec.after.as_ref().map(after),
         priority: spec.priority,
         every_node: spec.every_node,
+        on_excluded: on_excluded.into(),
     }
 }
 
@@ -102,6 +108,8 @@ fn schedule(schedule: &Schedule) -> pb::Schedule {
         end_at: schedule.end_at.map(instant),
         jitter: Some(span(schedule.jitter)).filter(|_| !schedule.jitter.is_zero()),
         count: schedule.count,
+        exclude: schedule.exclude.clone(),
+        only: schedule.only.clone(),
         ..pb::Schedule::default()
     };
     match &schedule.rule {

@@ -8,6 +8,7 @@ mod chance;
 
 mod accounted;
 mod breakers;
+mod calendars;
 mod chains;
 mod durability;
 mod every_node;

@@ -306,6 +306,8 @@ impl Single {
             Command::CancelRun { run: id, .. } => format!("cancel {}", run(*id)),
             Command::SetQueue { queue, .. } => format!("queue {queue}"),
             Command::SetNamespace { namespace, .. } => format!("namespace {namespace}"),
+            Command::PutCalendar { spec, .. } => format!("calendar {}", spec.name),
+            Command::DeleteCalendar { calendar, .. } => format!("delete calendar {calendar}"),
             Command::HalfOpen { breaker, .. } => format!("half-open {}", self.names.of_breaker(breaker)),
             Command::TripBreaker { breaker, .. } => format!("trip {}", self.names.of_breaker(breaker)),
             Command::ResetBreaker { breaker, .. } => format!("reset {}", self.names.of_breaker(breaker)),
@@ -315,15 +317,21 @@ impl Single {
 
 fn verdict(verdict: &Verdict) -> String {
     match *verdict {
-        Verdict::Run { scheduled_at, stands_for: 1, cause, .. } => {
+        Verdict::Run { from, scheduled_at, due_at, stands_for, cause, ref moved } => {
             let cause = format!("{cause:?}").to_lowercase().replace("catchup", "catch up");
-            format!("{} {cause}", clock(scheduled_at))
-        }
-        Verdict::Run { from, scheduled_at, stands_for, .. } => {
-            format!("{} catch up for {stands_for} from {}", clock(scheduled_at), clock(from))
+            let for_others = match stands_for {
+                1 => String::new(),
+                count => format!(" for {count} from {}", clock(from)),
+            };
+            let put_off =
+                moved.as_ref().map_or_else(String::new, |_| format!(", put off to {}", clock(due_at)));
+            format!("{} {cause}{for_others}{put_off}", clock(scheduled_at))
         }
         Verdict::Missed { from, until, count } => {
             format!("missed {count}: {} to {}", clock(from), clock(until))
+        }
+        Verdict::Excluded { from, until, count, .. } => {
+            format!("excluded {count}: {} to {}", clock(from), clock(until))
         }
     }
 }

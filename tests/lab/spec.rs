@@ -4,10 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use chronarch::state::calendar::{CalendarSpec, Dates, Weekly, Window, clock_minutes, weekdays};
 use chronarch::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
 use chronarch::state::spec::{
-    After, AfterOn, AfterWhen, BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, Limits, OnLost, OnOpen,
-    OnResume, Overlap, OverlapPolicy, Program, Rate, Retention, Retry, RetryOn, Target,
+    After, AfterOn, AfterWhen, BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, Limits, OnExcluded,
+    OnLost, OnOpen, OnResume, Overlap, OverlapPolicy, Program, Rate, Retention, Retry, RetryOn, Target,
 };
 use chronarch::state::time::Timestamp;
 
@@ -83,6 +84,7 @@ pub(crate) fn job(name: &str) -> JobSpec {
         after: None,
         priority: 0,
         every_node: false,
+        on_excluded: OnExcluded::Skip,
         breaker: BreakerPolicy {
             name: None,
             consecutive_failures: 0,
@@ -108,6 +110,8 @@ pub(crate) fn schedule(rule: Rule) -> Schedule {
         end_at: None,
         jitter: Duration::ZERO,
         count: None,
+        exclude: Vec::new(),
+        only: Vec::new(),
     }
 }
 
@@ -194,6 +198,17 @@ pub(crate) fn set(spec: &mut JobSpec, key: &str, value: &str) -> Result<(), Stri
         "on_resume" => {
             spec.on_resume = one_of(value, &[("skip", OnResume::Skip), ("catch_up", OnResume::CatchUp)])?;
         }
+        "exclude" | "only" => {
+            for schedule in &mut spec.schedules {
+                let names = if key == "only" { &mut schedule.only } else { &mut schedule.exclude };
+                names.extend(value.split('/').map(str::to_owned));
+            }
+        }
+        "on_excluded" => {
+            let words = [("skip", OnExcluded::Skip), ("next_allowed", OnExcluded::NextAllowed)];
+            spec.on_excluded = one_of(value, &words)?;
+        }
+        "labels" => spec.labels.extend(param(value)),
         "description" => value.clone_into(&mut spec.description),
         _ => return set_policy(spec, key, value),
     }
@@ -258,4 +273,38 @@ fn set_policy(spec: &mut JobSpec, key: &str, value: &str) -> Result<(), String> 
         _ => return Err(format!("unknown property {key}")),
     }
     Ok(())
+}
+
+/// A calendar in few words: `dates=2026-01-02/01-03`, `weekly=sat..sun`, `hours=mon..fri@22.00-06.00`, `window=HH.MM-HH.MM`,
+/// `timezone=ZONE`, `label=K.V` and `namespace=NAME` for the jobs of a blackout.
+pub(crate) fn calendar(name: &str, pairs: &[(String, String)]) -> Result<CalendarSpec, String> {
+    let mut spec = CalendarSpec { name: name.to_owned(), ..CalendarSpec::default() };
+    let wrong = |value: &str| format!("{value}: expected the form of the essay");
+    for (key, value) in pairs {
+        match key.as_str() {
+            "dates" => {
+                for text in value.split('/') {
+                    spec.dates.push(text.parse::<Dates>().map_err(|error| error.to_string())?);
+                }
+            }
+            "weekly" | "hours" => {
+                let (days, hours) = value.split_once('@').unwrap_or((value, "00.00-24.00"));
+                let (from, to) = hours.split_once('-').ok_or_else(|| wrong(value))?;
+                let minutes = |text: &str| clock_minutes(&text.replace('.', ":")).ok_or_else(|| wrong(value));
+                let (from, to) = (minutes(from)?, minutes(to)?);
+                let days = weekdays(days).ok_or_else(|| wrong(value))?;
+                spec.weekly.push(Weekly { days, from, to, note: String::new() });
+            }
+            "window" => {
+                let (from, to) = value.split_once('-').ok_or_else(|| wrong(value))?;
+                spec.windows.push(Window { from: instant(from)?, to: instant(to)?, note: String::new() });
+            }
+            "timezone" => spec.timezone = Some(value.clone()),
+            "label" => spec.applies_to.get_or_insert_default().labels.extend(param(value)),
+            "namespace" => spec.applies_to.get_or_insert_default().namespaces.push(value.clone()),
+            "id" | "by" | "why" => {}
+            _ => return Err(format!("unknown property {key}")),
+        }
+    }
+    Ok(spec)
 }

@@ -235,7 +235,7 @@ impl Replicas {
         let at = |more: i64| Timestamp::from_millis(armed.scheduled_at.millis() + more);
         let stands = |from, at, stands_for| {
             let cause = Cause::Schedule;
-            Verdict::Run { from, scheduled_at: at, due_at: at, cause, stands_for }
+            Verdict::Run { from, scheduled_at: at, due_at: at, cause, stands_for, moved: None }
         };
         let run = |at| stands(at, at, 1);
         let verdicts = match c % 8 {

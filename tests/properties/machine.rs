@@ -127,7 +127,9 @@ impl Machine {
             let of = self.jobs.iter().find(|(known, _)| known == job).map(|(_, job)| job.spec.name.clone());
             let name = of.expect("a job that fires is known");
             for verdict in verdicts {
-                let (Verdict::Run { from, .. } | Verdict::Missed { from, .. }) = *verdict;
+                let (Verdict::Run { from, .. }
+                | Verdict::Missed { from, .. }
+                | Verdict::Excluded { from, .. }) = *verdict;
                 let last = self.decided.insert(name.clone(), verdict.until());
                 prop_assert!(last.is_none_or(|last| last < from), "{} is decided twice: {:?}", name, verdict);
             }

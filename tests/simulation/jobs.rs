@@ -7,10 +7,11 @@ use std::time::Duration;
 use chronarch::scheduler::almanac::Almanac;
 use chronarch::scheduler::occurrences::arm;
 use chronarch::scheduler::set::ScheduleSet;
+use chronarch::state::calendar::{AppliesTo, CalendarSpec, Window};
 use chronarch::state::schedule::{DayRule, Dialect, Rule};
 use chronarch::state::spec::{
-    After, AfterOn, AfterWhen, CatchUpRuns, JobSpec, Keep, Limits, OnLost, OnOpen, OnResume, OverlapPolicy,
-    Rate, RetryOn,
+    After, AfterOn, AfterWhen, CatchUpRuns, JobSpec, Keep, Limits, OnExcluded, OnLost, OnOpen, OnResume,
+    OverlapPolicy, Rate, RetryOn,
 };
 use chronarch::state::time::Timestamp;
 use chronarch::state::{Again, Command, Due, Request, State};
@@ -98,6 +99,39 @@ pub(crate) fn random(name: &str, chance: &mut Chance) -> JobSpec {
     job
 }
 
+/// The calendar that jobs may be behind.
+const SHUT: &str = "shut";
+
+/// Shuts for some seconds around now; some of the time for all jobs.
+fn shut(now: Timestamp, chance: &mut Chance) -> Command {
+    let window = |chance: &mut Chance| {
+        let from = now.plus(Duration::from_millis(chance.between(0, 6_000))).minus(Duration::from_secs(2));
+        let to = from.plus(Duration::from_millis(chance.between(100, 5_000)));
+        Window { from, to, note: String::new() }
+    };
+    let windows = (0..chance.between(0, 3)).map(|_| window(chance)).collect();
+    let everywhere = || AppliesTo { namespaces: vec!["default".to_owned()], ..AppliesTo::default() };
+    let applies_to = chance.one_in(4).then(everywhere);
+    let spec = CalendarSpec { name: SHUT.to_owned(), windows, applies_to, ..CalendarSpec::default() };
+    Command::PutCalendar { spec: Arc::new(spec), request: Request::default() }
+}
+
+/// Some jobs are behind the calendar, once it is there.
+fn behind(state: &State, mut job: JobSpec, chance: &mut Chance) -> JobSpec {
+    job.on_excluded = chance.pick(&[OnExcluded::Skip, OnExcluded::NextAllowed]);
+    if state.calendar(SHUT).is_some() && chance.one_in(2) {
+        let names = || vec![SHUT.to_owned()];
+        for schedule in &mut job.schedules {
+            if chance.one_in(4) {
+                schedule.only = names();
+            } else {
+                schedule.exclude = names();
+            }
+        }
+    }
+    job
+}
+
 /// What a client asks of a node, computed as the API does: from that node's state and clock, never
 /// behind the state's time. It may be out of date when it is applied.
 pub(crate) fn client(state: &State, wall: Timestamp, chance: &mut Chance) -> Option<Command> {
@@ -109,15 +143,18 @@ pub(crate) fn client(state: &State, wall: Timestamp, chance: &mut Chance) -> Opt
     }
     let name = chance.pick(&NAMES);
     let request = Request::default();
+    if chance.one_in(12) {
+        return Some(shut(now, chance));
+    }
     let Some(job) = state.job_named("default", name) else {
-        let job = random(name, chance);
+        let job = behind(state, random(name, chance), chance);
         let next = next(state, &job, now);
         return Some(Command::PutJob { spec: Arc::new(job), next, request, reading });
     };
     let run = state.runs_of(job.id).next().map(|run| run.id);
     Some(match chance.between(0, 11) {
         0 | 1 => {
-            let mut spec = random(name, chance);
+            let mut spec = behind(state, random(name, chance), chance);
             if chance.one_in(2) {
                 spec.schedules = job.spec.schedules.clone();
             }

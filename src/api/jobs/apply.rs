@@ -15,6 +15,7 @@ use super::super::{Api, limits, spec, status};
 use super::{after, compiled};
 use crate::pb::v1 as pb;
 use crate::scheduler::almanac::Almanac;
+use crate::scheduler::coming;
 use crate::scheduler::occurrences::arm;
 use crate::scheduler::set::ScheduleSet;
 use crate::state::spec::JobSpec;
@@ -147,7 +148,11 @@ fn applied(
         version,
         next_at: next.map(|next| view::instant(next.scheduled_at)),
         changes: Vec::new(),
-        warnings: if is_over { vec![IS_OVER.to_owned()] } else { Vec::new() },
+        warnings: is_over
+            .then(|| IS_OVER.to_owned())
+            .into_iter()
+            .chain(coming::never(spec, set, now))
+            .collect(),
     }
 }
 
@@ -192,6 +197,11 @@ impl Api {
         let request = message.request();
         let jobs = std::mem::take(&mut message.jobs);
         let count = jobs.len();
+        let named = jobs.iter().flat_map(|job| &job.schedule);
+        if named.into_iter().any(|schedule| !schedule.exclude.is_empty() || !schedule.only.is_empty()) {
+            // Only a leader that a majority follows can tell that a calendar is not there.
+            self.barrier().await?;
+        }
         let almanac = self.almanac();
         let checked = crate::threads::blocking(move || check(&jobs, &almanac)).await;
         let mut wanted = checked.map_err(|_| Status::unavailable("the node is ending"))??;

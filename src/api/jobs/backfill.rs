@@ -13,10 +13,11 @@ use super::compiled;
 use crate::history::{HistoryError, RunLog};
 use crate::pb::v1 as pb;
 use crate::scheduler::almanac::Almanac;
+use crate::scheduler::coming;
 use crate::scheduler::occurrences::WALK;
 use crate::scheduler::set::ScheduleSet;
 use crate::state::run::{Run, RunState};
-use crate::state::spec::OnResume;
+use crate::state::spec::{JobSpec, OnResume};
 use crate::state::time::Timestamp;
 use crate::state::{self, Command, Job, JobChange, Outcome, State};
 use crate::view;
@@ -32,17 +33,23 @@ fn decided_by_schedule(job: &Job) -> Option<Timestamp> {
     job.next.or_else(|| resumes.and_then(|pause| pause.armed)).map(|armed| armed.scheduled_at)
 }
 
-/// The occurrences of `from` to `to`, the latter not included.
-fn occurrences(set: &ScheduleSet, from: Timestamp, to: Timestamp) -> Result<Vec<Timestamp>, Status> {
-    let mut found = Vec::new();
+/// The occurrences of `from` to `to`, the latter not included, without those that calendars skip.
+fn occurrences(
+    spec: &JobSpec,
+    set: &ScheduleSet,
+    (from, to): (Timestamp, Timestamp),
+) -> Result<Vec<Timestamp>, Status> {
+    let (mut found, mut walked) = (Vec::new(), 0);
     let mut cursor = from.minus(BEFORE);
-    while let Some((at, _)) = set.next_after(cursor).filter(|(at, _)| *at < to) {
-        if found.len() as u64 >= WALK {
+    while let Some((at, index)) = set.next_after(cursor).filter(|(at, _)| *at < to) {
+        if walked >= WALK {
             let status = Status::invalid_argument(format!("the range has more than {WALK} occurrences"));
             return Err(status::hinted(status, "name a shorter range"));
         }
-        found.push(at);
-        cursor = at;
+        if !coming::is_skipped(spec, set, (at, index)) {
+            found.push(at);
+        }
+        (cursor, walked) = (at, walked + 1);
     }
     Ok(found)
 }
@@ -129,7 +136,7 @@ impl Api {
             return Err(Status::failed_precondition(text));
         }
         let until = decided_by_schedule(&job).map_or(to, |armed| armed.min(to));
-        let all = occurrences(&compiled(&job.spec, &Almanac::of(&state))?, from, until)?;
+        let all = occurrences(&job.spec, &compiled(&job.spec, &Almanac::of(&state))?, (from, until))?;
         let count = all.len();
         let (version, looked_at) = (job.version, Arc::clone(&job));
         let missing = self

@@ -7,6 +7,7 @@ use super::super::spec::value;
 use super::super::status;
 use crate::pb::v1 as pb;
 use crate::scheduler::almanac::Almanac;
+use crate::scheduler::coming;
 use crate::scheduler::english::explain;
 use crate::scheduler::set::ScheduleSet;
 use crate::scheduler::spread::Spread;
@@ -58,7 +59,8 @@ pub(super) fn described(job: &Job, set: &ScheduleSet, wanted: Wanted, count: usi
     {
         cursor = at;
         let shown = schedule.describe(at);
-        let note = shown.note.unwrap_or_default();
+        let excluded = coming::told(&job.spec, set, (at, index));
+        let note = shown.note.into_iter().chain(excluded).collect::<Vec<_>>().join("; ");
         found.push(pb::Occurrence { at: Some(view::instant(at)), local: shown.local, note });
     }
     found

@@ -10,6 +10,7 @@ use crate::scheduler::almanac::Almanac;
 use crate::scheduler::rule::{CompiledSchedule, EVERY_PERIOD_MAX, JITTER_MAX, ScheduleError};
 use crate::scheduler::solar::place;
 use crate::scheduler::spread::Spread;
+use crate::state::limits::CALENDARS_PER_SCHEDULE;
 use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule, SolarEvent};
 use crate::state::time::Timestamp;
 
@@ -67,9 +68,28 @@ fn one(schedule: &pb::Schedule, with: (Spread, &Almanac), problems: &mut Problem
         fold,
         jitter: jitter.unwrap_or_default(),
         count: schedule.count,
+        exclude: calendars("exclude", &schedule.exclude, with.1, problems),
+        only: calendars("only", &schedule.only, with.1, problems),
     };
     compile(&read, with, problems);
     is_known.then_some(read)
+}
+
+/// Names of calendars, each once. Whether they are there only a cluster can say.
+fn calendars(field: &str, names: &[String], almanac: &Almanac, problems: &mut Problems) -> Vec<String> {
+    value::most(field, "calendars", names.len(), CALENDARS_PER_SCHEDULE, problems);
+    let mut read: Vec<String> = Vec::new();
+    for (place, name) in names.iter().take(CALENDARS_PER_SCHEDULE).enumerate() {
+        let path = format!("{field}[{place}]");
+        value::name(&path, name, problems);
+        if let Some(Err(error)) = almanac.calendars().map(|calendars| calendars.check(name)) {
+            problems.push(Problem { path, reason: error.to_string(), hint: error.hint() });
+        }
+        if !read.contains(name) {
+            read.push(name.clone());
+        }
+    }
+    read
 }
 
 fn rule(schedule: &pb::Schedule, problems: &mut Problems) -> Option<Rule> {

@@ -3,7 +3,8 @@
 use comfy_table::Table;
 
 use super::{at, columns, length, or_dash};
-use crate::pb::v1::{JobVersion, Namespace, Queue, Run, Spread};
+use crate::pb::v1::{Calendar, Change, JobVersion, Namespace, Queue, Run, SetCalendarResponse, Spread};
+use crate::pb::word;
 
 /// Names, one a line.
 pub(in crate::cli) fn names(header: &str, names: &[String]) -> Table {
@@ -81,6 +82,101 @@ pub(in crate::cli) fn namespaces(namespaces: &[Namespace], wide: bool) -> Table 
             ]);
         }
         table.add_row(row);
+    }
+    table
+}
+
+/// Calendars, one a line.
+pub(in crate::cli) fn calendars(calendars: &[Calendar], wide: bool) -> Table {
+    let narrow = ["CALENDAR", "VERSION", "TIMEZONE", "ENTRIES", "JOBS", "BLACKOUT FOR"];
+    let mut table =
+        if wide { columns(&[&narrow[..], &["SET", "ACTOR", "REASON"]].concat()) } else { columns(&narrow) };
+    for calendar in calendars {
+        let spec = calendar.spec.clone().unwrap_or_default();
+        let mut row = vec![
+            spec.name,
+            calendar.version.to_string(),
+            or_dash(&spec.timezone).to_owned(),
+            crate::cli::calendar::summary(calendar),
+            calendar.jobs.to_string(),
+            or_dash(&blackout(calendar)).to_owned(),
+        ];
+        if wide {
+            row.extend([
+                at(calendar.set_at.as_ref()),
+                or_dash(&calendar.actor).to_owned(),
+                or_dash(&calendar.reason).to_owned(),
+            ]);
+        }
+        table.add_row(row);
+    }
+    table
+}
+
+/// The jobs that a calendar is a blackout for.
+fn blackout(calendar: &Calendar) -> String {
+    let Some(applies_to) = calendar.spec.as_ref().and_then(|spec| spec.applies_to.as_ref()) else {
+        return String::new();
+    };
+    let namespaces = applies_to.namespaces.iter().cloned();
+    let labels = applies_to.labels.iter().map(|(key, value)| format!("{key}={value}"));
+    namespaces.chain(labels).collect::<Vec<_>>().join(" ")
+}
+
+/// A calendar, with all its entries.
+pub(in crate::cli) fn calendar(calendar: &Calendar) -> Table {
+    let spec = calendar.spec.clone().unwrap_or_default();
+    let mut rows = vec![
+        ("name", spec.name),
+        ("version", calendar.version.to_string()),
+        ("description", spec.description),
+        ("timezone", spec.timezone),
+        ("jobs", calendar.jobs.to_string()),
+        ("blackout for", blackout(calendar)),
+        ("set", at(calendar.set_at.as_ref())),
+        ("actor", calendar.actor.clone()),
+        ("reason", calendar.reason.clone()),
+    ];
+    rows.extend(spec.dates.into_iter().map(|dates| ("dates", dates)));
+    rows.extend(spec.weekly.into_iter().map(|hours| {
+        let clock = match (hours.from.as_str(), hours.to.as_str()) {
+            ("", "") => String::new(),
+            (from, to) => format!(
+                " {}-{}",
+                if from.is_empty() { "00:00" } else { from },
+                if to.is_empty() { "24:00" } else { to }
+            ),
+        };
+        ("weekly", format!("{}{clock} {}", hours.days, hours.note))
+    }));
+    rows.extend(spec.windows.into_iter().map(|window| {
+        let (from, to) = (at(window.from.as_ref()), at(window.to.as_ref()));
+        ("window", format!("{from} to {to} {}", window.note))
+    }));
+    rows.extend(spec.rules.into_iter().map(|rule| {
+        let lasts = match rule.duration {
+            Some(span) => length(Some(&span)),
+            None => format!("{} days", rule.days),
+        };
+        ("rule", format!("{} for {lasts} {}", rule.rrule.replace('\n', " "), rule.note))
+    }));
+    let mut table = columns(&["FIELD", "VALUE"]);
+    for (name, value) in rows.into_iter().filter(|(_, value)| !value.is_empty()) {
+        table.add_row([name, value.trim()]);
+    }
+    table
+}
+
+/// What became of calendars that were applied.
+pub(in crate::cli) fn set_calendars(answers: &[SetCalendarResponse]) -> Table {
+    let mut table = columns(&["CALENDAR", "VERSION", "CHANGE"]);
+    for answer in answers {
+        let calendar = answer.calendar.clone().unwrap_or_default();
+        table.add_row([
+            calendar.spec.unwrap_or_default().name,
+            calendar.version.to_string(),
+            word::of::<Change>(answer.change).unwrap_or("unknown").to_owned(),
+        ]);
     }
     table
 }

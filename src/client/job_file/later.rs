@@ -4,11 +4,8 @@
 //! believes that a limit is in force.
 
 /// The key of the surrounding mapping (empty for the job itself) and the keys planned in it.
-const LATER: [(&str, &[&str]); 3] = [
-    ("", &["notify", "every_node"]),
-    ("schedule", &["exclude", "only"]),
-    ("target", &["grpc", "redis", "amqp", "nats", "kafka", "celery"]),
-];
+const LATER: [(&str, &[&str]); 2] =
+    [("", &["notify", "every_node"]), ("target", &["grpc", "redis", "amqp", "nats", "kafka", "celery"])];
 
 /// Whether `key`, found directly under `parent`, is one of them.
 pub(super) fn is_later(parent: &str, key: &str) -> bool {

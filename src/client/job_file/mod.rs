@@ -1,4 +1,5 @@
-//! Job files: YAML, JSON or TOML in, [`JobSpec`]s out, with every problem named by its place.
+//! Job files: YAML, JSON or TOML in, [`JobSpec`]s out, with every problem named by its place. Calendar files are read
+//! the same way ([`Definition`]).
 //!
 //! Each format is read into one small tree whose keys and values know their line and column
 //! ([`tree`]); the messages of the protocol are then read from that tree by their textual form
@@ -25,13 +26,13 @@ mod toml;
 mod tree;
 mod yaml;
 
-use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 pub use self::problem::{Place, Problem, Reason};
 use self::tree::Refusal;
 pub(crate) use self::tree::{Node, Value};
 use crate::pb::path::{self, Step};
-use crate::pb::v1::JobSpec;
+use crate::pb::v1::{CalendarSpec, JobSpec};
 
 /// The longest file that is read.
 pub const BYTES_MAX: usize = 4 << 20;
@@ -71,6 +72,31 @@ impl Format {
     }
 }
 
+/// What a document of a file defines.
+pub trait Definition: DeserializeOwned {
+    /// What it is called.
+    const NOUN: &'static str;
+
+    /// Its name; empty if it has none.
+    fn name(&self) -> &str;
+}
+
+impl Definition for JobSpec {
+    const NOUN: &'static str = "job";
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+impl Definition for CalendarSpec {
+    const NOUN: &'static str = "calendar";
+
+    fn name(&self) -> &str {
+        &self.name
+    }
+}
+
 /// Where a job came from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
@@ -82,18 +108,18 @@ pub struct Source {
     pub line: usize,
 }
 
-/// One job of a file.
+/// One job, or other definition, of a file.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Document {
+pub struct Document<T = JobSpec> {
     /// Where it came from.
     pub source: Source,
     /// What it says. Fields that the file leaves out are unset: the server knows the defaults.
-    pub spec: JobSpec,
+    pub spec: T,
     /// Where it says it.
     tree: Node,
 }
 
-impl Document {
+impl<T> Document<T> {
     /// The place of a field, for what a server says about it; of a field that the file leaves out, the
     /// place of what would hold it.
     #[must_use]
@@ -109,6 +135,18 @@ impl Document {
 /// # Errors
 /// Every problem of every document, in the order of the file, at most [`PROBLEMS_MAX`] of them.
 pub fn read(file: &str, format: Format, text: &str) -> Result<Vec<Document>, Vec<Problem>> {
+    read_as(file, format, text)
+}
+
+/// As [`read`], of any kind of definition.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_as<T: Definition>(
+    file: &str,
+    format: Format,
+    text: &str,
+) -> Result<Vec<Document<T>>, Vec<Problem>> {
     let place = |document| Place { file: file.to_owned(), document, position: None, path: String::new() };
     if text.len() > BYTES_MAX {
         return Err(vec![place(1).problem(Reason::TooLong)]);
@@ -122,7 +160,7 @@ pub fn read(file: &str, format: Format, text: &str) -> Result<Vec<Document>, Vec
     let mut documents = Vec::new();
     for (document, mut root) in trees.into_iter().flat_map(jobs_of) {
         let line = root.at.line;
-        match read_document(&mut root) {
+        match read_document::<T>(&mut root) {
             Ok(spec) => {
                 let source = Source { file: file.to_owned(), document, line };
                 documents.push(Document { source, spec: *spec, tree: root });
@@ -134,7 +172,7 @@ pub fn read(file: &str, format: Format, text: &str) -> Result<Vec<Document>, Vec
     }
     problems.extend(broken.map(|(document, refusal)| refusal.into_problem(place(document))));
     if problems.is_empty() && documents.is_empty() {
-        problems.push(place(1).problem(Reason::NoJob));
+        problems.push(place(1).problem(Reason::Nothing { noun: T::NOUN }));
     }
     if problems.is_empty() {
         return Ok(documents);
@@ -183,13 +221,13 @@ fn jobs_of((document, root): (usize, Node)) -> Vec<(usize, Node)> {
 /// each stays cheap.
 const REFUSALS_MAX: usize = 20;
 
-fn read_document(root: &mut Node) -> Result<Box<JobSpec>, Vec<Refusal>> {
+fn read_document<T: Definition>(root: &mut Node) -> Result<Box<T>, Vec<Refusal>> {
     let mut refusals = root.doubled_keys();
     while refusals.len() < REFUSALS_MAX {
-        match JobSpec::deserialize(&*root) {
+        match T::deserialize(&*root) {
             Ok(spec) => {
                 // a name that was refused is not missing
-                if spec.name.is_empty() && !refusals.iter().any(|refusal| refusal.is_about("name")) {
+                if spec.name().is_empty() && !refusals.iter().any(|refusal| refusal.is_about("name")) {
                     refusals.push(Refusal::new(Reason::Missing { key: "name" }).at(root.at));
                 }
                 if refusals.is_empty() {

@@ -61,9 +61,12 @@ pub enum Reason {
     /// Deeper than [`DEPTH_MAX`].
     #[error("more than {DEPTH_MAX} mappings and lists inside each other")]
     TooDeep,
-    /// Not one document with a job.
-    #[error("the file holds no job")]
-    NoJob,
+    /// Not one document with a definition.
+    #[error("the file holds no {noun}")]
+    Nothing {
+        /// What was looked for.
+        noun: &'static str,
+    },
     /// The text is not in the format.
     #[error("{0}")]
     Syntax(String),

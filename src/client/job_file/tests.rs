@@ -108,7 +108,7 @@ fn anchors_work_inside_a_document() {
 
 #[test]
 fn each_kind_of_bad_input_is_named_with_its_place() {
-    let known_schedule = "known here: cron, dialect, day_rule, every, offset, at, timezone, dst, start_at, end_at, jitter, from, count, rrule, calendar, solar";
+    let known_schedule = "known here: cron, dialect, day_rule, every, offset, at, timezone, dst, start_at, end_at, jitter, from, count, rrule, calendar, solar, exclude, only";
     for (text, expected) in [
         ("name: a\nnotify: {on: []}\n", "a.yaml:2:1: notify: this version does not support `notify`".to_owned()),
         (
@@ -120,8 +120,8 @@ fn each_kind_of_bad_input_is_named_with_its_place() {
             "a.yaml:3:3: target.kafka: this version does not support `kafka`".to_owned(),
         ),
         (
-            "name: a\nschedule:\n- cron: x\n- exclude: [holidays]\n",
-            "a.yaml:4:3: schedule[1].exclude: this version does not support `exclude`".to_owned(),
+            "name: a\nschedule:\n- cron: x\n- exclude: holidays\n",
+            "a.yaml:4:12: schedule[1].exclude: expected a list, found `holidays`".to_owned(),
         ),
         (
             "name: a\nschedule:\n  cron: x\n  timezon: UTC\n",

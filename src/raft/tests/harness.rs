@@ -21,8 +21,8 @@ use crate::raft::{
 };
 use crate::state::run::Run;
 use crate::state::spec::{
-    BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, OnLost, OnOpen, OnResume, Overlap, OverlapPolicy,
-    Program, Retention, Retry, Target,
+    BreakerPolicy, CatchUp, CatchUpRuns, JobSpec, Keep, OnExcluded, OnLost, OnOpen, OnResume, Overlap,
+    OverlapPolicy, Program, Retention, Retry, Target,
 };
 use crate::state::time::Timestamp;
 use crate::state::{Command, Entry};
@@ -340,6 +340,7 @@ pub(super) fn job_spec() -> JobSpec {
         after: None,
         priority: 0,
         every_node: false,
+        on_excluded: OnExcluded::Skip,
         breaker: BreakerPolicy {
             name: None,
             consecutive_failures: 5,

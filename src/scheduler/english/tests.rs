@@ -18,6 +18,8 @@ fn schedule(rule: Rule, timezone: &str) -> Schedule {
         end_at: None,
         jitter: Duration::ZERO,
         count: None,
+        exclude: Vec::new(),
+        only: Vec::new(),
     }
 }
 

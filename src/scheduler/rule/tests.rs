@@ -20,6 +20,8 @@ fn schedule(rule: Rule) -> Schedule {
         end_at: None,
         jitter: Duration::ZERO,
         count: None,
+        exclude: Vec::new(),
+        only: Vec::new(),
     }
 }
 

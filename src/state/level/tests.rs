@@ -6,9 +6,10 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::*;
+use crate::state::calendar::CalendarSpec;
 use crate::state::namespace::NamespaceLimits;
 use crate::state::queue::QueueLimits;
-use crate::state::run::{AttemptOutcome, JobId, Report, RunId};
+use crate::state::run::{AttemptOutcome, Cause, JobId, Report, RunId};
 use crate::state::schedule::{DayRule, SolarEvent, SolarPlace};
 use crate::state::time::Timestamp;
 use crate::state::tzdata::{ZoneData, ZoneFile};
@@ -17,7 +18,7 @@ use crate::state::{
 };
 use crate::view::fixture::minutely;
 
-const VARIANTS: usize = 26;
+const VARIANTS: usize = 28;
 
 /// Numbers all variants: a new one does not get past this, and then has to be in [`commands`].
 const fn number(command: &Command) -> usize {
@@ -48,6 +49,8 @@ const fn number(command: &Command) -> usize {
         Command::Arm { .. } => 23,
         Command::SetTzdata { .. } => 24,
         Command::Reread { .. } => 25,
+        Command::PutCalendar { .. } => 26,
+        Command::DeleteCalendar { .. } => 27,
     }
 }
 
@@ -96,6 +99,8 @@ fn commands() -> Vec<Command> {
         arm(),
         set_tzdata(),
         reread(),
+        put_calendar(),
+        delete_calendar(),
     ]
 }
 
@@ -123,6 +128,26 @@ fn set_tzdata() -> Command {
 fn reread() -> Command {
     let armed = vec![Rearmed { job: RUN.job, version: 1, next: None }];
     Command::Reread { generation: 9, after: None, through: Some(RUN.job), armed }
+}
+
+fn put_calendar() -> Command {
+    let dates = vec!["12-25 Christmas".parse().expect("a day")];
+    let spec = CalendarSpec { name: "c".to_owned(), dates, ..CalendarSpec::default() };
+    Command::PutCalendar { spec: Arc::new(spec), request: Request::default() }
+}
+
+fn delete_calendar() -> Command {
+    Command::DeleteCalendar { calendar: "c".into(), request: Request::default() }
+}
+
+fn fire(verdict: Verdict) -> Command {
+    Command::Fire { job: RUN.job, version: 1, expect: AT, verdicts: vec![verdict], next: None }
+}
+
+fn put_off() -> Command {
+    let (from, scheduled_at, due_at, cause) = (AT, AT, AT, Cause::Schedule);
+    let moved = Some("c: 12-25".into());
+    fire(Verdict::Run { from, scheduled_at, due_at, cause, stands_for: 1, moved })
 }
 
 fn arm() -> Command {
@@ -194,6 +219,21 @@ fn later() -> Vec<(u32, &'static str, Command)> {
         (1, "`H`, `~` and years in `schedule.cron`", due(cron("0 0 0 1 1 * 2030", Dialect::Unix), None)),
         (1, "`schedule.count`", due(cron("@daily", Dialect::Unix), Some(3))),
         (1, "`every_node`", put(|spec| spec.every_node = true)),
+        (1, "calendars", put_calendar()),
+        (1, "calendars", delete_calendar()),
+        (1, "calendars", put_off()),
+        (1, "calendars", fire(Verdict::Excluded { from: AT, until: AT, count: 1, why: "c: 12-25".into() })),
+        (1, "`on_excluded`", put(|spec| spec.on_excluded = OnExcluded::NextAllowed)),
+        (
+            1,
+            "`schedule.exclude` and `schedule.only`",
+            put(|spec| spec.schedules[0].exclude = vec!["c".to_owned()]),
+        ),
+        (
+            1,
+            "`schedule.exclude` and `schedule.only`",
+            put(|spec| spec.schedules[0].only = vec!["c".to_owned()]),
+        ),
         (1, "`retry.on: grpc`", put(|spec| spec.retry.on = vec![RetryOn::Failed, RetryOn::Grpc(14)])),
         (1, "a run for one worker", trigger),
         (1, "`every_node`", Command::Spread { run: RUN, places: vec!["w".into()] }),
@@ -249,6 +289,8 @@ fn what_came_later_needs_its_level_and_what_was_there_needs_none() {
                 | Command::Arm { .. }
                 | Command::SetTzdata { .. }
                 | Command::Reread { .. }
+                | Command::PutCalendar { .. }
+                | Command::DeleteCalendar { .. }
         );
         assert_eq!(command.need().level, u32::from(is_new), "{command:?}");
     }

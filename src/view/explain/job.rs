@@ -7,6 +7,7 @@ use super::{Explaining, Facts, words};
 use crate::history::HistoryError;
 use crate::pb::v1 as pb;
 use crate::scheduler::almanac::Almanac;
+use crate::scheduler::coming;
 use crate::scheduler::set::ScheduleSet;
 use crate::state::Job;
 use crate::state::run::{Cause, Run, RunId};
@@ -41,6 +42,8 @@ impl Explaining<'_> {
         let now = self.state.now();
         let jitter = if next.due_at == next.scheduled_at {
             String::new()
+        } else if let Some(why) = self.put_off(job, next.scheduled_at) {
+            format!(", due at {}: {why}", next.due_at)
         } else {
             format!(", due at {} with jitter", next.due_at)
         };
@@ -52,10 +55,20 @@ impl Explaining<'_> {
         })
     }
 
+    /// What calendars make of an occurrence.
+    fn put_off(&self, job: &Job, at: Timestamp) -> Option<String> {
+        let set = ScheduleSet::of(&job.spec, &Almanac::of(self.state)).ok()?;
+        let found = set.next_after(at.minus(Duration::from_millis(1))).filter(|(found, _)| *found == at)?;
+        coming::told(&job.spec, &set, found)
+    }
+
     fn now(&self, job: &Job, facts: &mut Facts) -> Result<String, HistoryError> {
         self.after(job, facts);
         facts.maybe(self.breaker_of(job));
         facts.maybe(self.limits_of(&job.spec));
+        if let Some(next) = job.next.filter(|next| next.due_at == next.scheduled_at) {
+            facts.maybe(self.put_off(job, next.scheduled_at).map(|why| format!("it is to be {why}")));
+        }
         let live: Vec<&Arc<Run>> = self.state.runs_of(job.id).take(LIVE_RUNS + 1).collect();
         for run in live.iter().take(LIVE_RUNS) {
             let mut behind = Facts::default();
@@ -197,6 +210,7 @@ impl Explaining<'_> {
             }
             if at > next.scheduled_at {
                 facts.maybe(self.next(job));
+                facts.maybe(self.put_off(job, at).map(|why| format!("it is to be {why}")));
                 facts.maybe(self.breaker_of(job));
                 return format!("the occurrence at {at} lies ahead");
             }

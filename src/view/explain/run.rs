@@ -176,6 +176,7 @@ impl Explaining<'_> {
                     Some(Reason::Superseded) => "a newer run took its place (overlap: replace)",
                     Some(Reason::Schedule) => "its schedule could not be evaluated",
                     Some(Reason::Limit) => "a limit of the cluster was reached",
+                    Some(Reason::Calendar) => return self.excluded(run),
                     Some(Reason::Upstream) => "the runs before it did not end as it waits for (after)",
                     Some(_) | None => why,
                 };
@@ -216,6 +217,18 @@ impl Explaining<'_> {
         }
         let how = last.map_or_else(|| "it never started".to_owned(), attempt_end);
         format!("run {} failed at {at}: {how}", run.id)
+    }
+
+    fn excluded(&self, run: &Run) -> String {
+        match run.scheduled_until {
+            None => format!("the occurrence at {} was skipped: {}", run.id.at, run.detail),
+            Some(until) => format!(
+                "{} from {} to {until} were skipped: {}",
+                words::counted(run.stands_for, "occurrence"),
+                run.id.at,
+                run.detail
+            ),
+        }
     }
 
     fn missed(&self, run: &Run, facts: &mut Facts) -> String {

@@ -374,6 +374,7 @@ async fn missed_instants_are_found_in_the_record_that_covers_them() {
         due_at: at("10:07:00"),
         cause: Cause::CatchUp,
         stands_for: 3,
+        moved: None,
     };
     let runs = scene.now("10:07:30").decide(job, vec![missed, caught]).await;
     assert_eq!(

@@ -127,7 +127,7 @@ enum Arguments<'a> {
         job: JobNamed<'a>,
         version: u64,
         scheduled_at: At,
-        verdicts: Vec<VerdictSaid>,
+        verdicts: Vec<VerdictSaid<'a>>,
         #[serde(skip_serializing_if = "Option::is_none")]
         next: Option<Armed>,
     },
@@ -186,6 +186,13 @@ enum Arguments<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         retention_age: Option<Span>,
     },
+    PutCalendar {
+        calendar: &'a str,
+        spec: Box<pb::CalendarSpec>,
+    },
+    DeleteCalendar {
+        calendar: &'a str,
+    },
     HalfOpen {
         #[serde(flatten)]
         breaker: BreakerNamed,
@@ -227,7 +234,7 @@ struct Reported<'a> {
 /// What was decided of an occurrence, before overlap and breakers had their say.
 #[derive(Serialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
-enum VerdictSaid {
+enum VerdictSaid<'a> {
     Run {
         #[serde(skip_serializing_if = "Option::is_none")]
         scheduled_from: Option<At>,
@@ -235,27 +242,42 @@ enum VerdictSaid {
         due_at: At,
         cause: &'static str,
         stands_for: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        put_off_by: Option<&'a str>,
     },
     Missed {
         scheduled_at: At,
         scheduled_until: At,
         stands_for: u64,
     },
+    Excluded {
+        scheduled_at: At,
+        scheduled_until: At,
+        stands_for: u64,
+        excluded_by: &'a str,
+    },
 }
 
-impl From<&Verdict> for VerdictSaid {
-    fn from(verdict: &Verdict) -> Self {
+impl<'a> From<&'a Verdict> for VerdictSaid<'a> {
+    fn from(verdict: &'a Verdict) -> Self {
         match *verdict {
-            Verdict::Run { from, scheduled_at, due_at, cause: made_by, stands_for } => Self::Run {
+            Verdict::Run { from, scheduled_at, due_at, cause: made_by, stands_for, ref moved } => Self::Run {
                 scheduled_from: Some(At(from)).filter(|_| from < scheduled_at),
                 scheduled_at: At(scheduled_at),
                 due_at: At(due_at),
                 cause: cause(made_by),
                 stands_for,
+                put_off_by: moved.as_deref(),
             },
             Verdict::Missed { from, until, count } => {
                 Self::Missed { scheduled_at: At(from), scheduled_until: At(until), stands_for: count }
             }
+            Verdict::Excluded { from, until, count, ref why } => Self::Excluded {
+                scheduled_at: At(from),
+                scheduled_until: At(until),
+                stands_for: count,
+                excluded_by: why,
+            },
         }
     }
 }
@@ -302,6 +324,10 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
             retention_runs: limits.runs,
             retention_age: limits.age.map(Span),
         },
+        Command::PutCalendar { spec, .. } => {
+            Arguments::PutCalendar { calendar: &spec.name, spec: Box::new(view::calendar::spec(spec)) }
+        }
+        Command::DeleteCalendar { calendar, .. } => Arguments::DeleteCalendar { calendar },
         Command::HalfOpen { breaker, opened } => {
             Arguments::HalfOpen { breaker: BreakerNamed::of(breaker, scene), opened_index: *opened }
         }

@@ -82,7 +82,7 @@ fn due(time: &str) -> Due {
 fn run_at(time: &str) -> Verdict {
     let instant = at(time);
     let cause = Cause::Schedule;
-    Verdict::Run { from: instant, scheduled_at: instant, due_at: instant, cause, stands_for: 1 }
+    Verdict::Run { from: instant, scheduled_at: instant, due_at: instant, cause, stands_for: 1, moved: None }
 }
 
 fn without_records(line: &Value) -> Value {
@@ -185,6 +185,7 @@ fn what_is_missed_or_skipped_is_told_with_its_reason() {
         due_at: at("10:06:00.000"),
         cause: Cause::CatchUp,
         stands_for: 2,
+        moved: None,
     };
     let fire = told.fire(job, vec![missed, catch_up, run_at("10:07:00.000")], "10:09:00.000");
     let line = told.apply("10:08:00.000", vec![fire]);

@@ -50,6 +50,8 @@ pub(crate) fn schedule(bytes: &[u8]) {
         end_at: None,
         jitter: std::time::Duration::ZERO,
         count: None,
+        exclude: Vec::new(),
+        only: Vec::new(),
     };
     match CompiledSchedule::compile(&schedule, Spread::of("default", timezone), &Almanac::bundled()) {
         Ok(compiled) => {

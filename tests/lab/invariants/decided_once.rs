@@ -47,10 +47,12 @@ impl DecidedOnce {
             for verdict in verdicts {
                 let covered = match *verdict {
                     Verdict::Run { stands_for, .. } => stands_for,
-                    Verdict::Missed { count, .. } => count,
+                    Verdict::Missed { count, .. } | Verdict::Excluded { count, .. } => count,
                 };
                 let ends: Vec<_> = (0..covered).filter_map(|_| walked.next().copied()).collect();
-                let (Verdict::Run { from, .. } | Verdict::Missed { from, .. }) = *verdict;
+                let (Verdict::Run { from, .. }
+                | Verdict::Missed { from, .. }
+                | Verdict::Excluded { from, .. }) = *verdict;
                 assert_eq!(
                     (ends.first(), ends.last()),
                     (Some(&from), Some(&verdict.until())),

@@ -11,7 +11,7 @@ pub(crate) fn committed(it: &Committed<'_>) {
             for verdict in verdicts {
                 let due = match *verdict {
                     Verdict::Run { due_at, .. } => due_at,
-                    Verdict::Missed { until, .. } => until,
+                    Verdict::Missed { until, .. } | Verdict::Excluded { until, .. } => until,
                 };
                 assert!(due <= now, "{verdict:?} at {now}");
             }
