@@ -56,6 +56,8 @@ enum FormatArg {
     Dkron,
     /// Tasks as `schtasks /query /xml` and the Task Scheduler export them, in UTF-8 or UTF-16
     WindowsTask,
+    /// Jobs and triggers of Quartz, as its XML plugin reads them (job-scheduling-data)
+    Quartz,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -74,6 +76,7 @@ pub(super) fn carry_out(args: &ImportArgs, context: &Context, printer: &mut Prin
         FormatArg::Systemd => Format::Systemd,
         FormatArg::Dkron => Format::Dkron,
         FormatArg::WindowsTask => Format::WindowsTask,
+        FormatArg::Quartz => Format::Quartz,
     };
     let namespace = match context.global.namespace.as_str() {
         // What no file says means the default one.

@@ -1,6 +1,7 @@
 //! `job`: definitions of what runs, when, and under which policies.
 
 mod control;
+mod export;
 pub(super) mod prune;
 
 use clap::{Args, Subcommand};
@@ -11,15 +12,13 @@ use super::{Context, Failure, apply, occurrences, run, tables};
 use crate::client::{Client, paging};
 use crate::pb::instant::write;
 use crate::pb::v1::{
-    DeleteJobRequest, ExplainJobRequest, GetJobRequest, Job, JobSpec, ListJobsRequest,
-    NextOccurrencesRequest, Run, RunState, TriggerJobRequest,
+    DeleteJobRequest, ExplainJobRequest, GetJobRequest, Job, ListJobsRequest, NextOccurrencesRequest, Run,
+    RunState, TriggerJobRequest,
 };
 use crate::state::time::Timestamp;
 
 /// Jobs of a namespace that `job apply --prune` looks at, at most.
 pub(super) const PRUNE_MAX: usize = 100_000;
-/// Jobs that `job export` writes at most.
-const EXPORT_MAX: usize = 100_000;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum JobCommand {
@@ -103,13 +102,9 @@ pub(super) enum JobCommand {
         #[command(flatten)]
         read: ReadFlags,
     },
-    /// Writes jobs as job files that `job apply` reads: YAML documents, or JSON with `-o json|jsonl`
-    Export {
-        /// The jobs. Default: all of the namespace
-        names: Vec<String>,
-        #[command(flatten)]
-        list: ListFlags,
-    },
+    /// Writes jobs as job files that `job apply` reads: YAML documents, or JSON with `-o json|jsonl`; or as another
+    /// scheduler's definitions
+    Export(export::ExportArgs),
 }
 
 #[derive(Debug, Args)]
@@ -133,7 +128,7 @@ pub(super) async fn carry_out(
         JobCommand::Apply(args) => apply::carry_out(args, context, printer).await,
         JobCommand::Diff(args) => apply::diff(args, context, printer).await,
         JobCommand::List(args) => list(args, context, printer).await,
-        JobCommand::Export { names, list } => export(names, list, context, printer).await,
+        JobCommand::Export(args) => export::carry_out(args, context, printer).await,
         JobCommand::Get { name, read } => {
             let request = GetJobRequest { namespace: namespace(context), name, stale: read.stale };
             let job = context.client()?.get_job(request).await?;
@@ -278,43 +273,4 @@ async fn list(args: ListArgs, context: &Context, printer: &mut Printer) -> Resul
         printer.note(&format!("there are more than {} jobs; --limit shows more", args.limit));
     }
     Ok(())
-}
-
-/// Writes specifications alone, so that what is written can be applied.
-async fn export(
-    names: Vec<String>,
-    flags: ListFlags,
-    context: &Context,
-    printer: &mut Printer,
-) -> Result<(), Failure> {
-    let client = context.client()?;
-    let stale = flags.read.stale;
-    let mut specs: Vec<JobSpec> = Vec::new();
-    if names.is_empty() {
-        let namespace = context.namespace_or_all(flags.all_namespaces);
-        let request = ListJobsRequest { namespace, stale, ..ListJobsRequest::default() };
-        let found = paging::jobs(&client, request, EXPORT_MAX).await?;
-        specs.extend(found.jobs.into_iter().filter_map(|job| job.spec));
-        if !found.next_page_token.is_empty() {
-            let message = format!("there are more than {EXPORT_MAX} jobs; export by namespace or by name");
-            return Err(Failure::Usage { message });
-        }
-    }
-    for name in names {
-        let request = GetJobRequest { namespace: namespace(context), name, stale };
-        specs.extend(client.get_job(request).await?.spec);
-    }
-    match printer.output() {
-        Output::Json => printer.json(&specs),
-        Output::Jsonl => specs.iter().try_for_each(|spec| printer.json_line(spec)),
-        Output::Table | Output::Wide | Output::Yaml => {
-            for (number, spec) in specs.iter().enumerate() {
-                if number > 0 {
-                    printer.line("---")?;
-                }
-                printer.yaml(spec)?;
-            }
-            Ok(())
-        }
-    }
 }

@@ -35,6 +35,8 @@ fn every_command_of_the_release_is_understood() {
         "chronarch job next a --count 3 --after 2026-01-01T00:00:00Z",
         "chronarch job explain a --at 2026-01-01T00:00:00Z",
         "chronarch job export a b",
+        "chronarch job export --format crontab --timezone Europe/Berlin --strict",
+        "chronarch job export --format kubernetes --image debian:13 -A",
         "chronarch run list --job a --state failed,skipped --from 2026-01-01T00:00:00Z --to 2026-01-02T00:00:00Z",
         "chronarch run get r",
         "chronarch run watch r",
@@ -118,6 +120,7 @@ fn a_wrong_command_line_is_refused() {
         "chronarch schedule next x --dialect spring",
         "chronarch import crontab",
         "chronarch import fcron a",
+        "chronarch job export --format kubernetes",
     ] {
         let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
         assert_eq!(error.exit_code(), 2, "{line}");

@@ -14,16 +14,19 @@
 //! [`BYTES_MAX`] of a file, and [`JOBS_MAX`] jobs, each within the limits that a server has; what is beyond them is a
 //! finding, and an error. Of findings there are no more than keys and lines.
 
+pub mod back;
 mod crontab;
 mod dkron;
 mod kubernetes;
 mod names;
+mod quartz;
 mod robfig;
 mod systemd;
 #[cfg(test)]
 mod tests;
 mod windows;
 mod words;
+mod xml;
 mod yaml;
 
 use crate::api::spec;
@@ -48,6 +51,8 @@ pub enum Format {
     Dkron,
     /// Tasks of Windows, as XML.
     WindowsTask,
+    /// Job data of Quartz, as XML.
+    Quartz,
 }
 
 /// What the definitions do not say.
@@ -135,6 +140,7 @@ pub fn import(format: Format, files: &[(String, String)], options: &Options) -> 
         Format::Kubernetes => kubernetes::read,
         Format::Dkron => dkron::read,
         Format::WindowsTask => windows::read,
+        Format::Quartz => quartz::read,
         Format::Systemd => return settle(systemd::read(files, options)),
     };
     let mut all = Imported::default();

@@ -30,12 +30,13 @@ fn import_one(format: Format, name: &str, text: &str) -> Imported {
 /// Files as people have them, and what becomes of them, in `NAME.imported`. `UPDATE_GOLDENFILES=1` writes that anew.
 #[test]
 fn files_as_people_have_them_are_carried_over_as_written_down() {
-    let sets: [(Format, &str, &[&str]); 6] = [
+    let sets: [(Format, &str, &[&str]); 7] = [
         (Format::Crontab, "user.crontab", &["user.crontab"]),
         (Format::Crontab, "sysstat", &["cron.d/sysstat"]),
         (Format::Kubernetes, "kubernetes", &["shop.kubernetes.yaml"]),
         (Format::Dkron, "dkron", &["jobs.dkron.json"]),
         (Format::WindowsTask, "windows", &["backup.task.xml"]),
+        (Format::Quartz, "quartz", &["quartz_data.xml"]),
         (
             Format::Systemd,
             "systemd",
@@ -162,7 +163,7 @@ proptest::proptest! {
         pieces in proptest::collection::vec("[ -~äé\t]{0,12}|\n|=|%|\\\\|\\$\\{|\\[Timer\\]\n|OnCalendar=|ExecStart=|\\* |@daily |kind: CronJob\n|<Task>|<Triggers>|<CalendarTrigger>|</CalendarTrigger>|<StartBoundary>2026-01-05T08:05:00</StartBoundary>|spec:\n  schedule: ", 0..40),
     ) {
         let text = pieces.concat();
-        for format in [Format::Crontab, Format::Kubernetes, Format::Systemd, Format::Dkron, Format::WindowsTask] {
+        for format in [Format::Crontab, Format::Kubernetes, Format::Systemd, Format::Dkron, Format::WindowsTask, Format::Quartz] {
             let files = [("a.timer".to_owned(), text.clone()), ("a.service".to_owned(), text.clone())];
             let made = import(format, &files, &Options::default());
             for draft in made.drafts {

@@ -1,4 +1,4 @@
-//! The words of a command that no shell reads.
+//! The words of a command: as no shell reads them, and for one that does.
 
 /// The words of a value: parted by blanks, quotes around them taken away, escapes as in C. `None` for a quote that
 /// does not end.
@@ -27,4 +27,13 @@ pub(super) fn split(value: &str) -> Option<Vec<String>> {
     }
     words.extend(word);
     quote.is_none().then_some(words)
+}
+
+/// A word as a shell takes it for one.
+pub(super) fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,=@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }

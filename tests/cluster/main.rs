@@ -26,4 +26,5 @@ mod pages;
 mod receiver;
 mod staff;
 mod takeover;
+mod tzdata;
 mod workers;

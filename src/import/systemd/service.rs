@@ -54,7 +54,7 @@ pub(super) fn add(
         _ => {
             let lines: Vec<String> = commands
                 .iter()
-                .map(|words| words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" "))
+                .map(|words| words.iter().map(|word| words::quoted(word)).collect::<Vec<_>>().join(" "))
                 .collect();
             exec.shell = lines.join(" &&\n");
             choices.push("shell: one ExecStart after the other, for as long as they end well".to_owned());
@@ -239,13 +239,4 @@ fn expand(word: &str, expands: bool, env: &BTreeMap<String, String>) -> Result<S
         }
     }
     Ok(out + rest)
-}
-
-/// A word as a shell takes it for one.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:,=@%".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
 }

@@ -14,8 +14,9 @@ mod tests;
 use std::path::Path;
 use std::time::Duration;
 
-use roxmltree::{Document, Node};
+use roxmltree::Node;
 
+use super::xml::{Element, document};
 use super::{BREAKER, Loss, Sheet, names};
 use crate::api::limits;
 use crate::pb::span;
@@ -26,78 +27,14 @@ use crate::pb::v1::{
 /// How long a task may run unless it says otherwise.
 const EXECUTION_TIME: Duration = Duration::from_secs(72 * 3_600);
 
-/// A node of the file with what a message about it needs.
-#[derive(Clone, Copy)]
-struct Element<'a> {
-    node: Node<'a, 'a>,
-    /// Where each line of the file begins, in bytes.
-    lines: &'a [usize],
-}
-
-impl<'a> Element<'a> {
-    fn name(self) -> &'a str {
-        self.node.tag_name().name()
-    }
-
-    fn line(self) -> usize {
-        let start = self.node.range().start;
-        self.lines.partition_point(|line| *line <= start)
-    }
-
-    fn text(self) -> &'a str {
-        self.node.text().unwrap_or_default().trim()
-    }
-
-    fn children(self) -> impl Iterator<Item = Element<'a>> {
-        self.node.children().filter(Node::is_element).map(move |node| Element { node, ..self })
-    }
-
-    fn child(self, name: &str) -> Option<Element<'a>> {
-        self.children().find(|child| child.name() == name)
-    }
-
-    fn flag(self) -> bool {
-        matches!(self.text(), "true" | "1")
-    }
-
-    fn lost(self, why: &str, sheet: &mut Sheet<'_>) {
-        sheet.find(self.line(), Loss::Lost, format!("{}: {why}", self.name()));
-    }
-
-    fn approximated(self, how: &str, sheet: &mut Sheet<'_>) {
-        sheet.find(self.line(), Loss::Approximated, format!("{}: {how}", self.name()));
-    }
-
-    fn unread(self, expected: &str, sheet: &mut Sheet<'_>) {
-        let what = format!("{}: expected {expected}, found {:?}", self.name(), self.text());
-        sheet.find(self.line(), Loss::Unread, what);
-    }
-
-    /// A span of XML Schema, `PT1H30M`.
-    fn span(self, sheet: &mut Sheet<'_>) -> Option<Duration> {
-        let span = trigger::span(self.text());
-        if span.is_none() {
-            self.unread("a span such as PT1H30M", sheet);
-        }
-        span
-    }
-}
-
 pub(super) fn read(text: &str, sheet: &mut Sheet<'_>) {
-    let document = match Document::parse(text) {
-        Ok(document) => document,
-        Err(error) => return sheet.find(error.pos().row as usize, Loss::Unread, error.to_string()),
-    };
-    let lines: Vec<usize> =
-        std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-    let root = Element { node: document.root_element(), lines: &lines };
-    match root.name() {
+    document(text, sheet, |root, sheet| match root.name() {
         "Task" => task(root, sheet),
         "Tasks" => {
             root.children().filter(|child| child.name() == "Task").for_each(|child| task(child, sheet))
         }
         _ => root.unread("a Task, or Tasks", sheet),
-    }
+    });
 }
 
 /// What a task is called: the last part of its path, which stands in it, in a comment above it, or as the file's name.

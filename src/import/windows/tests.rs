@@ -1,7 +1,8 @@
 use std::time::Duration;
 
+use super::super::xml::span;
 use super::super::{Format, Loss, Options, import};
-use super::trigger::{arguments, span};
+use super::trigger::arguments;
 
 /// The rules of a task with these triggers, and the losses.
 fn rules(triggers: &str) -> (Vec<String>, Vec<Loss>) {

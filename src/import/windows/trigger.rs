@@ -4,10 +4,9 @@
 //! that have the same minutes: `08:05` every 20 minutes for three hours is one rule, every 25 minutes three.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::super::Sheet;
-use super::Element;
+use super::super::xml::Element;
 use crate::pb::span as pb_span;
 use crate::pb::v1::Schedule;
 
@@ -282,31 +281,6 @@ fn frequency(seconds: u64) -> String {
 
 fn time_text(second: u64) -> String {
     format!("{:02}{:02}{:02}", second / 3_600, second / 60 % 60, second % 60)
-}
-
-/// A span of XML Schema in days, hours, minutes and seconds; months and years have no length.
-pub(super) fn span(text: &str) -> Option<Duration> {
-    let mut rest = text.strip_prefix('P')?;
-    let (mut total, mut in_time, mut is_empty) = (0_u64, false, true);
-    while !rest.is_empty() {
-        if let Some(time) = rest.strip_prefix('T') {
-            (rest, in_time) = (time, true);
-            continue;
-        }
-        let end = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u64 = rest[..end].parse().ok()?;
-        let unit = match (&rest[end..=end], in_time) {
-            ("D", false) => DAY,
-            ("H", true) => 3_600,
-            ("M", true) => 60,
-            ("S", true) => 1,
-            _ => return None,
-        };
-        total = total.checked_add(number.checked_mul(unit)?)?;
-        is_empty = false;
-        rest = &rest[end + 1..];
-    }
-    (!is_empty).then(|| Duration::from_secs(total))
 }
 
 /// The arguments of a command line of Windows: parted by blanks, except in double quotes; `\"` is a quote.
