@@ -8,6 +8,7 @@ mod chance;
 
 mod accounted;
 mod breakers;
+mod brokers;
 mod chains;
 mod durability;
 mod every_node;
