@@ -1,6 +1,6 @@
 //! `SetTzdata`: which zones and jobs move with other data of the time zones, and the change itself.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use tonic::Status;
@@ -13,6 +13,7 @@ use crate::scheduler::moves::first_move;
 use crate::scheduler::set::ScheduleSet;
 use crate::scheduler::zone::Zones;
 use crate::scheduler::zone::data::Moved;
+use crate::state::schedule::Rule;
 use crate::state::time::Timestamp;
 use crate::state::tzdata::{ZoneData, ZoneFile};
 use crate::state::{Command, Job, State};
@@ -62,9 +63,10 @@ fn compare(state: &State, new: &Zones, at: Timestamp) -> Result<Compared, Status
     let new = old.with_zones(new.clone());
     let zones = old.zones().moved(new.zones(), at);
     let from: HashMap<&str, Timestamp> = zones.iter().map(|zone| (zone.name.as_str(), zone.from)).collect();
+    let names: HashSet<String> = zones.iter().map(|zone| zone.name.to_ascii_lowercase()).collect();
     let mut compared = Compared { zones: Vec::new(), jobs: Vec::new(), moved: 0, unknown: 0 };
     let (mut steps, mut unread) = (0, Vec::new());
-    for job in state.jobs_after(None).filter(|job| job.is_zoned()) {
+    for job in state.jobs_after(None).filter(|job| may_move(job, &names)) {
         let Ok(before) = ScheduleSet::of(&job.spec, &old) else { continue };
         // The first instant at which one of its zones differs.
         let first = before.schedules().iter().filter_map(|schedule| from.get(schedule.zone().name())).min();
@@ -106,6 +108,16 @@ fn compare(state: &State, new: &Zones, at: Timestamp) -> Result<Compared, Status
     }
     compared.zones = zones;
     Ok(compared)
+}
+
+/// Whether a zone of these may be one of the job's; told by its texts, for of a million jobs few are to be compiled.
+fn may_move(job: &Job, names: &HashSet<String>) -> bool {
+    job.spec.schedules.iter().any(|schedule| match &schedule.rule {
+        Rule::Cron { .. } => names.contains(&schedule.timezone.to_ascii_lowercase()),
+        // They may name a zone of their own.
+        Rule::Recurrence(_) | Rule::Calendar(_) => !names.is_empty(),
+        Rule::Every { .. } | Rule::At(_) | Rule::AfterCompletion { .. } | Rule::Solar { .. } => false,
+    })
 }
 
 fn named(job: &Job) -> String {
