@@ -4,6 +4,7 @@
 //! smallest file that works; `cluster/example.toml` names every key with its default and is tested
 //! against the defaults here.
 
+pub mod connections;
 mod reader;
 
 use std::collections::BTreeMap;
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
+use self::connections::Connections;
 use self::reader::{Reader, Table, is_address, line_of};
 
 /// A node's configuration, complete.
@@ -48,6 +50,8 @@ pub struct Config {
     pub raft: RaftTiming,
     /// The worker inside the node.
     pub worker: WorkerConfig,
+    /// The brokers that the worker inside the node can reach.
+    pub connections: Connections,
 }
 
 /// What `clock_skew_max` is unless it is set. Clocks that NTP keeps are within a tenth of it.
@@ -221,6 +225,7 @@ impl Reader<'_> {
             clock_skew_max,
             raft: self.raft(&mut table),
             worker: self.worker(&mut table),
+            connections: self.connections(&mut table),
         };
         self.nothing_left(&table, "");
         self.check(&config);

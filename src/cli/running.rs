@@ -1,6 +1,7 @@
 //! Carries out the commands that run until they are stopped: SIGTERM or Ctrl-C stops them cleanly, a
 //! second one at once.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use rustix::process::{Resource, getrlimit, setrlimit};
@@ -13,6 +14,7 @@ use super::printer;
 use super::serve::{DevArgs, ServerArgs, WorkerArgs};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::config::connections::{self, Connections};
 use crate::node::{self, NodeError, dev, local, worker};
 use crate::telemetry::{self, LogFormat};
 
@@ -57,6 +59,14 @@ fn read_config(args: &ServerArgs) -> Result<Config, ExitCode> {
         },
     };
     Config::read(&name, &text, args.overrides()).map_err(|error| super::refuse(&error))
+}
+
+fn read_connections(file: Option<&Path>) -> Result<Connections, ExitCode> {
+    let Some(path) = file else { return Ok(Connections::new()) };
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        super::refuse(&std::io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    })?;
+    connections::read(&path.display().to_string(), &text).map_err(|error| super::refuse(&error))
 }
 
 /// Runs a local cluster.
@@ -117,7 +127,12 @@ pub async fn worker(args: WorkerArgs, global: Global, clock: Clock) -> ExitCode 
         Ok(output) => output,
         Err(error) => return super::refuse(&error),
     };
+    let connections = match read_connections(args.connections.as_deref()) {
+        Ok(connections) => connections,
+        Err(problem) => return problem,
+    };
     let setup = worker::WorkerSetup {
+        connections,
         place,
         exec_streams: args.exec_streams,
         output,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{Config, ConfigError, Overrides};
+use super::{ConfigError, Overrides};
 
 pub(super) fn line_of(text: &str, offset: usize) -> usize {
     text.bytes().take(offset).filter(|byte| *byte == b'\n').count() + 1
@@ -32,7 +32,7 @@ impl Reader<'_> {
         self.problems.push((line, format!("{place}: {key}: {reason}")));
     }
 
-    pub(super) fn finish(mut self, config: Config) -> Result<Config, ConfigError> {
+    pub(super) fn finish<T>(mut self, config: T) -> Result<T, ConfigError> {
         if self.problems.is_empty() {
             return Ok(config);
         }

@@ -235,6 +235,7 @@ impl Node {
                     endpoints: vec![here],
                     node: Some(config.node_id),
                     drain_grace: DRAIN_GRACE_DEFAULT,
+                    connections: config.connections.clone(),
                 },
                 &with,
             )?),

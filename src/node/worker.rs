@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::Surroundings;
 pub use super::worker_output::{Folder, Output, OutputLimits, keep};
 use crate::clock::Clock;
+use crate::config::connections::Connections;
 use crate::spool::SpoolError;
 pub use crate::target::ExecStreams;
 use crate::target::{Targets, TargetsConfig, TargetsError};
@@ -42,6 +43,8 @@ pub struct WorkerSetup {
     pub node: Option<u64>,
     /// How long it waits for what runs when it is ended.
     pub drain_grace: Duration,
+    /// The brokers that it can reach.
+    pub connections: Connections,
 }
 
 /// Why a worker does not start.
@@ -77,6 +80,9 @@ pub fn prepare(setup: WorkerSetup, with: &Surroundings) -> Result<Worker, Worker
                 exec_streams: setup.exec_streams,
                 spool: output.map(|output| output.spool.clone()),
                 result_dir: output.and_then(|output| output.result_dir.clone()),
+                connections: setup.connections.clone(),
+                origin: format!("chronarch@{}", setup.place),
+                clock: with.clock.clone(),
                 ..TargetsConfig::default()
             };
             Arc::new(Targets::new(&config)?).into()
@@ -87,6 +93,10 @@ pub fn prepare(setup: WorkerSetup, with: &Surroundings) -> Result<Worker, Worker
     if setup.allow_exec {
         kinds.insert("exec".to_owned());
     }
+    // What the state says that a target needs: its kind, and behind it the connection.
+    kinds.extend(
+        setup.connections.keys().flat_map(|name| [format!("redis:{name}"), format!("celery:{name}")]),
+    );
     let options = WorkerOptions {
         name: setup.output.as_ref().map_or_else(|| life(&setup.place, clock), |output| output.life.clone()),
         queues: setup.queues,

@@ -32,6 +32,7 @@ mod admission;
 mod apply;
 mod attempt;
 pub mod breaker;
+pub mod broker;
 pub mod calendar;
 mod codec;
 mod command;

@@ -23,11 +23,15 @@
 //! A further target is one more file, one more variant of [`Target`] and one more arm in `carry_out`; it takes
 //! what it must say about the run from `told` and its bounds from `interrupt` and `tail`.
 
+mod broker;
+mod celery;
 mod exec;
 mod grpc;
 mod http;
 mod interrupt;
+mod method;
 mod params;
+mod redis;
 mod success;
 mod tail;
 mod told;
@@ -42,12 +46,18 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::Clock;
+use crate::config::connections::Connections;
 use crate::spool::{Beginning, Key, Sink, Spool};
+use crate::state::broker::{CeleryTarget, RedisTarget};
+use crate::state::time::Timestamp;
 
+pub use broker::{BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT};
 pub use exec::{EXEC_ENV_BYTES_MAX, EXEC_GRACE_DEFAULT, EXEC_PATH_DEFAULT};
 pub use grpc::{DescribeError, GRPC_ANSWER_BYTES_MAX, GRPC_TIMEOUT_DEFAULT, check as check_grpc};
 pub use http::reach::{AddressScope, HostRuleError};
 pub use http::{HTTP_BODY_BYTES_MAX, HTTP_CONNECT_TIMEOUT, HTTP_REDIRECTS_MAX, HTTP_TIMEOUT_DEFAULT};
+pub use method::{Method, UnknownMethod};
 pub use success::{SUCCESS_RANGES_MAX, SuccessError, default_success, parse_success};
 
 /// The output that a report carries, at most; the last bytes are kept.
@@ -85,6 +95,10 @@ pub struct Order {
     pub chain_id: Option<String>,
     /// Results of the runs before it, by the names of their jobs, as JSON.
     pub inputs: BTreeMap<String, String>,
+    /// The cluster; with it the run is unique among those of all clusters. Empty: the leader did not say.
+    pub cluster_id: String,
+    /// When the next occurrence of the job is due, for a run of the schedule.
+    pub next_at: Option<Timestamp>,
     /// What to do.
     pub target: Target,
 }
@@ -98,6 +112,10 @@ pub enum Target {
     Http(Http),
     /// Makes one unary gRPC call.
     Grpc(Grpc),
+    /// Leaves a message with a Redis server.
+    Redis(Box<RedisTarget>),
+    /// Sends a task to Celery workers.
+    Celery(Box<CeleryTarget>),
 }
 
 /// One unary gRPC call.
@@ -154,49 +172,6 @@ pub struct Http {
     pub success: Vec<RangeInclusive<u16>>,
 }
 
-/// The request methods that a job may use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Method {
-    /// GET, the default.
-    #[default]
-    Get,
-    /// POST
-    Post,
-    /// PUT
-    Put,
-    /// PATCH
-    Patch,
-    /// DELETE
-    Delete,
-    /// HEAD
-    Head,
-}
-
-/// The text is not a request method that a job may use.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown method {0:?}: one of GET, POST, PUT, PATCH, DELETE, HEAD")]
-pub struct UnknownMethod(String);
-
-impl std::str::FromStr for Method {
-    type Err = UnknownMethod;
-
-    /// Reads a method's name in any case.
-    ///
-    /// # Errors
-    /// [`UnknownMethod`] for anything but the six names.
-    fn from_str(text: &str) -> Result<Self, UnknownMethod> {
-        Ok(match text.to_ascii_uppercase().as_str() {
-            "GET" => Self::Get,
-            "POST" => Self::Post,
-            "PUT" => Self::Put,
-            "PATCH" => Self::Patch,
-            "DELETE" => Self::Delete,
-            "HEAD" => Self::Head,
-            _ => return Err(UnknownMethod(text.chars().take(32).collect())),
-        })
-    }
-}
-
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
@@ -210,6 +185,8 @@ pub enum Outcome {
     Cancelled,
     /// The worker's configuration or the order itself forbids it; nothing was touched.
     Refused,
+    /// It was asked for, and nobody answered: it may have happened, and `on_lost` decides.
+    Unknown,
 }
 
 /// What is known of an attempt after its end.
@@ -310,6 +287,12 @@ pub struct TargetsConfig {
     pub address_scope: AddressScope,
     /// A PEM file of authorities that are trusted besides the system's.
     pub extra_ca: Option<PathBuf>,
+    /// The brokers that messages can be left with.
+    pub connections: Connections,
+    /// Who sends them, as a Celery worker is told: `chronarch@` and where this worker runs.
+    pub origin: String,
+    /// The time that messages are sent at.
+    pub clock: Clock,
 }
 
 /// How a process's standard output and standard error are taken.
@@ -339,6 +322,9 @@ impl Default for TargetsConfig {
             allowed_hosts: None,
             address_scope: AddressScope::default(),
             extra_ca: None,
+            connections: Connections::new(),
+            origin: "chronarch".to_owned(),
+            clock: Clock::system(),
         }
     }
 }
@@ -377,6 +363,9 @@ pub struct Targets {
     launcher: exec::Launcher,
     caller: http::Caller,
     grpc: grpc::GrpcCaller,
+    brokers: broker::Brokers,
+    origin: String,
+    clock: Clock,
 }
 
 impl Targets {
@@ -393,6 +382,9 @@ impl Targets {
             // It installs the provider of TLS, which the calls need too.
             caller: http::Caller::new(config)?,
             grpc: grpc::GrpcCaller::new(config)?,
+            brokers: broker::Brokers::new(&config.connections),
+            origin: config.origin.clone(),
+            clock: config.clock.clone(),
         })
     }
 
@@ -412,6 +404,15 @@ impl Targets {
             Target::Exec(exec) => self.launcher.carry_out(order, exec, &cancel).await,
             Target::Http(http) => self.caller.carry_out(order, http, &cancel).await,
             Target::Grpc(grpc) => self.grpc.carry_out(order, grpc, &cancel).await,
+            Target::Redis(redis) => {
+                let left = async { redis::leave(order, redis, self.brokers.get(&redis.connection)?).await };
+                broker::report(order, &cancel, left).await
+            }
+            Target::Celery(celery) => {
+                let by = (self.clock.now(), self.origin.as_str());
+                let left = async { celery::send(order, celery, self.brokers.get(&celery.broker)?, by).await };
+                broker::report(order, &cancel, left).await
+            }
         }
     }
 }
@@ -467,12 +468,5 @@ mod tests {
         assert!(error.starts_with("a b é"));
         assert_eq!(error.len(), ERROR_BYTES_MAX, "4 bytes and 254 characters of two");
         assert!(!error.contains(char::is_control));
-    }
-
-    #[test]
-    fn a_method_is_read_in_any_case_and_nothing_else_is_a_method() {
-        assert_eq!("patch".parse(), Ok(Method::Patch));
-        assert!("TRACE".parse::<Method>().is_err());
-        assert!("GET\r\nx".parse::<Method>().is_err());
     }
 }

@@ -30,6 +30,18 @@ pub(super) fn filled(order: &Order) -> Result<Target, Unfilled> {
             }
             grpc.request = template::json(&grpc.request, &order.params).map_err(of("request"))?.into_owned();
         }
+        Target::Redis(redis) => {
+            for (name, value) in &mut redis.headers {
+                let filled = template::header(name, value, &order.params);
+                *value = filled.map_err(of(format!("headers: {name}")))?.into_owned();
+            }
+            redis.payload =
+                template::payload(&redis.payload, &order.params).map_err(of("payload"))?.into_owned();
+        }
+        Target::Celery(celery) => {
+            celery.args = template::json(&celery.args, &order.params).map_err(of("args"))?.into_owned();
+            celery.kwargs = template::json(&celery.kwargs, &order.params).map_err(of("kwargs"))?.into_owned();
+        }
     }
     Ok(target)
 }

@@ -4,6 +4,8 @@
 //! with a stated meaning when it is absent, and what makes no sense is an [`OrderError`], which becomes the
 //! report of a failed attempt and never the end of a worker.
 
+mod broker;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::ledger::Key;
 use crate::pb::v1 as pb;
+use crate::state::time::Timestamp;
 use crate::target::{self, ERROR_BYTES_MAX, OUTPUT_TAIL_BYTES};
 
 /// Why an order cannot be carried out; nothing was touched.
@@ -31,6 +34,10 @@ pub(super) enum OrderError {
     Method(#[from] target::UnknownMethod),
     #[error("grpc: descriptor: no base64")]
     Descriptor,
+    #[error("redis: where the message goes is not said")]
+    RedisPlace,
+    #[error("celery: {0}")]
+    Celery(&'static str),
     #[error("http: success: {0}")]
     Success(#[from] target::SuccessError),
 }
@@ -51,6 +58,8 @@ pub(super) fn order(order: pb::Order) -> Result<target::Order, OrderError> {
         params: order.params,
         chain_id: present(order.chain_id),
         inputs: order.inputs,
+        cluster_id: order.cluster_id,
+        next_at: order.next_at.map(|at| timestamp(&at)),
     })
 }
 
@@ -61,6 +70,7 @@ pub(super) fn report(key: &Key, report: target::Report) -> pb::Report {
         target::Outcome::Failed | target::Outcome::Refused => pb::Outcome::Failed,
         target::Outcome::TimedOut => pb::Outcome::Timeout,
         target::Outcome::Cancelled => pb::Outcome::Cancelled,
+        target::Outcome::Unknown => pb::Outcome::Lost,
     };
     let surplus = report.output.len().saturating_sub(OUTPUT_TAIL_BYTES);
     let mut output = report.output;
@@ -96,13 +106,22 @@ fn cut(mut error: String) -> String {
 }
 
 fn target_of(target: pb::Target) -> Result<target::Target, OrderError> {
-    match (target.http, target.exec, target.grpc, target.queue) {
-        (Some(http), None, None, None) => Ok(target::Target::Http(http_of(http)?)),
-        (None, Some(exec), None, None) => Ok(target::Target::Exec(exec_of(exec)?)),
-        (None, None, Some(grpc), None) => Ok(target::Target::Grpc(grpc_of(grpc)?)),
-        // This worker never says that it carries these out.
-        (None, None, None, Some(_)) | (None, None, None, None) => Err(OrderError::NoTarget),
-        (_, _, _, _) => Err(OrderError::TwoTargets),
+    let pb::Target { http, exec, grpc, queue, redis, celery } = target;
+    // This worker never says that it carries out what is in a queue.
+    let queue: Option<Result<target::Target, OrderError>> = queue.map(|_| Err(OrderError::NoTarget));
+    let all = [
+        http.map(|http| http_of(http).map(target::Target::Http)),
+        exec.map(|exec| exec_of(exec).map(target::Target::Exec)),
+        grpc.map(|grpc| grpc_of(grpc).map(target::Target::Grpc)),
+        redis.map(|redis| broker::redis(redis).map(|redis| target::Target::Redis(Box::new(redis)))),
+        celery.map(|celery| broker::celery(celery).map(|celery| target::Target::Celery(Box::new(celery)))),
+        queue,
+    ];
+    let mut named = all.into_iter().flatten();
+    match (named.next(), named.next()) {
+        (Some(target), None) => target,
+        (None, _) => Err(OrderError::NoTarget),
+        (Some(_), Some(_)) => Err(OrderError::TwoTargets),
     }
 }
 
@@ -146,6 +165,11 @@ fn exec_of(exec: pb::ExecTarget) -> Result<target::Exec, OrderError> {
 
 fn present(text: String) -> Option<String> {
     if text.is_empty() { None } else { Some(text) }
+}
+
+fn timestamp(at: &prost_types::Timestamp) -> Timestamp {
+    let millis = i64::from(at.nanos.clamp(0, 999_999_999) / 1_000_000);
+    Timestamp::from_millis(at.seconds.saturating_mul(1_000).saturating_add(millis))
 }
 
 /// RFC 3339 in UTC with milliseconds, always three digits of them: `2026-03-29T01:00:00.000Z`.

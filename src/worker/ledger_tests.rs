@@ -26,6 +26,8 @@ fn order(key: &Key) -> Result<target::Order, OrderError> {
         params: BTreeMap::new(),
         chain_id: None,
         inputs: BTreeMap::new(),
+        cluster_id: String::new(),
+        next_at: None,
         target: Target::Exec(exec),
     })
 }

@@ -8,6 +8,7 @@ mod chance;
 
 mod accounted;
 mod breakers;
+mod brokers;
 mod calendars;
 mod chains;
 mod durability;

@@ -155,7 +155,35 @@ impl Inside {
             endpoints: endpoints.to_vec(),
             node: None,
             drain_grace: Duration::from_secs(30),
+            connections: [].into(),
         };
+        Self::run(setup, way)
+    }
+
+    /// One that can reach these brokers, of a `[connections.NAME]` as text.
+    pub(crate) fn connected(
+        place: &str,
+        queue: &str,
+        connections: &str,
+        (endpoints, way): (&[String], &Way),
+    ) -> Self {
+        let setup = WorkerSetup {
+            exec_streams: chronarch::node::worker::ExecStreams::Together,
+            output: None,
+            place: place.to_owned(),
+            queues: [queue.to_owned()].into(),
+            labels: std::collections::BTreeMap::new(),
+            slots: 4,
+            allow_exec: false,
+            endpoints: endpoints.to_vec(),
+            node: None,
+            drain_grace: Duration::from_secs(30),
+            connections: chronarch::config::connections::read("test", connections).expect("sound"),
+        };
+        Self::run(setup, way)
+    }
+
+    fn run(setup: WorkerSetup, way: &Way) -> Self {
         let mut with = Surroundings::real(Clock::system());
         with.dialer = way.dialer();
         let worker = prepare(setup, &with).expect("a sound setup");

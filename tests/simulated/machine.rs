@@ -257,6 +257,7 @@ async fn worker(name: String, endpoints: Vec<String>, life: Life) {
         endpoints,
         node: None,
         drain_grace: Duration::from_secs(30),
+        connections: [].into(),
     };
     let mut surroundings = Surroundings::real(life.clock());
     surroundings.dialer = life.dialer();

@@ -46,6 +46,8 @@ fn order(run_id: &str, exec: Exec) -> Order {
         params: BTreeMap::new(),
         chain_id: None,
         inputs: BTreeMap::new(),
+        cluster_id: String::new(),
+        next_at: None,
         target: Target::Exec(exec),
     }
 }

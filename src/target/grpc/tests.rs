@@ -102,6 +102,8 @@ fn order(grpc: Grpc) -> Order {
         params: BTreeMap::new(),
         chain_id: None,
         inputs: BTreeMap::new(),
+        cluster_id: String::new(),
+        next_at: None,
         target: Target::Grpc(grpc),
     }
 }

@@ -122,6 +122,8 @@ fn order(http: Http) -> Order {
         params: BTreeMap::new(),
         chain_id: None,
         inputs: BTreeMap::new(),
+        cluster_id: String::new(),
+        next_at: None,
         target: Target::Http(http),
     }
 }

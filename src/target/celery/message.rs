@@ -1,0 +1,163 @@
+//! The message of a task, in the form of kombu's transport for Redis.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use super::super::Order;
+use super::super::broker::Mark;
+use super::super::told::{IDEMPOTENCY_KEY, told};
+use super::python;
+use crate::state::broker::{CeleryExpiry, CeleryPlace, CeleryTarget};
+use crate::state::time::Timestamp;
+
+/// A task that is to be sent.
+pub(super) struct Message {
+    id: String,
+    body: String,
+    headers: Map<String, Value>,
+    /// Headers that the job sets.
+    own: Map<String, Value>,
+    /// Tells this message from all others, of the same run too.
+    tag: String,
+    /// How long it is worth running.
+    lifetime: Option<Duration>,
+}
+
+impl Message {
+    /// The message of an order; an error says what of it cannot be read.
+    pub(super) fn new(
+        order: &Order,
+        target: &CeleryTarget,
+        now: Timestamp,
+        origin: &str,
+    ) -> Result<Self, String> {
+        let read = |field: &str, text: &str| {
+            serde_json::from_str::<Value>(text).map_err(|error| format!("{field}: {error}"))
+        };
+        let (args, kwargs) = (read("args", &target.args)?, read("kwargs", &target.kwargs)?);
+        let Value::Object(own) = read("headers", &target.headers)? else {
+            return Err("headers: expected a mapping".to_owned());
+        };
+        let id = task_id(order);
+        let expires = expires(order, target, now);
+        if expires.is_some_and(|expires| expires <= now) {
+            return Err("expires_at: is over; a worker would drop the task".to_owned());
+        }
+        let mut headers = Map::new();
+        let mut set = |name: &str, value: Value| headers.insert(name.to_owned(), value);
+        set("lang", json!("py"));
+        set("task", json!(target.task));
+        set("id", json!(id));
+        set("shadow", json!(target.shadow));
+        set("eta", Value::Null);
+        set("expires", json!(expires.map(iso)));
+        set("group", Value::Null);
+        set("group_index", Value::Null);
+        set("retries", json!(0));
+        set("timelimit", json!([seconds(target.time_limit), seconds(target.soft_time_limit)]));
+        set("root_id", json!(id));
+        set("parent_id", Value::Null);
+        set("argsrepr", json!(python::repr(&args)));
+        set("kwargsrepr", json!(python::repr(&kwargs)));
+        set("origin", json!(origin));
+        // `false` would override a task that is declared with ignore_result.
+        set("ignore_result", json!(target.ignore_result));
+        set("replaced_task_nesting", json!(0));
+        set("stamped_headers", Value::Null);
+        set("stamps", json!({}));
+        set("periodic_task_name", json!(order.job));
+        set("celery_beat_task", json!(true));
+        for told in told(order) {
+            set(&told.header, json!(told.value));
+        }
+        set(IDEMPOTENCY_KEY, json!(order.run_id));
+        for (name, value) in &own {
+            set(name, value.clone());
+        }
+        let embed = json!({ "callbacks": null, "errbacks": null, "chain": null, "chord": null });
+        Ok(Self {
+            tag: Uuid::new_v5(&space(order), format!("delivery of {}", order.fence).as_bytes()).to_string(),
+            body: json!([args, kwargs, embed]).to_string(),
+            lifetime: expires.map(|expires| expires.since(now)),
+            id,
+            headers,
+            own,
+        })
+    }
+
+    /// Names of the headers that the job sets.
+    pub(super) fn own_headers(&self) -> impl Iterator<Item = &str> {
+        self.own.keys().map(String::as_str)
+    }
+
+    /// What is pushed to a list.
+    pub(super) fn for_redis(&self, target: &CeleryTarget) -> Value {
+        let (exchange, routing_key) = match &target.to {
+            CeleryPlace::Queue(queue) => ("", queue),
+            CeleryPlace::Exchange { name, routing_key } => (name.as_str(), routing_key),
+        };
+        let mut properties = json!({
+            "correlation_id": self.id,
+            "reply_to": target.reply_to.as_deref().unwrap_or_default(),
+            "delivery_mode": if target.persistent { 2 } else { 1 },
+            "delivery_info": { "exchange": exchange, "routing_key": routing_key },
+            "priority": target.priority.unwrap_or(0),
+            "body_encoding": "base64",
+            "delivery_tag": self.tag,
+        });
+        if let Some(lifetime) = self.lifetime {
+            properties["expiration"] = json!(lifetime.as_millis().to_string());
+        }
+        json!({
+            "body": STANDARD.encode(&self.body),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": self.headers,
+            "properties": properties,
+        })
+    }
+}
+
+/// The id of the task. All attempts of a run send the same one: what a broker has of an attempt of which nobody heard
+/// is then the same task, and not another one.
+fn task_id(order: &Order) -> String {
+    space(order).to_string()
+}
+
+fn space(order: &Order) -> Uuid {
+    Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("chronarch:run:{}", Mark(order)).as_bytes())
+}
+
+/// Until when it is worth running. The next occurrence says so only if it lies ahead: a task that is late already is
+/// better run late than not at all.
+fn expires(order: &Order, target: &CeleryTarget, now: Timestamp) -> Option<Timestamp> {
+    match target.expires {
+        CeleryExpiry::Never => None,
+        CeleryExpiry::After(span) => Some(now.plus(span)),
+        CeleryExpiry::At(at) => Some(at),
+        CeleryExpiry::Next => order.next_at.filter(|next| *next > now),
+    }
+}
+
+/// As Python's `isoformat` writes it: the seconds have six digits, which all releases of it read.
+fn iso(at: Timestamp) -> String {
+    let text = at.to_string();
+    let text = text.trim_end_matches('Z');
+    match text.split_once('.') {
+        Some((whole, part)) => format!("{whole}.{part:0<6}+00:00"),
+        None => format!("{text}.000000+00:00"),
+    }
+}
+
+/// A number without a fraction where it has none, as people write it in Python.
+fn seconds(span: Option<Duration>) -> Value {
+    match span {
+        None => Value::Null,
+        Some(span) if span.subsec_nanos() == 0 => json!(span.as_secs()),
+        Some(span) => json!(span.as_secs_f64()),
+    }
+}

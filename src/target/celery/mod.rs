@@ -1,0 +1,58 @@
+//! Sends one task to Celery workers, as `celery beat` would: a message of protocol 2, which an unmodified worker runs.
+//!
+//! `message` builds it, `harmless` looks at what was built as a worker would, `route` finds the lists of a queue or an
+//! exchange as kombu does, for in Redis the publisher is the router. How it is left is the redis target's business, and
+//! so is that all attempts of a run leave it once.
+//!
+//! Fields and forms are those that Celery 5.7 and kombu 5.7 write (`testdata/`, taken from the wire). Deliberately
+//! absent: `eta` (a message is sent when it is due, and not before), other serializers than JSON, compression, and what
+//! of a canvas has more than one message.
+
+mod harmless;
+mod message;
+mod python;
+mod route;
+#[cfg(test)]
+mod tests;
+
+use super::Order;
+use super::broker::{Failure, Left};
+use super::redis::{How, Leave, Link, note};
+use super::told::is_reserved_header;
+use crate::state::broker::{CeleryPlace, CeleryTarget};
+use crate::state::time::Timestamp;
+
+/// Sends the task, at `now`; `origin` is who sends it.
+pub(super) async fn send(
+    order: &Order,
+    target: &CeleryTarget,
+    link: &Link,
+    (now, origin): (Timestamp, &str),
+) -> Result<Left, Failure> {
+    let message = message::Message::new(order, target, now, origin).map_err(Failure::Invalid)?;
+    let reserved = message.own_headers().find(|name| is_reserved_header(&name.to_ascii_lowercase()));
+    if let Some(name) = reserved {
+        return Err(Failure::Invalid(format!("header {name} is set by the scheduler")));
+    }
+    let text = message.for_redis(target).to_string();
+    harmless::check(&text).map_err(|why| Failure::Invalid(why.to_string()))?;
+    let options = link.celery();
+    let queues = match &target.to {
+        CeleryPlace::Queue(queue) => vec![queue.clone()],
+        CeleryPlace::Exchange { name, routing_key } => {
+            let key = format!("{}_kombu.binding.{name}", options.global_keyprefix);
+            let bindings = link.members(&key).await?;
+            let queues = route::queues(&bindings, routing_key, &options.sep);
+            if queues.is_empty() {
+                let why = format!("exchange {name:?} has no queue for the routing key {routing_key:?}");
+                return Err(Failure::Unroutable(why));
+            }
+            queues
+        }
+    };
+    let places: Vec<String> =
+        queues.iter().map(|queue| route::list(queue, target.priority.unwrap_or(0), options)).collect();
+    let note = note(order, &options.global_keyprefix);
+    let leave = Leave { note: &note, how: How::PushLeft, places: &places, what: &[text] };
+    link.leave(&leave).await
+}

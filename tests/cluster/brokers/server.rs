@@ -1,0 +1,94 @@
+//! A Redis server of a test's own.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+
+use redis::FromRedisValue;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::harness::eventually;
+
+pub(crate) struct Server {
+    child: Child,
+    port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn spawn(port: u16, folder: &std::path::Path) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
+        .arg(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server is installed (scripts/test does it)")
+}
+
+impl Server {
+    pub(crate) async fn start() -> Self {
+        // It cannot be told to find a port for itself.
+        let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
+        let folder = tempfile::tempdir().expect("a folder");
+        let server = Self { child: spawn(free, folder.path()), port: free, folder };
+        server.answers().await;
+        server
+    }
+
+    /// Ends it, with all that it holds.
+    pub(crate) fn stop(&mut self) {
+        // It may be gone already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process");
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Starts it at the same place, empty.
+    pub(crate) async fn start_again(&mut self) {
+        self.child = spawn(self.port, self.folder.path());
+        self.answers().await;
+    }
+
+    async fn answers(&self) {
+        eventually("redis-server to answer", || async { self.try_ask::<String>(&["PING"]).await.ok() }).await;
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}/0", self.port)
+    }
+
+    async fn try_ask<T: FromRedisValue>(&self, words: &[&str]) -> redis::RedisResult<T> {
+        let mut connection = redis::Client::open(self.url())?.get_multiplexed_async_connection().await?;
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(*word);
+        }
+        command.query_async(&mut connection).await
+    }
+
+    async fn ask<T: FromRedisValue>(&self, words: &[&str]) -> T {
+        self.try_ask(words).await.expect("an answer")
+    }
+
+    pub(crate) async fn length(&self, list: &str) -> u64 {
+        self.ask(&["LLEN", list]).await
+    }
+
+    pub(crate) async fn list(&self, list: &str) -> Vec<String> {
+        self.ask(&["LRANGE", list, "0", "-1"]).await
+    }
+
+    pub(crate) async fn members(&self, set: &str) -> u64 {
+        self.ask(&["SCARD", set]).await
+    }
+}

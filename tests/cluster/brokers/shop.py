@@ -1,0 +1,42 @@
+"""A Celery app as any: what it ran, it writes to a list, for the test to read."""
+import json
+import os
+
+import redis
+from celery import Celery
+from kombu import Exchange, Queue
+
+app = Celery("shop", broker=os.environ["SHOP_BROKER"])
+app.conf.update(
+    accept_content=["json"],
+    timezone="UTC",
+    broker_connection_retry_on_startup=True,
+    worker_hijack_root_logger=False,
+    task_queues=[
+        Queue("celery"),
+        Queue("feeds", Exchange("media", type="topic"), routing_key="media.feed.#"),
+    ],
+)
+ran = redis.Redis.from_url(os.environ["SHOP_BROKER"])
+
+
+@app.task(name="shop.note", bind=True, ignore_result=True)
+def note(self, *args, **kwargs):
+    headers = self.request.headers or {}
+    ran.rpush(
+        "ran",
+        json.dumps(
+            {
+                "id": self.request.id,
+                "args": [str(arg) for arg in args],
+                "types": [type(arg).__name__ for arg in args],
+                "kwargs": kwargs,
+                "run": headers.get("chronarch-run-id"),
+                "job": headers.get("periodic_task_name"),
+                "beat": headers.get("celery_beat_task"),
+                "expires": self.request.expires,
+                "timelimit": self.request.timelimit,
+            },
+            default=str,
+        ),
+    )
