@@ -24,6 +24,7 @@ mod namespaces;
 mod own_workers;
 mod pages;
 mod receiver;
+mod resting;
 mod staff;
 mod takeover;
 mod workers;
