@@ -19,6 +19,8 @@ const JOB_FILE: &str = "JobSpec";
 const SHORT: [&str; 2] = ["CatchUp", "Overlap"];
 /// The message that a list of names, or one name, may stand for: `after: [load]`.
 const NAMES: &str = "After";
+/// The message with texts that are JSON, and those texts; in a job file the value may stand there: `args: [1, 2]`.
+const JSON: (&str, [&str; 3]) = ("CeleryTarget", ["args", "kwargs", "headers"]);
 /// Spoken between nodes and workers in binary form alone.
 const NO_TEXT: &str = "chronarch/v1/worker.proto";
 
@@ -57,6 +59,10 @@ fn give_text(config: &mut prost_build::Config, set: &FileDescriptorSet) {
         config.message_attribute(&path, "#[derive(serde::Serialize, serde::Deserialize)]");
         config.message_attribute(&path, "#[serde(default, deny_unknown_fields)]");
         for field in message.field.iter().filter(|field| !is_map(message, field)) {
+            if message.name() == JSON.0 && JSON.1.contains(&field.name()) {
+                let with = "#[serde(with = \"crate::pb::json\")]";
+                config.field_attribute(format!("{path}.{}", field.name()), with);
+            }
             for attribute in field_text(field, sparse.contains(message.name())) {
                 config.field_attribute(format!("{path}.{}", field.name()), format!("#[serde({attribute})]"));
             }

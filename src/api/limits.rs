@@ -95,6 +95,12 @@ pub const PAIR_BYTES: usize = 8 << 10;
 pub const BODY_BYTES: usize = 64 << 10;
 /// Bytes of a URL.
 pub const URL_BYTES: usize = 8 << 10;
+/// Bytes of a name that a broker knows: a key, a queue, an exchange, a task. What AMQP can write.
+pub const BROKER_NAME_BYTES: usize = 255;
+/// Bytes of the headers of a task, as JSON.
+pub const BROKER_HEADERS_BYTES: usize = 16 << 10;
+/// Entries that a stream may be told to keep.
+pub const STREAM_LENGTH: std::ops::RangeInclusive<u64> = 1..=1_000_000_000;
 /// Ranges of status codes that count as success.
 pub const SUCCESS_RANGES: usize = 32;
 /// Words of a command line.

@@ -5,6 +5,7 @@
 //! can send makes this panic. The inverse, for reads, is [`crate::view::spec`]; the two are each
 //! other's inverse on all that this accepts.
 
+mod broker;
 mod grpc;
 mod policy;
 mod schedule;
@@ -82,7 +83,11 @@ fn read(spec: &pb::JobSpec, problems: &mut Problems) -> Option<JobSpec> {
             (None | Some(pb::OnLost::Unspecified), Target::Exec { .. }) => OnLost::Fail,
             (
                 None | Some(pb::OnLost::Unspecified),
-                Target::Http { .. } | Target::Queue { .. } | Target::Grpc { .. },
+                Target::Http { .. }
+                | Target::Queue { .. }
+                | Target::Grpc { .. }
+                | Target::Redis(_)
+                | Target::Celery(_),
             ) => OnLost::Rerun,
         },
         target,

@@ -89,7 +89,13 @@ fn target(target: Option<&Target>) -> String {
         Some(Target { exec: Some(exec), .. }) => format!("exec {}", exec.command.join(" ")),
         Some(Target { queue: Some(_), .. }) => "queue".to_owned(),
         Some(Target { grpc: Some(grpc), .. }) => format!("grpc {} {}", grpc.address, grpc.method),
-        Some(Target { http: None, exec: None, queue: None, grpc: None }) | None => "-".to_owned(),
+        Some(Target { redis: Some(redis), .. }) => {
+            let to = [&redis.list, &redis.channel, &redis.stream].map(String::as_str).concat();
+            format!("redis {} {to}", redis.connection)
+        }
+        Some(Target { celery: Some(celery), .. }) => format!("celery {} {}", celery.broker, celery.task),
+        Some(Target { http: None, exec: None, queue: None, grpc: None, redis: None, celery: None })
+        | None => "-".to_owned(),
     }
 }
 

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::said::{Message, SessionId};
 use super::turn::{Landed, Loop};
 use crate::raft::Proposed;
-use crate::state::run::{AttemptOutcome, Run, RunId};
+use crate::state::run::{AttemptOutcome, Cause, Run, RunId};
 use crate::state::spec::Target;
 use crate::state::template::{self, Params};
-use crate::state::{Command, Job, Outcome, Verdict};
+use crate::state::time::Timestamp;
+use crate::state::{Command, Job, Outcome, State, Verdict};
 
 impl Loop {
     /// Acts on the outcomes of an applied entry.
@@ -69,8 +70,13 @@ impl Loop {
         session.known.insert((run, fence));
         // A part that is not seen yet has what the run has that made it.
         let live = self.state.run(run).or_else(|| self.state.run(run.whole()));
-        let order = order(&job, live.map(Arc::as_ref), (run, attempt, fence));
-        self.send(worker, order);
+        let mut message = order(&job, live.map(Arc::as_ref), (run, attempt, fence));
+        if let Message::Order { cluster, next_at, .. } = &mut message {
+            *cluster = self.raft.cluster_id();
+            // The state of this turn may be of before the run was fired; the newest is not.
+            *next_at = next_at_of(&self.states.borrow(), run);
+        }
+        self.send(worker, message);
     }
 
     /// A worker has connected: it is told to stop what it holds and should not, and sent what it should
@@ -170,7 +176,19 @@ fn order(job: &Job, live: Option<&Run>, (run, attempt, fence): (RunId, u32, u64)
         params: Box::new(params),
         chain: live.and_then(|live| live.chain).unwrap_or(run.whole()),
         inputs: Box::new(live.map(|live| live.inputs.clone()).unwrap_or_default()),
+        cluster: None,
+        next_at: None,
     }
+}
+
+/// When the job of a run of the schedule is due next. A run that someone asked for has no place between two occurrences.
+fn next_at_of(state: &State, run: RunId) -> Option<Timestamp> {
+    let live = state.run(run).or_else(|| state.run(run.whole()))?;
+    if !matches!(live.cause, Cause::Schedule | Cause::CatchUp) {
+        return None;
+    }
+    let next = state.job(run.job)?.next?;
+    (next.scheduled_at > run.at).then_some(next.due_at)
 }
 
 /// The target as a worker is given it. Our own workers put params in their places themselves, and refuse where they
@@ -181,7 +199,11 @@ fn handed_out(target: &Target, params: &Params) -> Target {
             let filled = template::payload(payload, params).unwrap_or(payload.into());
             Target::Queue { payload: filled.into_owned() }
         }
-        Target::Http { .. } | Target::Exec { .. } | Target::Grpc { .. } => target.clone(),
+        Target::Http { .. }
+        | Target::Exec { .. }
+        | Target::Grpc { .. }
+        | Target::Redis(_)
+        | Target::Celery(_) => target.clone(),
     }
 }
 

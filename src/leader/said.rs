@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 use super::fleet::FleetAsk;
+use crate::raft::ClusterId;
 use crate::state::run::{AttemptOutcome, Report, RunId};
 use crate::state::spec::Target;
 use crate::state::time::Timestamp;
@@ -191,6 +192,10 @@ pub enum Message {
         chain: RunId,
         /// Results of the runs before it.
         inputs: Box<BTreeMap<String, String>>,
+        /// The cluster.
+        cluster: Option<ClusterId>,
+        /// When the job is due next, for a run of the schedule.
+        next_at: Option<Timestamp>,
     },
     /// Stop this attempt.
     Cancel {

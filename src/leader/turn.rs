@@ -53,11 +53,11 @@ type Answer = Pin<Box<dyn Future<Output = Landed> + Send>>;
 
 /// The loop's own state; see the module for why a takeover loses nothing by it.
 pub(super) struct Loop {
-    raft: Raft,
+    pub(super) raft: Raft,
     pub(super) options: LeaderOptions,
     inbox: mpsc::Receiver<SessionEvent>,
     publish: watch::Sender<Arc<Vec<WorkerInfo>>>,
-    states: watch::Receiver<Arc<State>>,
+    pub(super) states: watch::Receiver<Arc<State>>,
     leadership: watch::Receiver<Leadership>,
     standing: watch::Receiver<Standing>,
     pub(super) state: Arc<State>,

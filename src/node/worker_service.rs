@@ -33,6 +33,7 @@ use crate::state::limits;
 use crate::state::run::{AttemptOutcome, Report, RunId};
 use crate::state::spec::{GRPC_CODES, Program, Target};
 use crate::state::time::Timestamp;
+use crate::view::broker;
 
 /// Attempts that a worker may offer to carry out at the same time.
 const SLOTS: u32 = 10_000;
@@ -359,6 +360,8 @@ fn write(message: Message) -> pb::LeaderMessage {
             params,
             chain,
             inputs,
+            cluster,
+            next_at,
         } => Kind::Order(pb::Order {
             run_id: run.to_string(),
             fence,
@@ -372,6 +375,8 @@ fn write(message: Message) -> pb::LeaderMessage {
             params: params.as_ref().clone(),
             chain_id: chain.to_string(),
             inputs: inputs.as_ref().clone(),
+            cluster_id: cluster.map(|id| id.to_string()).unwrap_or_default(),
+            next_at: next_at.map(instant),
         }),
         Message::Cancel { run, fence } => Kind::Cancel(pb::Cancel { run_id: run.to_string(), fence }),
         Message::Acknowledged { run, fence, refused } => {
@@ -449,6 +454,8 @@ fn write_target(target: Target) -> pb::Target {
             let grpc = pb::GrpcTarget { address, method, request, metadata, descriptor, tls };
             pb::Target { grpc: Some(grpc), ..pb::Target::default() }
         }
+        Target::Redis(redis) => broker::redis(&redis),
+        Target::Celery(celery) => broker::celery(&celery),
         Target::Queue { payload } => {
             pb::Target { queue: Some(pb::QueueTarget { payload }), ..pb::Target::default() }
         }

@@ -8,7 +8,7 @@
 //! - what a job file is made of leaves out what is not set, so that an exported job is short; every
 //!   other message writes all its fields, absent ones as `null`, so that no script has to guess;
 //! - a job file may use short forms ([`short`]): `catch_up: latest`, `overlap: skip`, one schedule
-//!   or a list, one instant or a list.
+//!   or a list, one instant or a list; a field that holds JSON may be written as its value ([`json`]).
 //!
 //! Which field gets which rule is decided by its type in `build.rs`; nothing is declared twice. The
 //! messages of the worker stream and of the peers have no textual form.
@@ -17,6 +17,7 @@
 //! written can be read. Nothing here checks meaning (a cron line, a URL): that is the server's part.
 
 pub mod instant;
+mod json;
 pub mod path;
 pub mod protocol;
 pub mod short;

@@ -78,7 +78,7 @@ impl Session {
     /// Whether it takes attempts that need just this, when it has room.
     fn matches(&self, spec: &JobSpec, queue: &str) -> bool {
         self.queues.contains(queue)
-            && self.kinds.contains(spec.target.kind())
+            && self.kinds.contains(spec.target.needs().as_ref())
             && spec.requires.iter().all(|(key, value)| self.labels.get(key) == Some(value))
     }
 }

@@ -32,6 +32,7 @@ mod admission;
 mod apply;
 mod attempt;
 pub mod breaker;
+pub mod broker;
 mod codec;
 mod command;
 mod evidence;

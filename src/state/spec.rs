@@ -3,11 +3,13 @@
 //! `api` makes these from what a client sent and refuses what is not in range; here every field has
 //! a value. Ratios are integers (thousandths), for the state computes in integers alone.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::broker::{CeleryTarget, RedisTarget};
 use super::pack::later;
 use super::schedule::Schedule;
 use super::template;
@@ -113,6 +115,10 @@ pub enum Target {
         /// Encrypted.
         tls: bool,
     },
+    /// A message to a Redis server.
+    Redis(Box<RedisTarget>),
+    /// A task for Celery workers.
+    Celery(Box<CeleryTarget>),
 }
 
 impl Target {
@@ -126,6 +132,10 @@ impl Target {
             }
             Self::Grpc { request, metadata, .. } => template::has_params(request) || among(metadata),
             Self::Queue { payload } => template::has_params(payload),
+            Self::Redis(redis) => template::has_params(&redis.payload) || among(&redis.headers),
+            Self::Celery(celery) => {
+                template::has_params(&celery.args) || template::has_params(&celery.kwargs)
+            }
             Self::Exec { .. } => false,
         }
     }
@@ -141,7 +151,7 @@ pub enum Program {
 }
 
 impl Target {
-    /// The kind that a worker announces that it can carry out.
+    /// What kind it is.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -149,6 +159,27 @@ impl Target {
             Self::Exec { .. } => "exec",
             Self::Queue { .. } => "queue",
             Self::Grpc { .. } => "grpc",
+            Self::Redis(_) => "redis",
+            Self::Celery(_) => "celery",
+        }
+    }
+
+    /// The connection that a worker needs for it.
+    #[must_use]
+    pub fn connection(&self) -> Option<&str> {
+        match self {
+            Self::Redis(redis) => Some(&redis.connection),
+            Self::Celery(celery) => Some(&celery.broker),
+            Self::Http { .. } | Self::Exec { .. } | Self::Queue { .. } | Self::Grpc { .. } => None,
+        }
+    }
+
+    /// What a worker announces that can carry it out: the kind, and behind it the connection where it needs one.
+    #[must_use]
+    pub fn needs(&self) -> Cow<'static, str> {
+        match self.connection() {
+            None => self.kind().into(),
+            Some(connection) => format!("{}:{connection}", self.kind()).into(),
         }
     }
 }

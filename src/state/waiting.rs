@@ -55,12 +55,15 @@ impl Needs {
 
     /// What makes a class: a worker takes all runs of it or none, and they share the limits that they start under.
     fn class(&self) -> Option<Class<'_>> {
-        self.spec.as_ref().map(|spec| (spec.target.kind(), &spec.requires, spec.priority, sharing(spec)))
+        self.spec.as_ref().map(|spec| {
+            let kind = (spec.target.kind(), spec.target.connection());
+            (kind, &spec.requires, spec.priority, sharing(spec))
+        })
     }
 }
 
-/// Kind of target, labels, priority, limits.
-type Class<'a> = (&'static str, &'a BTreeMap<String, String>, i32, Option<Sharing<'a>>);
+/// Kind of target and its connection, labels, priority, limits.
+type Class<'a> = ((&'static str, Option<&'a str>), &'a BTreeMap<String, String>, i32, Option<Sharing<'a>>);
 
 /// Namespace, group, and the job where the limits are its own: [`JobSpec::group`] without making texts.
 type Sharing<'a> = (&'a str, Option<&'a str>, Option<&'a str>);

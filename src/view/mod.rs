@@ -16,6 +16,7 @@
 //! [`RunLog`]: crate::history::RunLog
 
 pub mod breaker;
+pub mod broker;
 pub mod cluster;
 pub mod diff;
 pub mod explain;

@@ -3,7 +3,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::{instant, span};
+use super::{broker, instant, span};
 use crate::pb::v1 as pb;
 use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule, SolarEvent, SolarPlace};
 use crate::state::spec::{
@@ -185,6 +185,8 @@ fn target(target: &Target) -> pb::Target {
             };
             pb::Target { grpc: Some(grpc), ..pb::Target::default() }
         }
+        Target::Redis(redis) => broker::redis(redis),
+        Target::Celery(celery) => broker::celery(celery),
         Target::Queue { payload } => {
             pb::Target { queue: Some(pb::QueueTarget { payload: payload.clone() }), ..pb::Target::default() }
         }

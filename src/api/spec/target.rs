@@ -11,6 +11,8 @@ use crate::pb::path::keyed;
 use crate::pb::v1 as pb;
 use crate::state::spec::{Program, Target};
 
+/// The targets that there are.
+const KINDS: &str = "http, exec, grpc, queue, redis and celery";
 /// Methods of an http target.
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 /// Headers that belong to the connection and not to the request.
@@ -30,24 +32,29 @@ pub(super) fn target(
         problems.add("target", "is missing");
         return None;
     };
-    let pb::Target { http, exec, queue, grpc } = target;
+    let pb::Target { http, exec, queue, grpc, redis, celery } = target;
     let named = [
         ("http", http.is_some()),
         ("exec", exec.is_some()),
         ("queue", queue.is_some()),
         ("grpc", grpc.is_some()),
+        ("redis", redis.is_some()),
+        ("celery", celery.is_some()),
     ];
     let named: Vec<&str> =
         named.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect();
     if named.len() != 1 {
         let found = if named.is_empty() { "none".to_owned() } else { named.join(" and ") };
-        problems.add("target", format!("exactly one of http, exec, grpc and queue is needed, found {found}"));
+        problems.add("target", format!("exactly one of {KINDS} is needed, found {found}"));
         return None;
     }
     let http = http.as_ref().map(|target| self::http(target, problems));
     let queue = queue.as_ref().map(|target| self::queue(target, problems));
     let grpc = grpc.as_ref().map(|target| super::grpc::target(target, params, problems));
-    http.or(queue).or(grpc).or_else(|| exec.as_ref().and_then(|target| self::exec(target, problems)))
+    let celery = celery.as_ref().map(|target| super::broker::celery(target, problems));
+    let redis = redis.as_ref().and_then(|target| super::broker::redis(target, problems));
+    let exec = exec.as_ref().and_then(|target| self::exec(target, problems));
+    http.or(queue).or(grpc).or(celery).or(redis).or(exec)
 }
 
 fn queue(target: &pb::QueueTarget, problems: &mut Problems) -> Target {
@@ -73,6 +80,11 @@ fn http(target: &pb::HttpTarget, problems: &mut Problems) -> Target {
     }
 }
 
+/// Whether a header tells the target about its run; `name` in lower case.
+pub(super) fn is_ours(name: &str) -> bool {
+    name.starts_with(OURS.0) || OUR_HEADERS.contains(&name)
+}
+
 fn url(path: &str, text: &str, problems: &mut Problems) {
     if text.is_empty() {
         return problems.add(path, "is missing");
@@ -89,7 +101,8 @@ fn url(path: &str, text: &str, problems: &mut Problems) {
     }
 }
 
-fn headers(path: &str, headers: &BTreeMap<String, String>, problems: &mut Problems) {
+/// Headers, of http and of messages.
+pub(super) fn headers(path: &str, headers: &BTreeMap<String, String>, problems: &mut Problems) {
     value::most(path, "headers", headers.len(), limits::PAIRS, problems);
     for (name, text) in headers.iter().take(limits::PAIRS) {
         let at = keyed(path, name);
@@ -102,7 +115,7 @@ fn headers(path: &str, headers: &BTreeMap<String, String>, problems: &mut Proble
         }
         match HeaderName::from_bytes(name.as_bytes()) {
             Err(_) => problems.add(&at, "is no header name"),
-            Ok(known) if known.as_str().starts_with(OURS.0) || OUR_HEADERS.contains(&known.as_str()) => {
+            Ok(known) if is_ours(known.as_str()) => {
                 problems.add(&at, "is set by the scheduler");
             }
             Ok(known) if CONNECTION_HEADERS.contains(&known.as_str()) => {

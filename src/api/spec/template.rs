@@ -28,6 +28,16 @@ pub(super) fn check(target: &Target, params: &Params, problems: &mut Problems) {
             }
             note("target.grpc.request".to_owned(), template::json(request, &values));
         }
+        Target::Redis(redis) => {
+            for (name, value) in &redis.headers {
+                note(keyed("target.redis.headers", name), template::header(name, value, &values));
+            }
+            note("target.redis.payload".to_owned(), template::payload(&redis.payload, &values));
+        }
+        Target::Celery(celery) => {
+            note("target.celery.args".to_owned(), template::json(&celery.args, &values));
+            note("target.celery.kwargs".to_owned(), template::json(&celery.kwargs, &values));
+        }
         Target::Queue { payload } => {
             note("target.queue.payload".to_owned(), template::payload(payload, &values));
         }

@@ -7,7 +7,7 @@
 const LATER: [(&str, &[&str]); 3] = [
     ("", &["notify", "every_node"]),
     ("schedule", &["exclude", "only"]),
-    ("target", &["grpc", "redis", "amqp", "nats", "kafka", "celery"]),
+    ("target", &["amqp", "nats", "kafka"]),
 ];
 
 /// Whether `key`, found directly under `parent`, is one of them.

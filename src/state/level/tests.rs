@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::*;
+use crate::state::broker::{CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
 use crate::state::namespace::NamespaceLimits;
 use crate::state::queue::QueueLimits;
 use crate::state::run::{AttemptOutcome, JobId, Report, RunId};
@@ -125,6 +126,35 @@ fn completed(report: Report) -> Command {
     Command::Complete { run: RUN, fence: 3, outcome, report: Arc::new(report), retry_after }
 }
 
+fn redis() -> Target {
+    Target::Redis(Box::new(RedisTarget {
+        connection: "main".to_owned(),
+        to: RedisPlace::Left("k".to_owned()),
+        payload: String::new(),
+        headers: [].into(),
+        bare: false,
+    }))
+}
+
+fn celery() -> Target {
+    Target::Celery(Box::new(CeleryTarget {
+        broker: "main".to_owned(),
+        task: "t".to_owned(),
+        args: "[]".to_owned(),
+        kwargs: "{}".to_owned(),
+        to: CeleryPlace::Queue("celery".to_owned()),
+        headers: "{}".to_owned(),
+        priority: None,
+        expires: CeleryExpiry::Next,
+        time_limit: None,
+        soft_time_limit: None,
+        ignore_result: None,
+        shadow: None,
+        reply_to: None,
+        persistent: true,
+    }))
+}
+
 fn grpc() -> Target {
     Target::Grpc {
         address: "localhost:1".to_owned(),
@@ -146,6 +176,8 @@ fn later() -> Vec<(u32, &'static str, Command)> {
         place: Some("w".into()),
     };
     vec![
+        (1, "`target.redis`", put(|spec| spec.target = redis())),
+        (1, "`target.celery`", put(|spec| spec.target = celery())),
         (1, "`target.grpc`", put(|spec| spec.target = grpc())),
         (
             1,

@@ -70,11 +70,11 @@ impl Explaining<'_> {
         if workers.is_empty() {
             return Some("no worker is connected".to_owned());
         }
-        let kind = spec.target.kind();
+        let kind = spec.target.needs();
         let steps: [(String, Fits<'_>); 4] = [
             (format!("no worker serves queue `{queue}`"), &|worker| worker.queues.contains(queue)),
             (format!("no worker of queue `{queue}` carries out {kind} targets"), &|worker| {
-                worker.kinds.contains(kind)
+                worker.kinds.contains(kind.as_ref())
             }),
             (format!("no worker of queue `{queue}` has the labels {}", labels(spec)), &|worker| {
                 spec.requires.iter().all(|(key, value)| worker.labels.get(key) == Some(value))
@@ -119,7 +119,7 @@ impl Explaining<'_> {
                 facts.add(format!("it needed a worker of queue `{}`; {unknown}", run.queue));
                 return;
             };
-            let (queue, kind, labels) = (&spec.queue, spec.target.kind(), labels(spec));
+            let (queue, kind, labels) = (&spec.queue, spec.target.needs(), labels(spec));
             let with = if labels.is_empty() { String::new() } else { format!(" with the labels {labels}") };
             facts.add(format!("it needed a worker of queue `{queue}`{with} for {kind} targets; {unknown}"));
             facts.add(match self.workers_for(spec) {

@@ -1,0 +1,250 @@
+//! The targets of a request that leave a message with a broker.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::super::limits;
+use super::super::problem::{Problem, Problems};
+use super::target::headers;
+use super::value;
+use crate::pb::path::keyed;
+use crate::pb::v1 as pb;
+use crate::state::broker::{CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
+use crate::state::spec::Target;
+
+/// The queue of a task that names none, which is that of a Celery app which says nothing else.
+const CELERY_QUEUE: &str = "celery";
+/// Headers of the message that say what is to be run, and how: a job sets them by fields of their own, or not at all.
+const CELERY_HEADERS: [&str; 20] = [
+    "lang",
+    "task",
+    "id",
+    "shadow",
+    "eta",
+    "expires",
+    "group",
+    "group_index",
+    "retries",
+    "timelimit",
+    "root_id",
+    "parent_id",
+    "argsrepr",
+    "kwargsrepr",
+    "origin",
+    "ignore_result",
+    "replaced_task_nesting",
+    "stamped_headers",
+    "stamps",
+    "compression",
+];
+
+/// The message; paths begin at `target.redis`.
+pub(super) fn redis(target: &pb::RedisTarget, problems: &mut Problems) -> Option<Target> {
+    let path = "target.redis";
+    value::name("target.redis.connection", &target.connection, problems);
+    value::length("target.redis.payload", &target.payload, limits::BODY_BYTES, problems);
+    headers("target.redis.headers", &target.headers, problems);
+    if target.bare && !target.headers.is_empty() {
+        problems.add("target.redis.headers", "have no place in a message that is its payload alone (bare)");
+    }
+    let push: Option<pb::RedisPush> = value::word("target.redis.push", target.push, problems);
+    let named = [("list", &target.list), ("channel", &target.channel), ("stream", &target.stream)];
+    let named: Vec<_> = named.into_iter().filter(|(_, key)| !key.is_empty()).collect();
+    let &[(kind, key)] = named.as_slice() else {
+        let found: Vec<&str> = named.iter().map(|(name, _)| *name).collect();
+        let found = if found.is_empty() { "none".to_owned() } else { found.join(" and ") };
+        problems.add(path, format!("exactly one of list, channel and stream is needed, found {found}"));
+        return None;
+    };
+    value::length(&keyed(path, kind), key, limits::BROKER_NAME_BYTES, problems);
+    if push.is_some() && kind != "list" {
+        problems.add("target.redis.push", "belongs to a list");
+    }
+    if let Some(length) = target.max_length {
+        value::within("target.redis.max_length", length, &limits::STREAM_LENGTH, problems);
+        if kind != "stream" {
+            problems.add("target.redis.max_length", "belongs to a stream");
+        }
+    }
+    let key = key.clone();
+    Some(Target::Redis(Box::new(RedisTarget {
+        connection: target.connection.clone(),
+        to: match (kind, push) {
+            ("channel", _) => RedisPlace::Channel(key),
+            ("stream", _) => RedisPlace::Stream { key, max_length: target.max_length },
+            (_, Some(pb::RedisPush::Right)) => RedisPlace::Right(key),
+            (_, None | Some(pb::RedisPush::Left | pb::RedisPush::Unspecified)) => RedisPlace::Left(key),
+        },
+        payload: target.payload.clone(),
+        headers: target.headers.clone(),
+        bare: target.bare,
+    })))
+}
+
+/// The task; paths begin at `target.celery`.
+pub(super) fn celery(target: &pb::CeleryTarget, problems: &mut Problems) -> Target {
+    value::name("target.celery.broker", &target.broker, problems);
+    if target.task.is_empty() {
+        problems.add("target.celery.task", "is missing");
+    }
+    broker_name("target.celery.task", &target.task, problems);
+    if target.args.len() + target.kwargs.len() > limits::BODY_BYTES {
+        let (found, most) = (target.args.len() + target.kwargs.len(), limits::BODY_BYTES);
+        let reason = format!("{found} bytes with kwargs are too long, at most {most} are allowed");
+        problems.add("target.celery.args", reason);
+    }
+    if target.priority.is_some_and(|priority| u8::try_from(priority).is_err()) {
+        value::within("target.celery.priority", target.priority.unwrap_or(0), &(0..=255), problems);
+    }
+    let millisecond = Duration::from_millis(1);
+    let mut span = |name: &str, of: Option<&prost_types::Duration>, from| {
+        value::span(&keyed("target.celery", name), of, from..=limits::TIMEOUT, problems)
+    };
+    let time_limit = span("time_limit", target.time_limit.as_ref(), millisecond);
+    let soft_time_limit = span("soft_time_limit", target.soft_time_limit.as_ref(), millisecond);
+    let expires = span("expires", target.expires.as_ref(), Duration::ZERO);
+    for (name, text) in [("shadow", &target.shadow), ("reply_to", &target.reply_to)] {
+        broker_name(&keyed("target.celery", name), text, problems);
+    }
+    if let (Some(hard), Some(soft)) = (time_limit, soft_time_limit)
+        && soft >= hard
+    {
+        problems.add("target.celery.soft_time_limit", "must be shorter than time_limit");
+    }
+    let some = |text: &String| Some(text).filter(|text| !text.is_empty()).cloned();
+    Target::Celery(Box::new(CeleryTarget {
+        broker: target.broker.clone(),
+        task: target.task.clone(),
+        args: json("target.celery.args", &target.args, Shape::List, problems),
+        kwargs: json("target.celery.kwargs", &target.kwargs, Shape::Mapping, problems),
+        to: celery_place(target, problems),
+        headers: celery_headers(&target.headers, problems),
+        priority: target.priority.and_then(|priority| u8::try_from(priority).ok()),
+        expires: celery_expiry(target, expires, problems),
+        time_limit,
+        soft_time_limit,
+        ignore_result: target.ignore_result,
+        shadow: some(&target.shadow),
+        reply_to: some(&target.reply_to),
+        persistent: !target.transient,
+    }))
+}
+
+fn celery_place(target: &pb::CeleryTarget, problems: &mut Problems) -> CeleryPlace {
+    for (name, text) in
+        [("queue", &target.queue), ("exchange", &target.exchange), ("routing_key", &target.routing_key)]
+    {
+        broker_name(&keyed("target.celery", name), text, problems);
+    }
+    let (queue, name, routing_key) =
+        (target.queue.clone(), target.exchange.clone(), target.routing_key.clone());
+    match (queue.is_empty(), name.is_empty()) {
+        (false, false) => problems.add("target.celery", "at most one of queue and exchange has a place"),
+        (_, true) if !routing_key.is_empty() => {
+            problems.add("target.celery.routing_key", "belongs to an exchange");
+        }
+        (true, false) if routing_key.is_empty() => {
+            problems.add("target.celery.routing_key", "is missing; an exchange needs one");
+        }
+        (_, _) => {}
+    }
+    if !name.is_empty() {
+        CeleryPlace::Exchange { name, routing_key }
+    } else if queue.is_empty() {
+        CeleryPlace::Queue(CELERY_QUEUE.to_owned())
+    } else {
+        CeleryPlace::Queue(queue)
+    }
+}
+
+fn celery_expiry(
+    target: &pb::CeleryTarget,
+    expires: Option<Duration>,
+    problems: &mut Problems,
+) -> CeleryExpiry {
+    let at = value::instant("target.celery.expires_at", target.expires_at.as_ref(), problems);
+    match (expires, at) {
+        (Some(_), Some(_)) => {
+            problems.add("target.celery", "at most one of expires and expires_at has a place");
+            CeleryExpiry::Never
+        }
+        (Some(Duration::ZERO), None) => CeleryExpiry::Never,
+        (Some(span), None) => CeleryExpiry::After(span),
+        (None, Some(at)) => CeleryExpiry::At(at),
+        (None, None) => CeleryExpiry::Next,
+    }
+}
+
+fn celery_headers(text: &str, problems: &mut Problems) -> String {
+    let path = "target.celery.headers";
+    value::length(path, text, limits::BROKER_HEADERS_BYTES, problems);
+    let headers = json(path, text, Shape::Mapping, problems);
+    let named: BTreeMap<String, serde::de::IgnoredAny> = serde_json::from_str(&headers).unwrap_or_default();
+    value::most(path, "headers", named.len(), limits::PAIRS, problems);
+    for name in named.keys() {
+        if CELERY_HEADERS.contains(&name.as_str()) {
+            let hint = Some("some have fields of their own in target.celery".to_owned());
+            let reason = "belongs to the protocol and cannot be set as a header".to_owned();
+            problems.push(Problem { path: keyed(path, name), reason, hint });
+        } else if super::target::is_ours(name) {
+            problems.add(keyed(path, name), "is set by the scheduler");
+        }
+    }
+    headers
+}
+
+/// A name as brokers have them: short, without control characters.
+fn broker_name(path: &str, text: &str, problems: &mut Problems) {
+    value::length(path, text, limits::BROKER_NAME_BYTES, problems);
+    if text.chars().any(char::is_control) {
+        problems.add(path, "has control characters");
+    }
+}
+
+/// What a JSON text has to be.
+#[derive(Clone, Copy)]
+enum Shape {
+    List,
+    Mapping,
+}
+
+/// The text in one spelling of all that mean the same. Empty stands for an empty list or mapping.
+fn json(path: &str, text: &str, shape: Shape, problems: &mut Problems) -> String {
+    let (expected, empty) = match shape {
+        Shape::List => ("a list", "[]"),
+        Shape::Mapping => ("a mapping", "{}"),
+    };
+    if text.trim().is_empty() || text.len() > limits::BODY_BYTES {
+        return empty.to_owned();
+    }
+    let fits = |value: &Value| match shape {
+        Shape::List => value.is_array(),
+        Shape::Mapping => value.is_object(),
+    };
+    match serde_json::from_str::<Value>(text) {
+        Ok(value) if !fits(&value) => problems.add(path, format!("expected {expected}, or one as JSON text")),
+        Ok(value) if has_vast_numbers(&value) => {
+            problems.add(path, "has a whole number beyond 64 bits; write it as a text");
+        }
+        Ok(value) => return value.to_string(),
+        Err(error) => problems.add(path, format!("is no JSON: {error}")),
+    }
+    empty.to_owned()
+}
+
+/// Numbers that are kept as ones with a fraction, of which digits are lost.
+fn has_vast_numbers(value: &Value) -> bool {
+    match value {
+        Value::Number(number) => {
+            number.is_f64() && number.as_f64().is_some_and(|number| number.abs() >= 9.2e18)
+        }
+        Value::Array(values) => values.iter().any(has_vast_numbers),
+        Value::Object(values) => values.values().any(has_vast_numbers),
+        Value::Null | Value::Bool(_) | Value::String(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests;

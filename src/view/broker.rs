@@ -1,0 +1,70 @@
+//! The messages of targets that leave something with a broker.
+
+use std::time::Duration;
+
+use super::{instant, span};
+use crate::pb::v1 as pb;
+use crate::state::broker::{CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
+
+/// A message to a Redis server.
+#[must_use]
+pub fn redis(target: &RedisTarget) -> pb::Target {
+    let mut message = pb::RedisTarget {
+        connection: target.connection.clone(),
+        payload: target.payload.clone(),
+        headers: target.headers.clone(),
+        bare: target.bare,
+        ..pb::RedisTarget::default()
+    };
+    match &target.to {
+        RedisPlace::Left(key) => message.list.clone_from(key),
+        RedisPlace::Right(key) => {
+            message.list.clone_from(key);
+            message.push = pb::RedisPush::Right.into();
+        }
+        RedisPlace::Channel(channel) => message.channel.clone_from(channel),
+        RedisPlace::Stream { key, max_length } => {
+            message.stream.clone_from(key);
+            message.max_length = *max_length;
+        }
+    }
+    pb::Target { redis: Some(message), ..pb::Target::default() }
+}
+
+/// A task for Celery workers.
+#[must_use]
+pub fn celery(target: &CeleryTarget) -> pb::Target {
+    let mut message = pb::CeleryTarget {
+        broker: target.broker.clone(),
+        task: target.task.clone(),
+        args: unless_empty(&target.args, "[]"),
+        kwargs: unless_empty(&target.kwargs, "{}"),
+        headers: unless_empty(&target.headers, "{}"),
+        priority: target.priority.map(u32::from),
+        time_limit: target.time_limit.map(span),
+        soft_time_limit: target.soft_time_limit.map(span),
+        ignore_result: target.ignore_result,
+        shadow: target.shadow.clone().unwrap_or_default(),
+        reply_to: target.reply_to.clone().unwrap_or_default(),
+        transient: !target.persistent,
+        ..pb::CeleryTarget::default()
+    };
+    match &target.to {
+        CeleryPlace::Queue(queue) => message.queue.clone_from(queue),
+        CeleryPlace::Exchange { name, routing_key } => {
+            message.exchange.clone_from(name);
+            message.routing_key.clone_from(routing_key);
+        }
+    }
+    match target.expires {
+        CeleryExpiry::Next => {}
+        CeleryExpiry::Never => message.expires = Some(span(Duration::ZERO)),
+        CeleryExpiry::After(long) => message.expires = Some(span(long)),
+        CeleryExpiry::At(at) => message.expires_at = Some(instant(at)),
+    }
+    pb::Target { celery: Some(message), ..pb::Target::default() }
+}
+
+fn unless_empty(text: &str, empty: &str) -> String {
+    if text == empty { String::new() } else { text.to_owned() }
+}
