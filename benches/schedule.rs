@@ -113,7 +113,10 @@ fn cell(nanos: Option<f64>) -> String {
 fn main() {
     let as_json = std::env::args().any(|argument| argument == "--json");
     if !as_json {
-        println!("{:<82} {:<18} {:>9} {:>9} {:>9} {:>9}", "rule", "zone", "read ns", "next ns", "croner", "cron");
+        println!(
+            "{:<82} {:<18} {:>9} {:>9} {:>9} {:>9}",
+            "rule", "zone", "read ns", "next ns", "croner", "cron"
+        );
     }
     let start: DateTime<Utc> = Utc.timestamp_opt(START, 0).single().expect("an instant");
     for Row { name, rule, zone, croner, cron } in rows() {

@@ -92,7 +92,11 @@ async fn a_leader_that_dies_between_the_end_of_a_run_and_the_next_arming_stops_n
         runs.reverse();
         for pair in runs.windows(2) {
             let (ended, due) = (millis(pair[0].finished_at), millis(pair[1].scheduled_at));
-            assert_eq!(due, ended + PERIOD_MS, "{name}: one run follows from the end of the other: {pair:#?}");
+            assert_eq!(
+                due,
+                ended + PERIOD_MS,
+                "{name}: one run follows from the end of the other: {pair:#?}"
+            );
         }
         let called: BTreeSet<i64> = receiver.instants_of(&name).into_keys().collect();
         let due: BTreeSet<i64> = runs.iter().map(|run| millis(run.scheduled_at)).collect();
