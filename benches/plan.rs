@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use chronarch::api::spec;
 use chronarch::pb::v1 as pb;
+use chronarch::scheduler::almanac::Almanac;
 use chronarch::scheduler::occurrences::arm;
 use chronarch::scheduler::plan::{InFlight, Plan, Rules, Sessions, plan};
 use chronarch::scheduler::set::ScheduleSet;
@@ -87,7 +88,7 @@ fn state(jobs: usize) -> State {
     let mut state = State::default();
     let put = |number: usize| {
         let spec = spec::from_pb(&job(number)).expect("a sound job");
-        let set = ScheduleSet::of(&spec).expect("a sound schedule");
+        let set = ScheduleSet::of(&spec, &Almanac::bundled()).expect("a sound schedule");
         let next = arm(&spec, &set, at);
         assert_eq!(next.map(|due| due.due_at), Some(instant(DUE)), "{spec:?}");
         Command::PutJob { spec: Arc::new(spec), next, request: Request::default() }

@@ -130,7 +130,14 @@ fn main() {
             jitter: Duration::ZERO,
             count: None,
         };
-        let compile = || CompiledSchedule::compile(&schedule, Spread::default()).expect("a sound rule");
+        let compile = || {
+            CompiledSchedule::compile(
+                &schedule,
+                Spread::default(),
+                &chronarch::scheduler::almanac::Almanac::bundled(),
+            )
+            .expect("a sound rule")
+        };
         let compiled = compile();
         let read_ns = read(|| drop(black_box(compile())));
         let next_ns = walk(Timestamp::from_millis(START * 1_000), |at| compiled.next_after(at));

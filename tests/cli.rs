@@ -241,6 +241,10 @@ impl ClusterService for Node {
         Err(Status::unimplemented("not here"))
     }
 
+    async fn set_tzdata(&self, _: Request<SetTzdataRequest>) -> Answer<SetTzdataResponse> {
+        Err(Status::unimplemented("not here"))
+    }
+
     async fn export_log(&self, _: Request<ExportLogRequest>) -> Answer<Self::ExportLogStream> {
         Err(Status::unimplemented("not here"))
     }

@@ -47,6 +47,7 @@ impl Log {
                 spec: Arc::new(spec.clone()),
                 next: None,
                 request: Request::default(),
+                reading: 0,
             };
             let outcomes = self.apply(at(0), specs.iter().map(put).collect());
             jobs.extend(outcomes.into_iter().filter_map(|outcome| match outcome {
@@ -100,7 +101,7 @@ fn a_plan_walks_over_so_many_instants_and_leaves_the_rest_to_the_next() {
         let mut spec = lab::spec::job(name);
         spec.schedules = vec![lab::spec::every(Duration::from_secs(1))];
         let next = Some(Due { due_at: at(1), scheduled_at: at(1) });
-        Command::PutJob { spec: Arc::new(spec), next, request: Request::default() }
+        Command::PutJob { spec: Arc::new(spec), next, request: Request::default(), reading: 0 }
     };
     log.apply(at(0), ["a", "b", "c"].map(put).to_vec());
     let (now, mut rules) = (at(backlog + 2), Rules::default());
@@ -187,7 +188,7 @@ fn what_a_run_needs_follows_an_edit_of_its_job() {
     log.trigger(at(1), &jobs);
     assert_eq!(starts(&log.plan(&[worker("w1", 1)], at(2), &mut Rules::default())), []);
     let spec = Arc::new(lab::spec::job("demanding-0"));
-    log.apply(at(2), vec![Command::PutJob { spec, next: None, request: Request::default() }]);
+    log.apply(at(2), vec![Command::PutJob { spec, next: None, request: Request::default(), reading: 0 }]);
     assert_eq!(log.state.verify(), Ok(()));
     assert_eq!(starts(&log.plan(&[worker("w1", 1)], at(3), &mut Rules::default())), jobs);
 }

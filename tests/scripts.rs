@@ -7,6 +7,8 @@
 //! - `job NAME KEY=VALUE…` creates or edits from the defaults of `lab::spec`; `edit NAME KEY=VALUE…`
 //!   changes the definition that stands; `delete NAME [cancel]`, `pause`, `resume`,
 //!   `namespace NAME [runs=N] [age=SPAN]`, `queue NAME [concurrency=N] [starts=N/SPAN] [waiting=N]`, `trigger NAME [id=OPERATION] [param=K.V]`, `repeat RUN`, `backfill NAME INSTANT…`, `cancel RUN`, `trip BREAKER [for=SPAN]`, `reset BREAKER`
+//! - `tzdata RELEASE [ZONE=OTHER]…` pins the bundled data, with other zones in the place of some; `reading=old` for
+//!   `job`, `edit` and `resume`: computed before any of it was
 //! - `advance SPAN` with the leader at work, `gap SPAN` with none, then `leader N [ahead=SPAN|behind=SPAN]`, by the clock of its node
 //! - `report RUN ok|fail|timeout|cancelled|lost [exit=N] [http=N] [fence=N] [wait=SPAN]`
 //! - `raw retry|expire|start|lose|fire|arm|disarm|half-open …` proposes what a leader with an old view would;
@@ -21,12 +23,14 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use chronarch::scheduler::backoff::backoff;
+use chronarch::scheduler::zone::Zones;
 use chronarch::state::breaker::Status;
 use chronarch::state::namespace::NamespaceLimits;
 use chronarch::state::queue::QueueLimits;
 use chronarch::state::run::{AttemptOutcome, Cause, Report, RunId};
 use chronarch::state::spec::{JobSpec, OnResume};
 use chronarch::state::time::Timestamp;
+use chronarch::state::tzdata::{ZoneData, ZoneFile};
 use chronarch::state::{Again, Command, Due, JobRef, Request, Verdict};
 use goldenscript::{Argument, Context};
 use lab::names;
@@ -159,13 +163,14 @@ impl Script {
     fn client(&mut self, verb: &str, args: &Args) -> Result<Command, Box<dyn Error>> {
         let word = args.word(0)?;
         let request = request(args);
+        let reading = self.reading(args)?;
         Ok(match verb {
             "job" | "edit" => {
                 let mut spec = lab::spec::job(word);
                 if verb == "edit" {
                     spec = self.named(word).ok_or("no such job")?.as_ref().clone();
                 }
-                let mine = |key: &str| matches!(key, "id" | "by" | "why" | "next");
+                let mine = |key: &str| matches!(key, "id" | "by" | "why" | "next" | "reading");
                 if verb == "edit"
                     && args
                         .pairs
@@ -181,7 +186,7 @@ impl Script {
                     Some(text) => Some(due(text)?),
                     None => self.lab.next(&spec)?,
                 };
-                Command::PutJob { spec: Arc::new(spec), next, request }
+                Command::PutJob { spec: Arc::new(spec), next, request, reading }
             }
             "delete" => {
                 let cancel_runs = args.words.get(1).is_some_and(|word| word == "cancel");
@@ -198,7 +203,13 @@ impl Script {
                     OnResume::CatchUp => job.armed(),
                     OnResume::Skip => self.lab.next(&job.spec)?,
                 };
-                Command::ResumeJob { job: self.reference(word)?, version: job.version, next, request }
+                Command::ResumeJob {
+                    job: self.reference(word)?,
+                    version: job.version,
+                    next,
+                    request,
+                    reading,
+                }
             }
             "trigger" => {
                 let params = args.get("param").and_then(lab::spec::param).into_iter().collect();
@@ -224,6 +235,7 @@ impl Script {
                     QueueLimits { concurrency: number("concurrency")?, rate, waiting: number("waiting")? };
                 Command::SetQueue { queue: word.into(), limits, request }
             }
+            "tzdata" => self.tzdata(args)?,
             "namespace" => {
                 let runs = args.get("runs").map(str::parse).transpose()?;
                 let age = args.get("age").map(lab::spec::span).transpose()?;
@@ -244,6 +256,32 @@ impl Script {
             "reset" => Command::ResetBreaker { breaker: self.lab.names.breaker(word)?, request },
             other => return Err(format!("unknown command {other}").into()),
         })
+    }
+
+    /// The generation that a client computes with; `reading=old` is the one before all.
+    fn reading(&self, args: &Args) -> Result<u64, String> {
+        match args.get("reading") {
+            Some("old") => Ok(0),
+            Some(other) => Err(format!("unknown reading {other}")),
+            None => Ok(self.lab.state.reading().generation),
+        }
+    }
+
+    /// The bundled data, with some zones in the place of others.
+    fn tzdata(&self, args: &Args) -> Result<Command, Box<dyn Error>> {
+        let mut data = ZoneData::clone(Zones::bundled().data());
+        data.release = args.word(0)?.to_owned();
+        for (name, other) in &args.pairs {
+            let tzif = data.files.iter().find(|file| file.names.contains(other)).ok_or("no such zone")?;
+            let file = ZoneFile { names: vec![name.clone()], tzif: tzif.tzif.clone() };
+            data.files.iter_mut().for_each(|file| file.names.retain(|known| known != name));
+            data.files.retain(|file| !file.names.is_empty());
+            data.files.push(file);
+        }
+        let new = Zones::checked(Arc::new(data))?;
+        let shifts = Zones::of(&self.lab.state).shifts(&new, self.lab.now());
+        let expect = self.lab.state.tzdata().map(|tzdata| tzdata.hash);
+        Ok(Command::SetTzdata { data: new.data().clone(), shifts, expect, request: Request::default() })
     }
 
     /// A report as the leader proposes it: with the wait before the next attempt.

@@ -62,6 +62,7 @@ const CONTAINED: &[(&str, &[&str])] = &[
     ("imbl", &["state"]),
     ("rmp", &["state"]),
     ("rmp_serde", &["state"]),
+    ("serde_bytes", &["state"]),
     ("sha2", &["state"]),
     ("reqwest", &["target"]),
     ("rustls", &["target"]),

@@ -8,6 +8,7 @@ use crate::pb::v1 as pb;
 use crate::pb::v1::cluster_service_client::ClusterServiceClient;
 use crate::pb::v1::cluster_service_server::ClusterService;
 use crate::raft::Raft;
+use crate::scheduler::zone::Zones;
 use crate::view::cluster::{self, Build, ClusterSeen, NodeSeen, Role};
 
 /// A leader that no majority has answered for so long is not shown as one.
@@ -15,7 +16,7 @@ const QUORUM_SILENCE: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// What this binary is.
 fn build() -> Build {
-    Build { version: env!("CARGO_PKG_VERSION"), tzdata: crate::scheduler::zone::tzdb_release() }
+    Build { version: env!("CARGO_PKG_VERSION"), tzdata: Zones::bundled() }
 }
 
 /// What consensus says, in the words of the view.
@@ -127,7 +128,7 @@ impl ClusterService for Api {
         let leader = self.ask_leader(may_forward, pb::GetStatusRequest {}, ask).await;
         let seen = seen(&self.shared.raft);
         let workers = self.workers();
-        let mut own = cluster::to_pb(&self.shared.raft.state(), &seen, build(), workers.as_deref());
+        let mut own = cluster::to_pb(&self.shared.raft.state(), &seen, &build(), workers.as_deref());
         // One that leads only in its own belief, cut off from the majority, leads nobody.
         if own.leader_id == own.node_id && !self.shared.raft.quorum_acked_within(QUORUM_SILENCE) {
             own.leader_id = 0;
@@ -182,5 +183,13 @@ impl ClusterService for Api {
         let there =
             |channel, request| async { ClusterServiceClient::new(channel).remove_node(request).await };
         self.write(request, Self::remove_here, there).await
+    }
+
+    async fn set_tzdata(
+        &self,
+        request: Request<pb::SetTzdataRequest>,
+    ) -> Result<Response<pb::SetTzdataResponse>, Status> {
+        let there = |channel, request| async { ClusterServiceClient::new(channel).set_tzdata(request).await };
+        self.write(request, Self::set_tzdata_here, there).await
     }
 }

@@ -11,6 +11,7 @@ use super::spec::value;
 use super::write::{Write, check_asking, job};
 use super::{breakers, limits, page, runs, status};
 use crate::pb::v1 as pb;
+use crate::scheduler::almanac::Almanac;
 use crate::state::time::Timestamp;
 use crate::state::{Command, State};
 
@@ -26,7 +27,7 @@ pub fn commands(kind: u8, bytes: &[u8], state: &State, now: Timestamp) -> Result
         0 => {
             let mut message = decode::<pb::ApplyJobsRequest>(bytes)?;
             let request = asked(&mut message)?;
-            let wanted = apply::check(&message.jobs)?;
+            let wanted = apply::check(&message.jobs, &Almanac::of(state))?;
             apply::dry_run(state, &wanted, now)?;
             Ok(wanted.iter().map(|wanted| wanted.command(&request, now)).collect())
         }
@@ -46,8 +47,7 @@ pub fn commands(kind: u8, bytes: &[u8], state: &State, now: Timestamp) -> Result
             let mut message = decode::<pb::ResumeJobRequest>(bytes)?;
             let request = asked(&mut message)?;
             let job = job(state, &message.namespace, &message.name)?;
-            let (version, next) = (job.version, super::jobs::resumed(job, now)?);
-            Ok(vec![Command::ResumeJob { job: job.reference(), version, next, request }])
+            Ok(vec![super::jobs::resume(job, &Almanac::of(state), now, &request)?])
         }
         4 => {
             let mut message = decode::<pb::TriggerJobRequest>(bytes)?;

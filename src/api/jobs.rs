@@ -17,6 +17,7 @@ use super::{Api, forward, limits, page, status};
 use crate::pb::v1 as pb;
 use crate::pb::v1::job_service_client::JobServiceClient;
 use crate::pb::v1::job_service_server::JobService;
+use crate::scheduler::almanac::Almanac;
 use crate::scheduler::occurrences;
 use crate::scheduler::set::ScheduleSet;
 use crate::state::spec::JobSpec;
@@ -26,19 +27,40 @@ use crate::view;
 use crate::view::explain::Explaining;
 
 /// The compiled schedules of a job in the state; they were checked when the job was applied.
-pub(super) fn compiled(spec: &JobSpec) -> Result<ScheduleSet, Status> {
-    ScheduleSet::of(spec).map_err(|error| {
+pub(super) fn compiled(spec: &JobSpec, almanac: &Almanac) -> Result<ScheduleSet, Status> {
+    ScheduleSet::of(spec, almanac).map_err(|error| {
         let status = Status::failed_precondition(format!("this node cannot read the schedule: {error}"));
         status::hinted(status, "apply the job again, or upgrade this node")
     })
 }
 
 /// The occurrence to arm when a job is resumed.
-pub(super) fn resumed(job: &Job, now: Timestamp) -> Result<Option<Due>, Status> {
-    Ok(occurrences::resumed(job, &compiled(&job.spec)?, now))
+pub(super) fn resumed(job: &Job, almanac: &Almanac, now: Timestamp) -> Result<Option<Due>, Status> {
+    Ok(occurrences::resumed(job, &compiled(&job.spec, almanac)?, now))
+}
+
+/// The command that resumes a job.
+pub(super) fn resume(
+    job: &Job,
+    almanac: &Almanac,
+    now: Timestamp,
+    request: &state::Request,
+) -> Result<Command, Status> {
+    Ok(Command::ResumeJob {
+        job: job.reference(),
+        version: job.version,
+        next: resumed(job, almanac, now)?,
+        request: request.clone(),
+        reading: almanac.generation(),
+    })
 }
 
 impl Api {
+    /// What schedules are read with now.
+    pub(super) fn almanac(&self) -> Almanac {
+        Almanac::of(&self.shared.raft.state())
+    }
+
     async fn shown(&self, state: Arc<State>, namespace: &str, name: &str) -> Result<pb::Job, Status> {
         let job = Arc::clone(job(&state, namespace, name)?);
         self.look(move |log| view::job::to_pb(&state, log, &job)).await
@@ -97,8 +119,7 @@ impl Api {
         let request = message.request();
         let named = (message.namespace.as_str(), message.name.as_str());
         self.decide_job(JobChange::Resume, named, &request, |job, now| {
-            let (next, version) = (resumed(job, now)?, job.version);
-            Ok(Command::ResumeJob { job: job.reference(), version, next, request: request.clone() })
+            resume(job, &self.almanac(), now, &request)
         })
         .await?;
         self.shown(self.shared.raft.state(), &message.namespace, &message.name).await
@@ -237,11 +258,12 @@ impl JobService for Api {
         let wanted = next::wanted(&message)?;
         let state = self.state(message.stale).await?;
         let job = job(&state, &message.namespace, &message.name)?;
-        let set = compiled(&job.spec)?;
+        let almanac = Almanac::of(&state);
+        let set = compiled(&job.spec, &almanac)?;
         let now = || self.shared.clock.now().unwrap_or_else(|| state.now());
         let occurrences =
             next::described(job, &set, wanted.unwrap_or_else(|| next::Wanted::After(now())), count);
-        let explanation = if message.explain { next::explained(&job.spec) } else { Vec::new() };
+        let explanation = if message.explain { next::explained(&job.spec, &almanac) } else { Vec::new() };
         Ok(Response::new(pb::NextOccurrencesResponse { occurrences, explanation }))
     }
 

@@ -157,3 +157,6 @@ pub const RETENTION_AGE: Duration = DAY.saturating_mul(3_660);
 pub const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(20);
 /// How long it may take to answer that.
 pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Zones that the answer of `SetTzdata` names.
+pub const ZONES_NAMED: usize = 2_000;

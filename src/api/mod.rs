@@ -37,6 +37,7 @@ mod reads;
 mod runs;
 pub mod spec;
 pub mod status;
+mod tzdata;
 mod write;
 
 use std::sync::{Arc, Mutex, OnceLock};

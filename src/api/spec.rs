@@ -23,31 +23,41 @@ use prost::Message as _;
 use super::limits;
 use super::problem::Problems;
 use crate::pb::v1 as pb;
+use crate::scheduler::almanac::Almanac;
 use crate::scheduler::spread::Spread;
 use crate::state::spec::{JobSpec, OnLost, OnResume, Target};
 
-/// Reads and checks a job.
+/// Reads and checks a job where there is no cluster: with what this binary ships.
 ///
 /// # Errors
 /// All [`Problems`] of the job, in the order of its fields.
 pub fn from_pb(spec: &pb::JobSpec) -> Result<JobSpec, Problems> {
+    read_with(spec, &Almanac::bundled())
+}
+
+/// Reads and checks a job; its schedules are read with `almanac`.
+///
+/// # Errors
+/// As [`from_pb`].
+pub fn read_with(spec: &pb::JobSpec, almanac: &Almanac) -> Result<JobSpec, Problems> {
     let mut problems = Problems::new();
     let bytes = spec.encoded_len();
     if bytes > limits::SPEC_BYTES {
         let reason = format!("the job has {bytes} bytes, at most {} are allowed", limits::SPEC_BYTES);
         problems.add("", reason);
     }
-    let read = read(spec, &mut problems);
+    let read = read(spec, almanac, &mut problems);
     problems.or(read)
 }
 
-fn read(spec: &pb::JobSpec, problems: &mut Problems) -> Option<JobSpec> {
+fn read(spec: &pb::JobSpec, almanac: &Almanac, problems: &mut Problems) -> Option<JobSpec> {
     value::name("name", &spec.name, problems);
     let namespace = value::namespace(&spec.namespace);
     value::name("namespace", namespace, problems);
     value::length("description", &spec.description, limits::DESCRIPTION_BYTES, problems);
     value::labels("labels", &spec.labels, problems);
-    let schedules = schedule::schedules(&spec.schedule, Spread::of(namespace, &spec.name), problems);
+    let spread = Spread::of(namespace, &spec.name);
+    let schedules = schedule::schedules(&spec.schedule, (spread, almanac), problems);
     let target = target::target(spec.target.as_ref(), &spec.params, problems);
     let queue = if spec.queue.is_empty() { "default" } else { spec.queue.as_str() };
     value::name("queue", queue, problems);

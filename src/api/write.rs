@@ -69,6 +69,7 @@ writes! {
     ResetBreakerRequest { operation_id, actor, reason }
     TransferLeaderRequest {}
     AddNodeRequest {}
+    SetTzdataRequest { operation_id, actor, reason }
     PromoteNodeRequest {}
     RemoveNodeRequest {}
     ListWorkersRequest {}

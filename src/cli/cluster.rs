@@ -1,6 +1,7 @@
 //! `cluster`: what each endpoint says, leadership, who belongs to it, and its log as evidence.
 
-mod status;
+pub(super) mod status;
+mod tzdata;
 
 use std::time::Duration;
 
@@ -64,6 +65,9 @@ pub(super) enum ClusterCommand {
         #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
         node_id: u64,
     },
+    /// Pins the data of the time zones that all schedules are read with, and says which zones and jobs move.
+    /// Occurrences whose instant has come stay as they were; those after it are computed anew
+    SetTzdata(tzdata::SetTzdataArgs),
     /// Prints the applied entries of one node with what became of each: the first endpoint that answers, leader or
     /// not, asked of no other
     #[command(after_help = EXPORT)]
@@ -122,6 +126,7 @@ pub(super) async fn carry_out(
             let answer = client.remove_node(RemoveNodeRequest { node_id }).await?;
             print_answer(&answer, &format!("node {node_id}: removed"), printer)
         }
+        ClusterCommand::SetTzdata(args) => tzdata::set(args, context, printer).await,
         ClusterCommand::ExportLog { from, to } => {
             export_log(&client, ExportLogRequest { from, to }, printer).await
         }

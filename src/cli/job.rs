@@ -12,8 +12,8 @@ use super::{Context, Failure, apply, occurrences, run, tables};
 use crate::client::{Client, paging};
 use crate::pb::instant::write;
 use crate::pb::v1::{
-    DeleteJobRequest, ExplainJobRequest, GetJobRequest, Job, JobSpec, ListJobsRequest,
-    NextOccurrencesRequest, Run, RunState, TriggerJobRequest,
+    DeleteJobRequest, ExplainJobRequest, GetJobRequest, Job, ListJobsRequest, NextOccurrencesRequest, Run,
+    RunState, TriggerJobRequest,
 };
 use crate::state::time::Timestamp;
 

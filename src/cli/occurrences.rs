@@ -5,6 +5,7 @@ use super::printer::Printer;
 use super::{Failure, tables};
 use crate::pb::instant::write;
 use crate::pb::v1::{NextOccurrencesResponse, Occurrence};
+use crate::scheduler::almanac::Almanac;
 use crate::scheduler::english::explain;
 use crate::scheduler::rule::{CompiledSchedule, Described, ScheduleError};
 use crate::scheduler::spread::Spread;
@@ -35,7 +36,8 @@ pub(super) fn find(
     wanted: Wanted,
     count: u32,
 ) -> Result<NextOccurrencesResponse, Failure> {
-    let compiled = CompiledSchedule::compile(schedule, spread).map_err(|error| refused(&error))?;
+    let compiled =
+        CompiledSchedule::compile(schedule, spread, &Almanac::bundled()).map_err(|error| refused(&error))?;
     let (step, from): (fn(&CompiledSchedule, Timestamp) -> Option<Timestamp>, _) = match wanted {
         Wanted::After(after) => (CompiledSchedule::next_after, after),
         Wanted::Before(before) => (CompiledSchedule::last_before, before),
@@ -64,5 +66,5 @@ pub(super) fn print(found: &NextOccurrencesResponse, printer: &mut Printer) -> R
 /// # Errors
 /// [`Failure::Schedule`] for a schedule that the scheduler refuses.
 pub(super) fn explained(schedule: &Schedule, spread: Spread) -> Result<Vec<String>, Failure> {
-    explain(schedule, spread).map_err(|error| refused(&error))
+    explain(schedule, spread, &Almanac::bundled()).map_err(|error| refused(&error))
 }

@@ -399,6 +399,7 @@ pub(super) fn cluster(status: &ClusterStatus) -> Table {
         [] => level,
         holds => format!("{level}: {}", holds.join(", ")),
     };
+    let tzdata = tzdata(status);
     pairs(vec![
         ("cluster", status.cluster_id.clone()),
         ("leader", leader),
@@ -406,10 +407,22 @@ pub(super) fn cluster(status: &ClusterStatus) -> Table {
         ("jobs", status.jobs.to_string()),
         ("live runs", status.live_runs.to_string()),
         ("replicated time", at(status.now.as_ref())),
-        ("tzdata", status.tzdata.clone()),
+        ("tzdata", tzdata),
         ("version", status.version.clone()),
         ("feature level", level),
     ])
+}
+
+/// `2026f (pinned, 3f2a…); this binary ships 2027a`.
+fn tzdata(status: &ClusterStatus) -> String {
+    let pinned = if status.tzdata_pinned { "pinned, " } else { "" };
+    let hash = status.tzdata_hash.get(..super::cluster::status::HASH_DIGITS).unwrap_or(&status.tzdata_hash);
+    let ships = match status.tzdata_in_binary == status.tzdata {
+        true => String::new(),
+        false => format!("; the binary ships {}", status.tzdata_in_binary),
+    };
+    let rereading = if status.rereading { "; jobs are being read with it" } else { "" };
+    format!("{} ({pinned}{hash}){ships}{rereading}", status.tzdata)
 }
 
 /// The members of the cluster, one a line, the leader marked.

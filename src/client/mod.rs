@@ -186,6 +186,8 @@ calls! {
     read ClusterServiceClient::add_node(AddNodeRequest) -> AddNodeResponse;
     /// Gives a node a vote. Repeated after it was done, it is refused.
     read ClusterServiceClient::promote_node(PromoteNodeRequest) -> PromoteNodeResponse;
+    /// Pins the data of the time zones.
+    write ClusterServiceClient::set_tzdata(SetTzdataRequest) -> SetTzdataResponse;
     /// Removes a node. Repeated after it was done, there is no such node.
     read ClusterServiceClient::remove_node(RemoveNodeRequest) -> RemoveNodeResponse;
 }

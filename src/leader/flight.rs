@@ -47,6 +47,7 @@ impl Flight {
                 Command::HalfOpen { breaker, .. } => {
                     self.in_flight.breakers.insert(breaker.clone());
                 }
+                Command::Reread { .. } => self.in_flight.reread = true,
                 Command::Renew { worker, .. } | Command::Lose { worker, .. } => {
                     self.in_flight.workers.insert(worker.clone());
                 }
@@ -59,6 +60,7 @@ impl Flight {
                 | Command::Backfill { .. }
                 | Command::SetQueue { .. }
                 | Command::SetNamespace { .. }
+                | Command::SetTzdata { .. }
                 | Command::CancelRun { .. }
                 | Command::TripBreaker { .. }
                 | Command::ResetBreaker { .. } => {}
@@ -110,6 +112,7 @@ impl Flight {
                 Command::HalfOpen { breaker, .. } => {
                     self.in_flight.breakers.remove(breaker);
                 }
+                Command::Reread { .. } => self.in_flight.reread = false,
                 Command::Renew { worker, .. } | Command::Lose { worker, .. } => {
                     self.in_flight.workers.remove(worker);
                 }
@@ -122,6 +125,7 @@ impl Flight {
                 | Command::Backfill { .. }
                 | Command::SetQueue { .. }
                 | Command::SetNamespace { .. }
+                | Command::SetTzdata { .. }
                 | Command::CancelRun { .. }
                 | Command::TripBreaker { .. }
                 | Command::ResetBreaker { .. } => {}

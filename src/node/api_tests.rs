@@ -6,6 +6,7 @@ mod jobs;
 mod namespaces;
 mod output;
 mod runs;
+mod tzdata;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};

@@ -17,6 +17,7 @@ use axum::routing::get;
 use crate::leader::Leader;
 use crate::metrics::Metrics;
 use crate::raft::Raft;
+use crate::scheduler::almanac::Almanac;
 use crate::scheduler::set::ScheduleSet;
 use crate::state::State;
 use crate::state::breaker::StatusKind;
@@ -127,11 +128,12 @@ fn unarmed(state: &State) -> usize {
     if state.armed_count() == state.job_count() {
         return 0;
     }
+    let almanac = Almanac::of(state);
     state
         .jobs_after(None)
         .filter(|job| job.is_exhausted())
         .filter(|job| {
-            let set = ScheduleSet::of(&job.spec);
+            let set = ScheduleSet::of(&job.spec, &almanac);
             set.is_ok_and(|set| set.next_after(state.now()).is_some())
         })
         .count()

@@ -32,6 +32,7 @@ pub mod local;
 mod rejoin;
 mod relay;
 mod run_log;
+mod tzdata;
 pub mod worker;
 mod worker_output;
 mod worker_service;
@@ -274,6 +275,7 @@ impl Node {
         let clocks =
             tokio::spawn(clocks::keep(self.raft.clone(), self.clock.clone(), Arc::clone(&self.metrics)));
         let raising = tokio::spawn(levels::keep(self.raft.clone(), self.clock.clone()));
+        let pinning = tokio::spawn(tzdata::pin(self.raft.clone(), self.clock.clone()));
         let pruning = tokio::spawn(run_log::prune(self.raft.clone(), Arc::clone(&self.run_log)));
 
         let fatal = self.raft.fatal();
@@ -303,6 +305,7 @@ impl Node {
         pruning.abort();
         clocks.abort();
         raising.abort();
+        pinning.abort();
         closing.cancel();
         // The loop and the listeners end by themselves; a client that keeps its stream is not waited for.
         let _ = turning.await;

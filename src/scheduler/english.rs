@@ -10,13 +10,14 @@ mod words;
 mod tests;
 
 use self::words::{and, day_names, month_names, numbers, ordinal, times, weekday_name};
+use super::almanac::Almanac;
 use super::calendar;
 use super::cron::{CronRule, Days};
 use super::recurrence::Recurrence;
 use super::rule::{CompiledSchedule, ScheduleError};
 use super::solar::degrees;
 use super::spread::Spread;
-use super::zone::{Zone, zone};
+use super::zone::Zone;
 use crate::state::schedule::{Fold, Gap, Rule, Schedule, SolarEvent};
 use crate::state::time::span_text;
 
@@ -31,9 +32,10 @@ const INSTANTS_TOLD: usize = 3;
 ///
 /// # Errors
 /// As [`CompiledSchedule::compile`].
-pub fn explain(schedule: &Schedule, spread: Spread) -> Result<Vec<String>, ScheduleError> {
-    let compiled = CompiledSchedule::compile(schedule, spread)?;
-    let mut zone = zone(&schedule.timezone)?;
+pub fn explain(schedule: &Schedule, spread: Spread, almanac: &Almanac) -> Result<Vec<String>, ScheduleError> {
+    let compiled = CompiledSchedule::compile(schedule, spread, almanac)?;
+    let zones = almanac.zones();
+    let mut zone = zones.zone(&schedule.timezone)?;
     let mut sentences = Vec::new();
     let is_wall_time = match &schedule.rule {
         Rule::Cron { line, dialect, day_rule } => {
@@ -43,13 +45,13 @@ pub fn explain(schedule: &Schedule, spread: Spread) -> Result<Vec<String>, Sched
         }
         Rule::Calendar(text) => {
             let rule;
-            (rule, zone) = calendar::parse(text, &zone)?;
+            (rule, zone) = calendar::parse(text, &zone, zones)?;
             sentences.push(format!("{}, {}", cron(&rule), zone.name()));
             Some(rule.elastic)
         }
         Rule::Recurrence(text) => {
             let rule;
-            (rule, zone) = Recurrence::parse(text, &zone)?;
+            (rule, zone) = Recurrence::parse(text, &zone, zones)?;
             sentences.extend(rule.explain(&zone));
             Some(false)
         }

@@ -1,15 +1,17 @@
 //! What the leader alone computes: when each job is due.
 //!
-//! The modules here are pure. They read a [`Schedule`](crate::state::schedule::Schedule), a time
-//! zone out of the database inside the binary, and the instants that the caller hands in; they
+//! The modules here are pure. They read a [`Schedule`](crate::state::schedule::Schedule), what it
+//! is to be read with ([`almanac::Almanac`]), and the instants that the caller hands in; they
 //! know no clock, draw no random number and do no I/O. What they find travels through the log as
 //! plain instants, so followers never evaluate a rule (DESIGN, section 5).
 
+pub mod almanac;
 pub mod backoff;
 pub mod calendar;
 pub mod cron;
 pub mod english;
 pub mod jitter;
+pub mod moves;
 pub mod occurrences;
 pub mod plan;
 pub mod recurrence;

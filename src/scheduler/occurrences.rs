@@ -6,14 +6,18 @@
 //! each with its own range record.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::jitter;
+use super::rule::CompiledSchedule;
 use super::set::ScheduleSet;
 use super::spread::Spread;
 use crate::state::limits;
+use crate::state::reading::Pass;
 use crate::state::run::Cause;
 use crate::state::spec::{CatchUpRuns, JobSpec, OnResume};
 use crate::state::time::Timestamp;
+use crate::state::tzdata::Tzdata;
 use crate::state::{Due, Job, Verdict};
 
 /// Instants that one decision walks over at most; what is left is decided next.
@@ -24,7 +28,11 @@ pub const RUNS: usize = 1_000;
 /// The first occurrence whose nominal instant is later than `after`, with its due instant.
 #[must_use]
 pub fn arm(spec: &JobSpec, set: &ScheduleSet, after: Timestamp) -> Option<Due> {
-    let (scheduled_at, index) = set.next_after(after)?;
+    due(spec, set, set.next_after(after)?)
+}
+
+/// An occurrence of the schedule of that index, with its due instant.
+fn due(spec: &JobSpec, set: &ScheduleSet, (scheduled_at, index): (Timestamp, usize)) -> Option<Due> {
     let schedule = spec.schedules.get(index)?;
     let due_at = if schedule.jitter.is_zero() {
         scheduled_at
@@ -33,6 +41,32 @@ pub fn arm(spec: &JobSpec, set: &ScheduleSet, after: Timestamp) -> Option<Due> {
         jitter::due_at(schedule, Spread::of(&spec.namespace, &spec.name).seed(), scheduled_at, following)
     };
     Some(Due { due_at, scheduled_at })
+}
+
+/// The occurrence to arm when the data of the zones has changed; nothing where it is the one that is armed.
+///
+/// One whose instant had come at the moment of the change stays. Otherwise it is the first that is not decided by the
+/// new data, as long as it lies behind the last change of the job: one that the new data puts before the moment of the
+/// change is late, and catch-up decides. Where the wall clock went back at that moment, a rule that keeps to it does
+/// not come twice: what was decided in the time that was taken back counts.
+#[must_use]
+pub fn reread(job: &Job, set: &ScheduleSet, pass: &Pass, tzdata: Option<&Tzdata>) -> Option<Option<Due>> {
+    let armed = job.armed();
+    let has_come = armed.is_some_and(|armed| armed.scheduled_at <= pass.since);
+    if has_come || set.is_after_completion() {
+        return None;
+    }
+    let decided = job.decided_until;
+    let after = |schedule: &CompiledSchedule| {
+        let shift = tzdata.filter(|_| pass.touched.zones && schedule.keeps_wall_time());
+        let shift = shift.and_then(|tzdata| tzdata.shifts.get(schedule.zone().name())).copied();
+        let back = Duration::from_secs(u64::try_from(shift.unwrap_or(0)).unwrap_or(0));
+        // Before anything is decided there is nothing to count.
+        let decided = if decided == Timestamp::MIN { decided } else { decided.plus(back) };
+        decided.max(job.updated_at)
+    };
+    let next = set.next_after_each(after).and_then(|found| due(&job.spec, set, found));
+    (next != armed || job.fault.is_some()).then_some(next)
 }
 
 /// The occurrence to arm when a job is resumed.

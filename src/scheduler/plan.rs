@@ -5,7 +5,7 @@
 //! whether this leader is a new one. What it plans may be out of date when it is applied; each command
 //! names what it expects, so the state refuses what no longer fits.
 //!
-//! Order within a plan: jobs whose pause is over, jobs whose last run is over, breakers whose cool-down is over, runs whose
+//! Order within a plan: jobs that are read anew, jobs whose pause is over, jobs whose last run is over, breakers whose cool-down is over, runs whose
 //! wait is over, workers whose lease is over, then runs that are for each worker that matches, then starts of what waits,
 //! oldest first, then occurrences that are due, each with its
 //! start in the same commit where a worker has room.
@@ -13,6 +13,8 @@
 mod assign;
 mod limits;
 mod pauses;
+mod reread;
+mod rules;
 mod spread;
 mod waiting;
 
@@ -20,16 +22,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+pub use self::rules::Rules;
 use super::backoff::backoff;
 use super::occurrences::{WALK, decide};
-use super::set::ScheduleSet;
 use crate::state::breaker::{Status, StatusKind};
 use crate::state::group::GroupKey;
 use crate::state::run::{AttemptOutcome, JobId, Phase, Report, Run, RunId};
 use crate::state::spec::JobSpec;
 use crate::state::spread::{is_spread, place_of};
 use crate::state::time::Timestamp;
-use crate::state::{BreakerKey, Command, Job, Needs, State, Verdict};
+use crate::state::{BreakerKey, Command, Job, State, Verdict};
 
 /// Commands in one plan; what is left is planned next, at once.
 pub const COMMANDS: usize = 1_000;
@@ -45,8 +47,6 @@ const CLASSES_AGAIN: Duration = Duration::from_millis(50);
 pub const RETRY_AFTER_LOSS: Duration = Duration::from_secs(1);
 /// 2^64 divided by the golden ratio (Knuth, TAOCP 6.4): neighbouring fences end up far apart.
 const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Compiled schedules that are remembered; beyond, all are forgotten and compiled again when due.
-const RULES: usize = 50_000;
 
 /// A connected worker, as the leader sees it.
 #[derive(Clone, Debug)]
@@ -112,6 +112,8 @@ pub struct InFlight {
     pub runs: HashSet<RunId>,
     /// Breakers with a `HalfOpen`.
     pub breakers: HashSet<BreakerKey>,
+    /// A `Reread`.
+    pub reread: bool,
     /// Workers with a `Renew` or `Lose`.
     pub workers: HashSet<Arc<str>>,
     /// Starts in flight, for each group whose limits they count against.
@@ -127,6 +129,7 @@ impl Default for InFlight {
             jobs_max: usize::MAX,
             runs: HashSet::new(),
             breakers: HashSet::new(),
+            reread: false,
             workers: HashSet::new(),
             groups: HashMap::new(),
             queues: HashMap::new(),
@@ -143,37 +146,6 @@ pub struct Plan {
     pub wake_at: Option<Timestamp>,
     /// There is more to propose at once.
     pub more: bool,
-}
-
-/// What one plan hands on to the next of the same leader. A new leader begins without it.
-#[derive(Debug, Default)]
-pub struct Rules {
-    /// Compiled schedules by job and definition.
-    compiled: HashMap<JobId, (Arc<JobSpec>, Compiled)>,
-    /// The class at which the last plan stopped, if it could not look at all of them.
-    looked_at: Option<Needs>,
-}
-
-/// The schedules of a job, or why they cannot be evaluated.
-type Compiled = Result<Arc<ScheduleSet>, Arc<str>>;
-
-impl Rules {
-    /// The compiled schedules of a job. They cannot be evaluated only when this binary knows less than the one that
-    /// accepted the job.
-    fn of(&mut self, job: &Job) -> Compiled {
-        if let Some((spec, set)) = self.compiled.get(&job.id)
-            && Arc::ptr_eq(spec, &job.spec)
-        {
-            return set.clone();
-        }
-        let set = ScheduleSet::of(&job.spec).map(Arc::new);
-        let set = set.map_err(|error| Arc::from(error.to_string()));
-        if self.compiled.len() >= RULES {
-            self.compiled.clear();
-        }
-        self.compiled.insert(job.id, (job.spec.clone(), set.clone()));
-        set
-    }
 }
 
 /// Plans. `sessions.open` loses the slots that the plan uses.
@@ -197,6 +169,7 @@ pub fn plan(
         verdicts: 0,
         walked: 0,
     };
+    planning.reread(rules);
     planning.pauses(rules);
     planning.resting(rules);
     planning.breakers();
@@ -439,13 +412,15 @@ impl Planning<'_> {
             }
             room -= 1;
             let Some(job) = self.state.job(id).cloned() else { continue };
-            self.fire(&job, rules);
+            if !self.state.is_behind(&job) {
+                self.fire(&job, rules);
+            }
         }
     }
 
     fn fire(&mut self, job: &Arc<Job>, rules: &mut Rules) {
         let Some(armed) = job.next else { return };
-        let set = match rules.of(job) {
+        let set = match rules.of(job, self.state) {
             Ok(set) => set,
             Err(why) => {
                 let (id, version, expect) = (job.id, job.version, armed.scheduled_at);

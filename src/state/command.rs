@@ -12,13 +12,15 @@ use serde::{Deserialize, Serialize};
 
 pub use super::codec::CodecError;
 pub(super) use super::codec::{decode, encode};
+use super::evidence::StateHash;
 use super::namespace::NamespaceLimits;
+pub use super::outcome::{Change, Outcome};
 use super::pack::later;
 use super::queue::QueueLimits;
-use super::rejection::Rejection;
 use super::run::{AttemptOutcome, Cause, JobId, Report, RunId};
 use super::spec::JobSpec;
 use super::time::Timestamp;
+use super::tzdata::ZoneData;
 
 /// One entry of the log: commands under one stamp, applied in order.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,6 +115,9 @@ pub enum Command {
         next: Option<Due>,
         /// Who.
         request: Request,
+        /// The generation that `next` was computed with; see [`super::reading`].
+        #[serde(default, serialize_with = "later")]
+        reading: u64,
     },
     /// Deletes a job. Live runs go on unless cancelled; records stay.
     DeleteJob {
@@ -143,6 +148,9 @@ pub enum Command {
         next: Option<Due>,
         /// Who.
         request: Request,
+        /// The generation that `next` was computed with.
+        #[serde(default, serialize_with = "later")]
+        reading: u64,
     },
     /// Makes a run by hand.
     TriggerJob {
@@ -312,6 +320,39 @@ pub enum Command {
         /// The occurrence.
         next: Due,
     },
+    /// Pins the data of the time zones; see [`super::tzdata`].
+    SetTzdata {
+        /// All of it.
+        data: Arc<ZoneData>,
+        /// By how many seconds the wall clocks of zones go back with it, there and then; negative: forward.
+        shifts: BTreeMap<String, i32>,
+        /// The hash of the data before it; absent where none was pinned.
+        expect: Option<StateHash>,
+        /// Who.
+        request: Request,
+    },
+    /// A range of jobs was read with what has changed; see [`super::reading`].
+    Reread {
+        /// The generation that they were read with.
+        generation: u64,
+        /// The job before the first one; absent: from the first of all.
+        after: Option<JobId>,
+        /// The last one; absent: to the end of all.
+        through: Option<JobId>,
+        /// Those whose armed occurrence is another now.
+        armed: Vec<Rearmed>,
+    },
+}
+
+/// A job that was read anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rearmed {
+    /// Which.
+    pub job: JobId,
+    /// The version whose schedule it is.
+    pub version: u64,
+    /// Its next occurrence.
+    pub next: Option<Due>,
 }
 
 impl Command {
@@ -328,6 +369,7 @@ impl Command {
             | Self::CancelRun { request, .. }
             | Self::SetQueue { request, .. }
             | Self::SetNamespace { request, .. }
+            | Self::SetTzdata { request, .. }
             | Self::TripBreaker { request, .. }
             | Self::ResetBreaker { request, .. } => Some(request),
             Self::Lead { .. }
@@ -342,7 +384,8 @@ impl Command {
             | Self::Retry { .. }
             | Self::Expire { .. }
             | Self::HalfOpen { .. }
-            | Self::Arm { .. } => None,
+            | Self::Arm { .. }
+            | Self::Reread { .. } => None,
         }
     }
 }
@@ -392,69 +435,4 @@ pub enum BreakerKey {
     Job(JobId),
     /// Shared by name: namespace, name.
     Shared(Arc<str>, Arc<str>),
-}
-
-/// What became of a command.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// It is so.
-    Done,
-    /// The job stands.
-    Put {
-        /// Its incarnation.
-        job: JobId,
-        /// Its version.
-        version: u64,
-        /// What the command changed.
-        change: Change,
-    },
-    /// The occurrences are decided; these runs came of it, skipped ones included.
-    Fired {
-        /// In the order of the verdicts.
-        runs: Vec<RunId>,
-        /// How many of them wait to start.
-        started: u32,
-    },
-    /// The run was made by hand.
-    Triggered {
-        /// Its identity.
-        run: RunId,
-    },
-    /// The runs of a backfill wait for their turn.
-    Backfilled {
-        /// Its number, by which they can be told.
-        backfill: u64,
-        /// How many.
-        runs: u32,
-    },
-    /// The run waits for those that it made.
-    Spread {
-        /// How many; 0 where it was skipped.
-        runs: u32,
-    },
-    /// The attempt may leave for its worker.
-    Started {
-        /// The run.
-        run: RunId,
-        /// The fence of the attempt.
-        fence: u64,
-    },
-    /// The end of the attempt is recorded.
-    Completed {
-        /// Whether the run has ended with it.
-        ended: bool,
-    },
-    /// Nothing changed, by rule.
-    Rejected(Rejection),
-}
-
-/// What [`Command::PutJob`] changed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Change {
-    /// There was no job of this name.
-    Created,
-    /// It had another definition.
-    Updated,
-    /// It had this very definition.
-    Unchanged,
 }

@@ -12,15 +12,16 @@ use std::io::{self, Write};
 use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::breaker::Breaker;
 use super::command::BreakerKey;
 use super::{State, limits};
 
-/// SHA-256 of a state; as text 64 hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct StateHash(pub [u8; 32]);
+/// SHA-256 of a state, or of data in it; as text 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateHash(#[serde(with = "serde_bytes")] pub [u8; 32]);
 
 impl fmt::Display for StateHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

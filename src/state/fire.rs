@@ -36,6 +36,7 @@ impl Applying<'_> {
         if job.version != version || job.next.map(|armed| armed.scheduled_at) != Some(expect) {
             return Err(Rejection::Stale);
         }
+        self.not_behind(&job)?;
         self.check(expect, verdicts, next)?;
         let mut armed = job.as_ref().clone();
         armed.next = next;
@@ -101,6 +102,7 @@ impl Applying<'_> {
         let job = self.live_job(id)?;
         let armed = job.next.filter(|armed| armed.scheduled_at == expect && job.version == version);
         let armed = armed.ok_or(Rejection::Stale)?;
+        self.not_behind(&job)?;
         if armed.due_at > self.moment.at {
             return Err(Rejection::Early);
         }
@@ -124,6 +126,11 @@ impl Applying<'_> {
         let detail = format!("the schedule cannot be evaluated: {why}");
         self.end(self.born(&job, birth), RunState::Skipped, Some(Reason::Schedule), detail);
         Ok(Outcome::Fired { runs: vec![run], started: 0 })
+    }
+
+    /// Nothing is decided that was computed with what has changed since.
+    fn not_behind(&self, job: &Job) -> Result<(), Rejection> {
+        if self.state.is_behind(job) { Err(Rejection::Stale) } else { Ok(()) }
     }
 
     /// Never early, in order, beginning with the armed instant, ending before the next.

@@ -18,7 +18,7 @@
 //! | level | since | brings in |
 //! |---|---|---|
 //! | 0 | | what a cluster begins with; builds that say nothing of levels speak this one alone |
-//! | 1 | 0.1 | `grpc`, `redis` and `celery` targets; `every_node`; params in texts of targets; limits of namespaces; all schedules but `cron` of the unix dialect, `every` and `at`, and of that dialect `H`, `~` and years |
+//! | 1 | 0.1 | the data of the time zones, pinned; `grpc`, `redis` and `celery` targets; `every_node`; params in texts of targets; limits of namespaces; all schedules but `cron` of the unix dialect, `every` and `at`, and of that dialect `H`, `~` and years |
 
 use std::fmt;
 use std::sync::Arc;
@@ -139,7 +139,12 @@ impl Command {
     #[must_use]
     pub fn need(&self) -> Need {
         match self {
-            Self::PutJob { spec, next: _, request: _ } => spec.need(),
+            Self::PutJob { spec, next: _, request: _, reading } => spec.need().or(of_reading(*reading)),
+            Self::ResumeJob { job: _, version: _, next: _, request: _, reading } => of_reading(*reading),
+            Self::SetTzdata { data: _, shifts: _, expect: _, request: _ }
+            | Self::Reread { generation: _, after: _, through: _, armed: _ } => {
+                Need { level: 1, what: "the pinned data of the time zones" }
+            }
             Self::TriggerJob { job: _, request: _, params: _, again: _, place } => match place {
                 Some(_) => Need { level: 1, what: "a run for one worker" },
                 None => Need::NONE,
@@ -158,7 +163,6 @@ impl Command {
             Self::Lead { node: _, term: _, silent_for: _ }
             | Self::DeleteJob { job: _, cancel_runs: _, request: _ }
             | Self::PauseJob { job: _, request: _, until: _ }
-            | Self::ResumeJob { job: _, version: _, next: _, request: _ }
             | Self::Backfill { job: _, version: _, instants: _, request: _ }
             | Self::Fire { job: _, version: _, expect: _, verdicts: _, next: _ }
             | Self::Disarm { job: _, version: _, expect: _, why: _ }
@@ -173,6 +177,14 @@ impl Command {
             | Self::TripBreaker { breaker: _, open_for: _, request: _ }
             | Self::ResetBreaker { breaker: _, request: _ } => Need::NONE,
         }
+    }
+}
+
+/// A cluster whose data of the time zones is pinned has the level.
+const fn of_reading(generation: u64) -> Need {
+    match generation {
+        0 => Need::NONE,
+        _ => Need { level: 1, what: "the pinned data of the time zones" },
     }
 }
 

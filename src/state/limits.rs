@@ -56,6 +56,10 @@ pub const VERSIONS: usize = 10;
 pub const QUEUES: usize = 1_000;
 /// Namespaces with limits; one more is refused.
 pub const NAMESPACES: usize = 1_000;
+/// Bytes of the data of the time zones; more is refused. What a release ships has some 220 KiB.
+pub const TZDATA_BYTES: usize = 2 << 20;
+/// Names of time zones that it may have.
+pub const TZDATA_NAMES: usize = 2_000;
 /// Workers of one run of a job with `every_node`; a run that more workers match is skipped with reason `limit`.
 pub const PLACES: usize = 1_000;
 /// How long the part of a run that is for one worker waits for it where `start_within` says nothing.

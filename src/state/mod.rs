@@ -45,8 +45,10 @@ pub mod level;
 pub mod limits;
 pub mod namespace;
 mod operation;
+mod outcome;
 mod pack;
 pub mod queue;
+pub mod reading;
 mod rejection;
 pub mod run;
 pub mod schedule;
@@ -55,6 +57,7 @@ pub mod spec;
 pub mod spread;
 pub mod template;
 pub mod time;
+pub mod tzdata;
 mod verify;
 mod waiting;
 
@@ -65,7 +68,7 @@ use serde::{Deserialize, Serialize};
 
 use breaker::{Breaker, StatusKind};
 pub use command::{
-    Again, BreakerKey, Change, CodecError, Command, Due, Entry, JobRef, Outcome, Request, Verdict,
+    Again, BreakerKey, Change, CodecError, Command, Due, Entry, JobRef, Outcome, Rearmed, Request, Verdict,
 };
 pub use evidence::{BreakerChange, StateHash};
 use group::{Group, GroupKey};
@@ -75,10 +78,12 @@ use namespace::Namespace;
 pub use operation::JobChange;
 use operation::Remembered;
 use queue::{Queue, QueueLoad};
+use reading::Reading;
 pub use rejection::Rejection;
 pub use run::{JobId, RunId};
 use run::{Phase, Run};
 use time::Timestamp;
+use tzdata::Tzdata;
 pub use verify::Broken;
 pub use waiting::Needs;
 
@@ -133,6 +138,8 @@ pub struct State {
     queues: OrdMap<Arc<str>, Arc<Queue>>,
     joins: OrdMap<join::JoinKey, Arc<Join>>,
     namespaces: OrdMap<Arc<str>, Arc<Namespace>>,
+    tzdata: Option<Arc<Tzdata>>,
+    reading: Reading,
     // Derived from the above.
     names: OrdMap<(Arc<str>, Arc<str>), JobId>,
     due: OrdSet<(Timestamp, JobId)>,
@@ -209,6 +216,13 @@ impl State {
         self.names
             .range::<_, (Arc<str>, Arc<str>)>((start, Bound::Unbounded))
             .filter_map(|(_, id)| self.jobs.get(id))
+    }
+
+    /// All jobs after one, in the order of their ids, deleted ones with live runs included.
+    pub fn jobs_by_id(&self, after: Option<JobId>) -> impl Iterator<Item = &Arc<Job>> {
+        use std::ops::Bound;
+        let start = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.jobs.range((start, Bound::Unbounded)).map(|(_, job)| job)
     }
 
     /// How many jobs there are.

@@ -69,6 +69,7 @@ fn operation_key(command: &Command) -> Option<Arc<str>> {
         Command::CancelRun { run, .. } => format!("cancel/{run}/{id}"),
         Command::SetQueue { queue, .. } => format!("queue/{queue}/{id}"),
         Command::SetNamespace { namespace, .. } => format!("namespace/{namespace}/{id}"),
+        Command::SetTzdata { data, .. } => format!("tzdata/{}/{id}", data.hash()),
         Command::TripBreaker { breaker, .. } => format!("trip/{breaker:?}/{id}"),
         Command::ResetBreaker { breaker, .. } => format!("reset/{breaker:?}/{id}"),
         Command::Lead { .. }
@@ -83,7 +84,8 @@ fn operation_key(command: &Command) -> Option<Arc<str>> {
         | Command::Retry { .. }
         | Command::Expire { .. }
         | Command::HalfOpen { .. }
-        | Command::Arm { .. } => return None,
+        | Command::Arm { .. }
+        | Command::Reread { .. } => return None,
     };
     Some(key.into())
 }

@@ -19,8 +19,10 @@ use super::level::{self, Levels};
 use super::namespace::Namespace;
 use super::operation::Remembered;
 use super::queue::Queue;
+use super::reading::Reading;
 use super::run::Run;
 use super::time::Timestamp;
+use super::tzdata::TzdataParts;
 use super::{Leadership, State};
 
 const HEADER: u8 = 1;
@@ -34,6 +36,8 @@ const JOIN: u8 = 8;
 const QUEUE: u8 = 9;
 const LEVEL: u8 = 10;
 const NAMESPACE: u8 = 11;
+const TZDATA: u8 = 12;
+const READING: u8 = 13;
 const END: u8 = 255;
 
 /// The longest item that is believed; a longer one means that the bytes are no snapshot.
@@ -89,6 +93,12 @@ impl State {
         }
         for (name, namespace) in &self.namespaces {
             item(out, NAMESPACE, &encode(&(name.as_ref(), namespace.as_ref())))?;
+        }
+        if let Some(tzdata) = &self.tzdata {
+            item(out, TZDATA, &encode(&tzdata.parts()))?;
+        }
+        if self.reading != Reading::default() {
+            item(out, READING, &encode(&self.reading))?;
         }
         item(out, END, &[])
     }
@@ -170,6 +180,8 @@ impl State {
                 let (name, namespace): (String, Namespace) = decode(bytes)?;
                 self.namespaces.insert(name.into(), Arc::new(namespace));
             }
+            TZDATA => self.put_tzdata(decode::<TzdataParts>(bytes)?),
+            READING => self.reading = decode(bytes)?,
             JOIN => {
                 let (key, join): (JoinKey, Join) = decode(bytes)?;
                 self.put_join(key, join);

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::instant;
 use crate::pb::v1 as pb;
 use crate::raft::{Hold, Said};
+use crate::scheduler::zone::Zones;
 use crate::state::time::Timestamp;
 use crate::state::{State, StateHash};
 
@@ -131,12 +132,12 @@ pub struct ClusterSeen {
 }
 
 /// What the binary says of itself.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Build {
     /// Its version.
     pub version: &'static str,
-    /// Release of its time-zone database.
-    pub tzdata: &'static str,
+    /// Its time-zone database.
+    pub tzdata: Zones,
 }
 
 /// The message of the cluster's status; without workers when they are not known here.
@@ -144,9 +145,10 @@ pub struct Build {
 pub fn to_pb(
     state: &State,
     seen: &ClusterSeen,
-    build: Build,
+    build: &Build,
     workers: Option<&[WorkerInfo]>,
 ) -> pb::ClusterStatus {
+    let zones = Zones::of(state);
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     pb::ClusterStatus {
         cluster_id: seen.cluster_id.clone(),
@@ -158,7 +160,11 @@ pub fn to_pb(
         applied_index: seen.applied_index,
         snapshot_index: seen.snapshot_index,
         nodes: seen.nodes.iter().map(node).collect(),
-        tzdata: build.tzdata.to_owned(),
+        tzdata: zones.release().to_owned(),
+        tzdata_hash: zones.hash().to_string(),
+        tzdata_pinned: state.tzdata().is_some(),
+        tzdata_in_binary: build.tzdata.release().to_owned(),
+        rereading: state.reading().pass.is_some(),
         version: build.version.to_owned(),
         jobs: count(state.job_count()),
         live_runs: count(state.run_count()),

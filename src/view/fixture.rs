@@ -121,9 +121,9 @@ impl Scene {
     }
 
     pub(crate) async fn put(&mut self, spec: JobSpec) -> JobId {
-        let set = ScheduleSet::of(&spec).expect("a schedule");
+        let set = ScheduleSet::of(&spec, &crate::scheduler::almanac::Almanac::bundled()).expect("a schedule");
         let next = arm(&spec, &set, self.now);
-        let put = Command::PutJob { spec: Arc::new(spec), next, request: Request::default() };
+        let put = Command::PutJob { spec: Arc::new(spec), next, request: Request::default(), reading: 0 };
         match self.apply(put).await {
             Outcome::Put { job, .. } => job,
             other => panic!("{other:?}"),
@@ -138,7 +138,8 @@ impl Scene {
             Verdict::Run { scheduled_at, .. } => *scheduled_at,
             Verdict::Missed { until, .. } => *until,
         };
-        let set = ScheduleSet::of(&current.spec).expect("a schedule");
+        let set = ScheduleSet::of(&current.spec, &crate::scheduler::almanac::Almanac::bundled())
+            .expect("a schedule");
         let next = arm(&current.spec, &set, last);
         match self.apply(Command::Fire { job, version: current.version, expect, verdicts, next }).await {
             Outcome::Fired { runs, .. } => runs,

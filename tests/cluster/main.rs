@@ -27,4 +27,5 @@ mod receiver;
 mod resting;
 mod staff;
 mod takeover;
+mod tzdata;
 mod workers;

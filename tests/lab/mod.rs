@@ -8,3 +8,4 @@ pub(crate) mod invariants;
 pub(crate) mod names;
 pub(crate) mod single;
 pub(crate) mod spec;
+pub(crate) mod zones;

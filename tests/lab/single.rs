@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chronarch::scheduler::almanac::Almanac;
 use chronarch::scheduler::occurrences::arm;
 use chronarch::scheduler::plan::{InFlight, Rules, Session, Sessions, plan};
 use chronarch::scheduler::set::ScheduleSet;
@@ -16,7 +17,7 @@ use chronarch::state::breaker::Status;
 use chronarch::state::run::{Run, RunId};
 use chronarch::state::spec::JobSpec;
 use chronarch::state::time::Timestamp;
-use chronarch::state::{Command, Due, Entry, Outcome, State, Verdict};
+use chronarch::state::{Command, Due, Entry, Outcome, Rearmed, State, Verdict};
 
 use super::names::{self, Names};
 use super::spec::{MIDNIGHT, clock};
@@ -86,7 +87,7 @@ impl Single {
 
     /// The first occurrence of a definition after the leader's time.
     pub(crate) fn next(&self, spec: &JobSpec) -> Result<Option<Due>, String> {
-        let set = ScheduleSet::of(spec).map_err(|error| error.to_string())?;
+        let set = ScheduleSet::of(spec, &Almanac::of(&self.state)).map_err(|error| error.to_string())?;
         Ok(arm(spec, &set, self.now()))
     }
 
@@ -279,6 +280,14 @@ impl Single {
             Command::Arm { job, since, next, .. } => {
                 let (job, next) = (self.names.label(*job), names::due(Some(*next)));
                 format!("arm {job} since {}, next {next}", clock(*since))
+            }
+            Command::SetTzdata { data, .. } => format!("tzdata {}", data.release),
+            Command::Reread { armed, through, .. } => {
+                let told =
+                    |it: &Rearmed| format!("{} next {}", self.names.label(it.job), names::due(it.next));
+                let told: Vec<String> = armed.iter().map(told).collect();
+                let through = through.map_or_else(|| "all".to_owned(), |job| self.names.label(job));
+                format!("read anew up to {through} [{}]", told.join(", "))
             }
             Command::Disarm { job, why, .. } => format!("disarm {}: {why}", self.names.label(*job)),
             Command::Start { run: id, attempt, worker, .. } => {

@@ -125,7 +125,7 @@ impl Protocol {
         job.overlap.policy = OverlapPolicy::Allow;
         job.on_lost = if self.fault == Fault::LostIsRunAgain { OnLost::Rerun } else { self.promise };
         let next = Some(Due { due_at: first, scheduled_at: first });
-        let put = Command::PutJob { spec: Arc::new(job), next, request: Request::default() };
+        let put = Command::PutJob { spec: Arc::new(job), next, request: Request::default(), reading: 0 };
         let mut state = State::default();
         let applied = state.apply(1, &Entry { at: Timestamp::from_millis(MIDNIGHT), commands: vec![put] });
         assert!(matches!(applied.outcomes[..], [Outcome::Put { .. }]), "{:?}", applied.outcomes);

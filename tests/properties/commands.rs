@@ -106,12 +106,20 @@ impl Replicas {
             ..Request::default()
         };
         match kind % 32 {
-            0 | 1 => Command::PutJob { spec: Arc::new(spec(a, b, c)), next: self.later(a), request },
+            0 | 1 => {
+                Command::PutJob { spec: Arc::new(spec(a, b, c)), next: self.later(a), request, reading: 0 }
+            }
             2 => Command::DeleteJob { job: self.reference(a), cancel_runs: b & 1 == 0, request },
             3 => Command::PauseJob { job: self.reference(a), request, until: None },
             4 => {
                 let version = self.one.job(self.job(a)).map_or(0, |job| job.version);
-                Command::ResumeJob { job: self.reference(a), version, next: self.later(b), request }
+                Command::ResumeJob {
+                    job: self.reference(a),
+                    version,
+                    next: self.later(b),
+                    request,
+                    reading: 0,
+                }
             }
             5 | 6 => Command::TriggerJob {
                 job: self.reference(a),
@@ -310,6 +318,7 @@ fn a_plan_fits_an_entry_however_much_is_to_do() {
         spec: Arc::new(lab::spec::job(&format!("job-{place}"))),
         next: None,
         request: Request::default(),
+        reading: 0,
     };
     let trip = |id: &JobId| Command::TripBreaker {
         breaker: BreakerKey::Job(*id),

@@ -155,7 +155,7 @@ impl Machine {
             Operation::Put(name, knobs) => {
                 let spec = spec(*name, knobs);
                 let next = next(&spec, self.now());
-                Command::PutJob { spec: Arc::new(spec), next, request }
+                Command::PutJob { spec: Arc::new(spec), next, request, reading: 0 }
             }
             Operation::Trigger(name, id) => {
                 let operation_id = id.map_or_else(String::new, |id| format!("op-{id}"));
@@ -181,7 +181,7 @@ impl Machine {
                     OnResume::CatchUp => job.armed(),
                     OnResume::Skip => next(&job.spec, self.now()),
                 };
-                Command::ResumeJob { job: job.reference(), version: job.version, next, request }
+                Command::ResumeJob { job: job.reference(), version: job.version, next, request, reading: 0 }
             }
             Operation::Cancel(choice) => {
                 let run = pick(self.state.runs().map(|run| run.id), *choice)?;
@@ -425,7 +425,8 @@ fn pick<T>(all: impl Iterator<Item = T>, choice: u8) -> Option<T> {
 }
 
 fn next(spec: &JobSpec, after: Timestamp) -> Option<Due> {
-    let set = ScheduleSet::of(spec).expect("a sound schedule");
+    let set =
+        ScheduleSet::of(spec, &chronarch::scheduler::almanac::Almanac::bundled()).expect("a sound schedule");
     arm(spec, &set, after)
 }
 

@@ -23,6 +23,10 @@ pub(crate) struct Figures {
     pub(crate) spread: u64,
     /// Leaders that began while the parts of such a run were under way.
     pub(crate) spread_across_a_change: u64,
+    /// Jobs that were armed anew, for the data of their zone had changed.
+    pub(crate) reread: u64,
+    /// Leaders that began while jobs were to be read anew.
+    pub(crate) reread_across_a_change: u64,
     /// Entries after which a run waited for the limits of its group alone.
     pub(crate) kept_by_limits: u64,
 }
@@ -45,6 +49,8 @@ impl Figures {
         self.joins_across_a_change += other.joins_across_a_change;
         self.spread += other.spread;
         self.spread_across_a_change += other.spread_across_a_change;
+        self.reread += other.reread;
+        self.reread_across_a_change += other.reread_across_a_change;
         self.kept_by_limits += other.kept_by_limits;
     }
 
@@ -63,6 +69,8 @@ impl Figures {
             && self.joins_across_a_change >= seeds / 4
             && self.spread >= 2 * seeds
             && self.spread_across_a_change >= seeds / 4
+            && self.reread >= seeds
+            && self.reread_across_a_change >= seeds / 20
             && self.kept_by_limits >= seeds
     }
 }

@@ -4,8 +4,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chronarch::scheduler::almanac::Almanac;
 use chronarch::scheduler::occurrences::arm;
 use chronarch::scheduler::set::ScheduleSet;
+use chronarch::state::schedule::{DayRule, Dialect, Rule};
 use chronarch::state::spec::{
     After, AfterOn, AfterWhen, CatchUpRuns, JobSpec, Keep, Limits, OnLost, OnOpen, OnResume, OverlapPolicy,
     Rate, RetryOn,
@@ -14,12 +16,12 @@ use chronarch::state::time::Timestamp;
 use chronarch::state::{Again, Command, Due, Request, State};
 
 use crate::lab::chance::Chance;
-use crate::lab::spec;
+use crate::lab::{spec, zones};
 
 pub(crate) const NAMES: [&str; 6] = ["ant", "bee", "cat", "dog", "elk", "fox"];
 
-pub(crate) fn next(spec: &JobSpec, after: Timestamp) -> Option<Due> {
-    let set = ScheduleSet::of(spec).expect("the simulation writes sound schedules");
+pub(crate) fn next(state: &State, spec: &JobSpec, after: Timestamp) -> Option<Due> {
+    let set = ScheduleSet::of(spec, &Almanac::of(state)).expect("the simulation writes sound schedules");
     arm(spec, &set, after)
 }
 
@@ -30,6 +32,16 @@ pub(crate) fn random(name: &str, chance: &mut Chance) -> JobSpec {
     job.schedules = (0..count)
         .map(|_| spec::every(Duration::from_millis(chance.pick(&[500, 1_000, 1_500, 4_000, 9_000]))))
         .collect();
+    if chance.one_in(4) {
+        // By the wall clock of a zone, which other data moves by some seconds.
+        job.schedules.truncate(1);
+        job.schedules[0].rule = Rule::Cron {
+            line: chance.pick(&["0/3 0-59 0-23 * * *", "0/5 0-59 0-23 * * *"]).to_owned(),
+            dialect: Dialect::Unix,
+            day_rule: DayRule::default(),
+        };
+        job.schedules[0].timezone = zones::ZONE.to_owned();
+    }
     if chance.one_in(3) {
         job.schedules.iter_mut().for_each(|it| it.jitter = Duration::from_millis(700));
     }
@@ -90,12 +102,17 @@ pub(crate) fn random(name: &str, chance: &mut Chance) -> JobSpec {
 /// behind the state's time. It may be out of date when it is applied.
 pub(crate) fn client(state: &State, wall: Timestamp, chance: &mut Chance) -> Option<Command> {
     let now = wall.max(state.now());
+    let reading = state.reading().generation;
+    // The lab's zone is there before the first job that names it.
+    if state.tzdata().is_none() || chance.one_in(24) {
+        return Some(zones::set(state, chance.between(0, 8) as i32 - 4, now));
+    }
     let name = chance.pick(&NAMES);
     let request = Request::default();
     let Some(job) = state.job_named("default", name) else {
         let job = random(name, chance);
-        let next = next(&job, now);
-        return Some(Command::PutJob { spec: Arc::new(job), next, request });
+        let next = next(state, &job, now);
+        return Some(Command::PutJob { spec: Arc::new(job), next, request, reading });
     };
     let run = state.runs_of(job.id).next().map(|run| run.id);
     Some(match chance.between(0, 11) {
@@ -104,8 +121,8 @@ pub(crate) fn client(state: &State, wall: Timestamp, chance: &mut Chance) -> Opt
             if chance.one_in(2) {
                 spec.schedules = job.spec.schedules.clone();
             }
-            let next = next(&spec, now);
-            Command::PutJob { spec: Arc::new(spec), next, request }
+            let next = next(state, &spec, now);
+            Command::PutJob { spec: Arc::new(spec), next, request, reading }
         }
         2 => Command::DeleteJob { job: job.reference(), cancel_runs: chance.one_in(2), request },
         3 => {
@@ -115,9 +132,9 @@ pub(crate) fn client(state: &State, wall: Timestamp, chance: &mut Chance) -> Opt
         4 | 5 => {
             let next = match job.spec.on_resume {
                 OnResume::CatchUp => job.armed(),
-                OnResume::Skip => next(&job.spec, now),
+                OnResume::Skip => next(state, &job.spec, now),
             };
-            Command::ResumeJob { job: job.reference(), version: job.version, next, request }
+            Command::ResumeJob { job: job.reference(), version: job.version, next, request, reading }
         }
         6 => {
             let again =

@@ -261,6 +261,7 @@ impl Leader {
                     flight.runs.insert(*run);
                 }
                 Command::HalfOpen { breaker, .. } => drop(flight.breakers.insert(breaker.clone())),
+                Command::Reread { .. } => flight.reread = true,
                 Command::Renew { worker, .. } | Command::Lose { worker, .. } => {
                     flight.workers.insert(worker.clone());
                 }
@@ -284,6 +285,7 @@ impl Leader {
                     flight.runs.remove(run);
                 }
                 Command::HalfOpen { breaker, .. } => drop(flight.breakers.remove(breaker)),
+                Command::Reread { .. } => flight.reread = false,
                 Command::Renew { worker, .. } | Command::Lose { worker, .. } => {
                     flight.workers.remove(worker);
                 }

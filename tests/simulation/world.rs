@@ -217,6 +217,7 @@ impl World {
         self.figures.joins_across_a_change += u64::from(self.truth.jobs_after(None).any(waits));
         let is_spread = self.truth.runs().any(|run| run.spread.is_some());
         self.figures.spread_across_a_change += u64::from(is_spread);
+        self.figures.reread_across_a_change += u64::from(self.truth.reading().pass.is_some());
         let keep = self.chance.between(0, self.underway.len() as u64) as usize;
         let rest = self.underway.split_off(keep);
         for underway in std::mem::take(&mut self.underway) {
@@ -282,6 +283,7 @@ impl World {
                 (Command::Lose { worker, .. }, Outcome::Done) => {
                     self.figures.lost_attempts += u64::from(before.load(worker));
                 }
+                (Command::Reread { armed, .. }, Outcome::Done) => self.figures.reread += armed.len() as u64,
                 (Command::Complete { .. }, Outcome::Rejected(_)) => self.figures.late_reports += 1,
                 (_, Outcome::Rejected(_)) => self.figures.refused += 1,
                 _ => {}

@@ -14,6 +14,7 @@ use super::super::write::Write as _;
 use super::super::{Api, limits, spec, status};
 use super::{after, compiled};
 use crate::pb::v1 as pb;
+use crate::scheduler::almanac::Almanac;
 use crate::scheduler::occurrences::arm;
 use crate::scheduler::set::ScheduleSet;
 use crate::state::spec::JobSpec;
@@ -30,6 +31,8 @@ pub(in crate::api) struct Wanted {
     pub(super) place: usize,
     pub(super) spec: Arc<JobSpec>,
     set: ScheduleSet,
+    /// What `set` was read with.
+    generation: u64,
     bytes: usize,
 }
 
@@ -42,12 +45,26 @@ impl Wanted {
     /// What is proposed for it under the stamp `at`.
     pub(in crate::api) fn command(&self, request: &state::Request, at: Timestamp) -> Command {
         let next = arm(&self.spec, &self.set, at);
-        Command::PutJob { spec: Arc::clone(&self.spec), next, request: request.clone() }
+        Command::PutJob {
+            spec: Arc::clone(&self.spec),
+            next,
+            request: request.clone(),
+            reading: self.generation,
+        }
+    }
+
+    /// Reads its schedules anew, where they were read with something that has changed.
+    fn fit(&mut self, almanac: &Almanac) -> Result<(), Status> {
+        if self.generation != almanac.generation() {
+            self.set = compiled(&self.spec, almanac)?;
+            self.generation = almanac.generation();
+        }
+        Ok(())
     }
 }
 
 /// Checks all jobs; every problem of every one, or all of them.
-pub(in crate::api) fn check(jobs: &[pb::JobSpec]) -> Result<Vec<Wanted>, Status> {
+pub(in crate::api) fn check(jobs: &[pb::JobSpec], almanac: &Almanac) -> Result<Vec<Wanted>, Status> {
     if jobs.len() > limits::JOBS_PER_REQUEST {
         let reason = format!("{} are too many, at most {} are allowed", jobs.len(), limits::JOBS_PER_REQUEST);
         return Err(status::invalid_field("jobs", &reason));
@@ -57,14 +74,15 @@ pub(in crate::api) fn check(jobs: &[pb::JobSpec]) -> Result<Vec<Wanted>, Status>
     let mut places: HashMap<(String, String), usize> = HashMap::new();
     for (place, job) in jobs.iter().enumerate() {
         let path = format!("jobs[{place}]");
-        match spec::from_pb(job) {
+        match spec::read_with(job, almanac) {
             Ok(read) => {
                 let name = (read.namespace.clone(), read.name.clone());
                 if let Some(first) = places.insert(name, place) {
                     problems.add(format!("{path}.name"), format!("the same as that of jobs[{first}]"));
                 }
-                let set = compiled(&read)?;
-                wanted.push(Wanted { place, spec: Arc::new(read), set, bytes: job.encoded_len() });
+                let set = compiled(&read, almanac)?;
+                let (spec, generation, bytes) = (Arc::new(read), almanac.generation(), job.encoded_len());
+                wanted.push(Wanted { place, spec, set, generation, bytes });
             }
             Err(own) => problems.absorb(&path, own),
         }
@@ -174,7 +192,8 @@ impl Api {
         let request = message.request();
         let jobs = std::mem::take(&mut message.jobs);
         let count = jobs.len();
-        let checked = crate::threads::blocking(move || check(&jobs)).await;
+        let almanac = self.almanac();
+        let checked = crate::threads::blocking(move || check(&jobs, &almanac)).await;
         let mut wanted = checked.map_err(|_| Status::unavailable("the node is ending"))??;
         self.check_levels(&wanted, &request.operation_id).await?;
         if message.dry_run || wanted.iter().any(|wanted| wanted.spec.after.is_some()) {
@@ -231,8 +250,10 @@ impl Api {
         })
     }
 
-    async fn put(&self, entry: Vec<Wanted>, request: &state::Request) -> Result<Landed, Status> {
+    async fn put(&self, mut entry: Vec<Wanted>, request: &state::Request) -> Result<Landed, Status> {
         let at = self.stamp(&self.shared.raft.state()).await?;
+        let almanac = self.almanac();
+        entry.iter_mut().try_for_each(|wanted| wanted.fit(&almanac))?;
         let commands = entry.iter().map(|wanted| wanted.command(request, at)).collect();
         let proposed = self.propose(at, commands, &request.operation_id).await?;
         let state = self.shared.raft.state();

@@ -12,6 +12,7 @@ use super::super::{Api, status};
 use super::compiled;
 use crate::history::{HistoryError, RunLog};
 use crate::pb::v1 as pb;
+use crate::scheduler::almanac::Almanac;
 use crate::scheduler::occurrences::WALK;
 use crate::scheduler::set::ScheduleSet;
 use crate::state::run::{Run, RunState};
@@ -128,7 +129,7 @@ impl Api {
             return Err(Status::failed_precondition(text));
         }
         let until = decided_by_schedule(&job).map_or(to, |armed| armed.min(to));
-        let all = occurrences(&compiled(&job.spec)?, from, until)?;
+        let all = occurrences(&compiled(&job.spec, &Almanac::of(&state))?, from, until)?;
         let count = all.len();
         let (version, looked_at) = (job.version, Arc::clone(&job));
         let missing = self

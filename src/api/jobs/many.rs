@@ -9,8 +9,9 @@ use super::super::problem::Problems;
 use super::super::spec::value;
 use super::super::write::Write as _;
 use super::super::{Api, status};
-use super::resumed;
+use super::resume;
 use crate::pb::v1 as pb;
+use crate::scheduler::almanac::Almanac;
 use crate::state::time::Timestamp;
 use crate::state::{Command, Job, State};
 
@@ -86,11 +87,8 @@ impl Api {
         let make = |state: &State, now| {
             let paused = labelled(state, &message.namespace, &message.labels)?;
             let paused = paused.into_iter().filter(|job| job.pause.is_some());
-            let command = |job: &Arc<Job>| {
-                let (next, version) = (resumed(job, now)?, job.version);
-                Ok(Command::ResumeJob { job: job.reference(), version, next, request: request.clone() })
-            };
-            paused.map(command).collect()
+            let almanac = Almanac::of(state);
+            paused.map(|job| resume(job, &almanac, now, &request)).collect()
         };
         self.decide_all(&request.operation_id, make).await.map(|done| changed(&done))
     }

@@ -6,6 +6,7 @@ use super::super::problem::Problems;
 use super::super::spec::value;
 use super::super::status;
 use crate::pb::v1 as pb;
+use crate::scheduler::almanac::Almanac;
 use crate::scheduler::english::explain;
 use crate::scheduler::set::ScheduleSet;
 use crate::scheduler::spread::Spread;
@@ -76,8 +77,8 @@ fn armed(job: &Job, set: &ScheduleSet, wanted: Wanted) -> Option<pb::Occurrence>
 }
 
 /// What the schedules mean, in plain English.
-pub(super) fn explained(spec: &JobSpec) -> Vec<String> {
+pub(super) fn explained(spec: &JobSpec, almanac: &Almanac) -> Vec<String> {
     let spread = Spread::of(&spec.namespace, &spec.name);
     // all of them are compiled already
-    spec.schedules.iter().filter_map(|schedule| explain(schedule, spread).ok()).flatten().collect()
+    spec.schedules.iter().filter_map(|schedule| explain(schedule, spread, almanac).ok()).flatten().collect()
 }

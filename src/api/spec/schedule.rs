@@ -6,6 +6,7 @@ use super::super::limits;
 use super::super::problem::{Problem, Problems};
 use super::value;
 use crate::pb::v1 as pb;
+use crate::scheduler::almanac::Almanac;
 use crate::scheduler::rule::{CompiledSchedule, EVERY_PERIOD_MAX, JITTER_MAX, ScheduleError};
 use crate::scheduler::solar::place;
 use crate::scheduler::spread::Spread;
@@ -18,14 +19,18 @@ const ANY_RULE: Rule = Rule::Every { period: Duration::from_secs(60), offset: Du
 /// All schedules of a job.
 ///
 /// `spread` is the job's.
-pub(super) fn schedules(list: &[pb::Schedule], spread: Spread, problems: &mut Problems) -> Vec<Schedule> {
+pub(super) fn schedules(
+    list: &[pb::Schedule],
+    with: (Spread, &Almanac),
+    problems: &mut Problems,
+) -> Vec<Schedule> {
     value::most("schedule", "schedules", list.len(), limits::SCHEDULES, problems);
     let mut read = Vec::new();
     for (place, schedule) in list.iter().take(limits::SCHEDULES).enumerate() {
         // a job file with one schedule does not write it as a list
         let path = if list.len() == 1 { "schedule".to_owned() } else { format!("schedule[{place}]") };
         let mut own = Problems::new();
-        read.extend(one(schedule, spread, &mut own));
+        read.extend(one(schedule, with, &mut own));
         problems.absorb(&path, own);
     }
     if list.len() > 1 && read.iter().any(|schedule: &Schedule| schedule.after_completion().is_some()) {
@@ -34,7 +39,7 @@ pub(super) fn schedules(list: &[pb::Schedule], spread: Spread, problems: &mut Pr
     read
 }
 
-fn one(schedule: &pb::Schedule, spread: Spread, problems: &mut Problems) -> Option<Schedule> {
+fn one(schedule: &pb::Schedule, with: (Spread, &Almanac), problems: &mut Problems) -> Option<Schedule> {
     let rule = rule(schedule, problems);
     let dst = schedule.dst.unwrap_or_default();
     let usual_gap = rule.as_ref().map_or(Gap::default(), Rule::usual_gap);
@@ -63,7 +68,7 @@ fn one(schedule: &pb::Schedule, spread: Spread, problems: &mut Problems) -> Opti
         jitter: jitter.unwrap_or_default(),
         count: schedule.count,
     };
-    compile(&read, spread, problems);
+    compile(&read, with, problems);
     is_known.then_some(read)
 }
 
@@ -187,10 +192,10 @@ fn instants(list: &[prost_types::Timestamp], problems: &mut Problems) -> Option<
 
 /// Notes all that is wrong with a schedule: a field that is refused is set to one that is right, and the
 /// rest compiled again.
-fn compile(schedule: &Schedule, spread: Spread, problems: &mut Problems) {
+fn compile(schedule: &Schedule, (spread, almanac): (Spread, &Almanac), problems: &mut Problems) {
     let mut rest = schedule.clone();
     loop {
-        match CompiledSchedule::compile(&rest, spread) {
+        match CompiledSchedule::compile(&rest, spread, almanac) {
             Ok(compiled) => {
                 if problems.is_empty() && compiled.next_after(Timestamp::MIN).is_none() {
                     problems.add("", "no occurrence lies between start_at and end_at");

@@ -12,7 +12,7 @@ use crate::client::{Endpoint, Error};
 use crate::pb::v1::{ClusterStatus, StateHash};
 
 /// Digits of a hash that tell two of them apart at a glance.
-const HASH_DIGITS: usize = 12;
+pub(in crate::cli) const HASH_DIGITS: usize = 12;
 
 /// What `-o json` prints: the status of the first node that answered, all endpoints, and where replicas differ.
 #[derive(Serialize)]

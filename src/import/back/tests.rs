@@ -129,7 +129,7 @@ fn what_is_written_reads_back() {
         assert_eq!(back.schedules[0].timezone.trim_start_matches("Etc/"), job.schedules[0].timezone);
     }
     let text =
-        "schedule: {cron: 30 2 1,15 * mon}\ntarget: {exec: {shell: 'a \"%\" | b', stdin: \"1\\n%2\\n\"}}";
+        "schedule: {cron: '30 2 1,15 * mon'}\ntarget: {exec: {shell: 'a \"%\" | b', stdin: \"1\\n%2\\n\"}}";
     let job = job(&format!("{PLAIN}{text}"));
     let exported = export(Format::Crontab, std::slice::from_ref(&job), &options());
     let found = import(From::Crontab, &[("t".to_owned(), exported.text.clone())], &Reading::default());

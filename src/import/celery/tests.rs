@@ -1,6 +1,7 @@
 use serde_json::Value;
 
 use super::crontab::Fields;
+use crate::scheduler::almanac::Almanac;
 use crate::scheduler::rule::CompiledSchedule;
 use crate::scheduler::spread::Spread;
 use crate::state::schedule::{DayRule, Dialect, Fold, Gap, Rule, Schedule};
@@ -39,7 +40,8 @@ fn a_crontab_of_celery_is_due_when_celery_has_it() {
             jitter: std::time::Duration::ZERO,
             count: None,
         };
-        let compiled = CompiledSchedule::compile(&schedule, Spread::default()).expect(&line);
+        let compiled =
+            CompiledSchedule::compile(&schedule, Spread::default(), &Almanac::bundled()).expect(&line);
         let has = |name: &str, value: i64| {
             let set = vector["sets"][name].as_array().expect("a set");
             set.iter().any(|it| it.as_i64() == Some(value))

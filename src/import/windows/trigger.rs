@@ -4,7 +4,6 @@
 //! that have the same minutes: `08:05` every 20 minutes for three hours is one rule, every 25 minutes three.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use super::super::Sheet;
 use super::super::xml::Element;

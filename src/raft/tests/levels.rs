@@ -29,7 +29,7 @@ fn raise() -> Entry {
 async fn put_newer(raft: &Raft) -> Result<Proposed, ProposeError> {
     let mut spec = harness::job_spec();
     spec.every_node = true;
-    let put = Command::PutJob { spec: Arc::new(spec), next: None, request: Request::default() };
+    let put = Command::PutJob { spec: Arc::new(spec), next: None, request: Request::default(), reading: 0 };
     raft.propose(None, Entry { at: AT, commands: vec![put] }).await
 }
 

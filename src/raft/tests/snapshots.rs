@@ -19,8 +19,12 @@ use crate::storage::StorageError;
 /// Entries each of which finishes a run.
 async fn finish_runs(leader: &Raft, count: u64) {
     let at = Timestamp::from_millis(1_000);
-    let put =
-        Command::PutJob { spec: Arc::new(harness::job_spec()), next: None, request: Request::default() };
+    let put = Command::PutJob {
+        spec: Arc::new(harness::job_spec()),
+        next: None,
+        request: Request::default(),
+        reading: 0,
+    };
     let put = leader.propose(None, Entry { at, commands: vec![put] }).await.unwrap();
     let Outcome::Put { job, .. } = put.applied.outcomes[0] else { panic!("{:?}", put.applied) };
     for _ in 0..count {

@@ -3,7 +3,7 @@
 use super::{CalendarError, CronRule, ITEMS_MAX, Part, TEXT_BYTES_MAX};
 use crate::scheduler::cron::{Days, Years};
 use crate::scheduler::times::Times;
-use crate::scheduler::zone::{Zone, zone as named_zone};
+use crate::scheduler::zone::{Zone, Zones};
 
 /// Weekdays in the order of systemd's ranges, from Monday.
 const WEEKDAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
@@ -34,7 +34,7 @@ struct Word<'t> {
 /// # Errors
 /// [`CalendarError`], which names the part and the place; [`CalendarError::NeverFires`] for an expression that
 /// is well formed but matches no day of any year.
-pub fn parse(text: &str, timezone: &Zone) -> Result<(CronRule, Zone), CalendarError> {
+pub fn parse(text: &str, timezone: &Zone, zones: &Zones) -> Result<(CronRule, Zone), CalendarError> {
     if text.len() > TEXT_BYTES_MAX {
         return Err(CalendarError::TooLong { found: text.len() });
     }
@@ -46,7 +46,7 @@ pub fn parse(text: &str, timezone: &Zone) -> Result<(CronRule, Zone), CalendarEr
     if let [_, .., last] = words[..]
         && is_zone(last)
     {
-        zone = named(last, timezone)?;
+        zone = named(last, timezone, zones)?;
         words.pop();
     }
     let event = match words[..] {
@@ -76,8 +76,8 @@ fn is_zone(word: Word<'_>) -> bool {
     word.text.starts_with(|first: char| first.is_ascii_alphabetic()) && weekday_of(word.text).is_none()
 }
 
-fn named(word: Word<'_>, timezone: &Zone) -> Result<Zone, CalendarError> {
-    let zone = named_zone(word.text).map_err(|error| CalendarError::Zone { at: word.at, error })?;
+fn named(word: Word<'_>, timezone: &Zone, zones: &Zones) -> Result<Zone, CalendarError> {
+    let zone = zones.zone(word.text).map_err(|error| CalendarError::Zone { at: word.at, error })?;
     let is_default = timezone.is_fixed() && timezone.segment(0).offset == 0;
     if is_default || zone == *timezone {
         return Ok(zone);

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::scheduler::walls::{Dst, Walls as _};
-use crate::scheduler::zone::zone;
+use crate::scheduler::zone::{Zones, zone};
 use crate::state::schedule::{Fold, Gap};
 use crate::state::time::Timestamp;
 
@@ -11,7 +11,7 @@ fn seconds(text: &str) -> i64 {
 }
 
 fn read(text: &str) -> Result<(CronRule, crate::scheduler::zone::Zone), CalendarError> {
-    parse(text, &zone("UTC").expect("UTC"))
+    parse(text, &zone("UTC").expect("UTC"), &Zones::bundled())
 }
 
 #[test]
@@ -107,9 +107,9 @@ fn a_refusal_names_the_place_and_the_nearest_valid_form() {
         assert_eq!(error.hint().unwrap_or_default(), hint, "{text}");
     }
     let berlin = zone("Europe/Berlin").expect("a zone");
-    let error = parse("9:00 Asia/Tokyo", &berlin).expect_err("two zones");
+    let error = parse("9:00 Asia/Tokyo", &berlin, &Zones::bundled()).expect_err("two zones");
     assert_eq!(error.to_string(), "the expression is in Asia/Tokyo, but timezone is Europe/Berlin");
-    assert!(parse("9:00 Europe/Berlin", &berlin).is_ok());
+    assert!(parse("9:00 Europe/Berlin", &berlin, &Zones::bundled()).is_ok());
     let list = |count: usize| format!("*:{}", vec!["1"; count].join(","));
     assert!(read(&list(64)).is_ok());
     assert_eq!(read(&list(65)).expect_err("65"), CalendarError::TooManyItems { part: Part::Minute, at: 130 });

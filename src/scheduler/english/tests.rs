@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::*;
+use crate::scheduler::almanac::Almanac;
 use crate::scheduler::solar::parse;
 use crate::state::schedule::{DayRule, Dialect};
 use crate::state::time::Timestamp;
@@ -21,7 +22,9 @@ fn schedule(rule: Rule, timezone: &str) -> Schedule {
 }
 
 fn told(rule: Rule) -> String {
-    explain(&schedule(rule, "UTC"), Spread::default()).expect("a sound schedule").join(" ")
+    explain(&schedule(rule, "UTC"), Spread::default(), &Almanac::bundled())
+        .expect("a sound schedule")
+        .join(" ")
 }
 
 fn cron_line(line: &str, dialect: Dialect, day_rule: DayRule) -> Rule {
@@ -109,7 +112,7 @@ fn odd_days_and_bounds_are_told() {
         ..daily
     };
     assert_eq!(
-        explain(&daily, Spread::default()).expect("sound"),
+        explain(&daily, Spread::default(), &Almanac::bundled()).expect("sound"),
         [
             "At 02:30 every day, Europe/Berlin.",
             "A time that does not exist, when clocks go forward, runs at the end of the gap; one that comes twice runs the first time.",
@@ -118,6 +121,6 @@ fn odd_days_and_bounds_are_told() {
         ]
     );
     let elastic = schedule(cron_line("*/5 * * * *", Dialect::Unix, DayRule::OrVixie), "Europe/Berlin");
-    let told = explain(&elastic, Spread::default()).expect("sound");
+    let told = explain(&elastic, Spread::default(), &Almanac::bundled()).expect("sound");
     assert!(told[1].starts_with("When clocks change it follows real time"), "{told:?}");
 }

@@ -16,7 +16,7 @@ impl Planning<'_> {
             }
             let Some(job) = self.state.job(id).cloned() else { continue };
             // A schedule that this leader cannot read rests until one leads that can.
-            let Ok(set) = rules.of(&job) else { continue };
+            let Ok(set) = rules.of(&job, self.state) else { continue };
             let since = job.rests_since();
             if let Some(next) = arm(&job.spec, &set, since) {
                 self.plan.commands.push(Command::Arm { job: id, version: job.version, since, next });
@@ -38,7 +38,7 @@ impl Planning<'_> {
             }
             let Some(job) = self.state.job(id).cloned() else { continue };
             // A schedule that cannot be evaluated is told of when someone resumes the job, or applies it again.
-            let Ok(set) = rules.of(&job) else { continue };
+            let Ok(set) = rules.of(&job, self.state) else { continue };
             let next = resumed(&job, &set, self.now);
             let request = Request { reason: "its pause is over".to_owned(), ..Request::default() };
             self.plan.commands.push(Command::ResumeJob {
@@ -46,6 +46,7 @@ impl Planning<'_> {
                 version: job.version,
                 next,
                 request,
+                reading: self.state.reading().generation,
             });
         }
     }

@@ -4,7 +4,7 @@ use super::text::{Moment, Piece, Property, moment, properties, unfolded};
 use super::{COUNT_MAX, Counted, DATES_MAX, Freq, NUMBERS_MAX, Recurrence, RecurrenceError, Rule};
 use crate::scheduler::times::{Day, Times};
 use crate::scheduler::walls::{DAY_SECONDS, Walls as _};
-use crate::scheduler::zone::{Zone, zone as named_zone};
+use crate::scheduler::zone::{Zone, Zones};
 
 const FREQUENCIES: [&str; 7] = ["SECONDLY", "MINUTELY", "HOURLY", "DAILY", "WEEKLY", "MONTHLY", "YEARLY"];
 const WEEKDAYS: [&str; 7] = ["SU", "MO", "TU", "WE", "TH", "FR", "SA"];
@@ -62,10 +62,10 @@ impl Recurrence {
     /// # Errors
     /// [`RecurrenceError`], which names the part and the place; [`RecurrenceError::NeverFires`] for a rule
     /// that is well formed but matches nothing.
-    pub fn parse(text: &str, timezone: &Zone) -> Result<(Self, Zone), RecurrenceError> {
+    pub fn parse(text: &str, timezone: &Zone, zones: &Zones) -> Result<(Self, Zone), RecurrenceError> {
         let text = unfolded(text)?;
         let properties = properties(&text)?;
-        let zone = zone_of(&properties, timezone)?;
+        let zone = zone_of(&properties, timezone, zones)?;
         let (mut start, mut rule) = (None, None);
         let (mut added, mut left_out, mut days_left_out) = (Vec::new(), Vec::new(), Vec::new());
         for property in &properties {
@@ -126,10 +126,10 @@ fn is_utc(zone: &Zone) -> bool {
 }
 
 /// The zone that the properties name, or the schedule's.
-fn zone_of(properties: &[Property<'_>], timezone: &Zone) -> Result<Zone, RecurrenceError> {
+fn zone_of(properties: &[Property<'_>], timezone: &Zone, zones: &Zones) -> Result<Zone, RecurrenceError> {
     let mut zone = timezone.clone();
     for (part, piece) in properties.iter().filter_map(|property| Some((property.name, property.zone?))) {
-        let named = named_zone(piece.text)?;
+        let named = zones.zone(piece.text)?;
         // the first to be named stands for the default
         if is_utc(&zone) {
             zone = named;

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::scheduler::walls::{Dst, Walls as _};
-use crate::scheduler::zone::{Zone, zone};
+use crate::scheduler::zone::{Zone, Zones, zone};
 use crate::state::schedule::{Fold, Gap};
 use crate::state::time::Timestamp;
 
@@ -20,12 +20,13 @@ fn utc() -> Zone {
 }
 
 fn read(text: &str) -> Result<Recurrence, RecurrenceError> {
-    Recurrence::parse(text, &utc()).map(|(rule, _)| rule)
+    Recurrence::parse(text, &utc(), &Zones::bundled()).map(|(rule, _)| rule)
 }
 
 /// The first so many occurrences in the zone of the rule.
 fn first(text: &str, count: usize) -> Vec<String> {
-    let (rule, zone) = Recurrence::parse(text, &utc()).unwrap_or_else(|error| panic!("{text}: {error}"));
+    let (rule, zone) =
+        Recurrence::parse(text, &utc(), &Zones::bundled()).unwrap_or_else(|error| panic!("{text}: {error}"));
     let from = rule.first_wall() - 2 * 86_400;
     let next = |after: i64| rule.next_after(&zone, DST, after);
     let all = std::iter::successors(next(from), |at| next(*at));
@@ -188,7 +189,7 @@ fn a_refusal_names_the_place_and_the_nearest_valid_form() {
         assert_eq!(error.hint().unwrap_or_default(), hint, "{text}");
     }
     let berlin = zone("Europe/Berlin").expect("a zone");
-    let error = |text: &str| Recurrence::parse(text, &berlin).expect_err(text).to_string();
+    let error = |text: &str| Recurrence::parse(text, &berlin, &Zones::bundled()).expect_err(text).to_string();
     assert_eq!(
         error("DTSTART:20260101T000000Z RRULE:FREQ=DAILY"),
         "DTSTART is in UTC, but timezone is Europe/Berlin"

@@ -34,7 +34,8 @@ fn every(period_ms: u64, offset_ms: u64) -> Schedule {
 }
 
 fn compile(schedule: &Schedule) -> CompiledSchedule {
-    CompiledSchedule::compile(schedule, Spread::default()).expect("a valid schedule")
+    CompiledSchedule::compile(schedule, Spread::default(), &crate::scheduler::almanac::Almanac::bundled())
+        .expect("a valid schedule")
 }
 
 #[test]
@@ -88,8 +89,10 @@ fn a_long_past_of_every_is_counted_at_once() {
 #[test]
 fn a_wrong_schedule_is_refused() {
     let ms = Duration::from_millis;
-    let refuse =
-        |schedule: &Schedule| CompiledSchedule::compile(schedule, Spread::default()).expect_err("refused");
+    let refuse = |schedule: &Schedule| {
+        CompiledSchedule::compile(schedule, Spread::default(), &crate::scheduler::almanac::Almanac::bundled())
+            .expect_err("refused")
+    };
     assert_eq!(refuse(&every(99, 0)), ScheduleError::Period { found: ms(99) });
     assert!(matches!(refuse(&every(u64::MAX, 0)), ScheduleError::Period { .. }));
     assert_eq!(refuse(&every(1_000, 1_000)), ScheduleError::Offset { found: ms(1_000) });
@@ -131,7 +134,9 @@ fn a_rule_that_a_zone_always_skips_is_refused() {
         gap: Gap::Skip,
         ..schedule(Rule::Cron { line, dialect, day_rule: DayRule::And })
     };
-    let error = CompiledSchedule::compile(&in_gap, Spread::default()).expect_err("never");
+    let error =
+        CompiledSchedule::compile(&in_gap, Spread::default(), &crate::scheduler::almanac::Almanac::bundled())
+            .expect_err("never");
     assert_eq!(error, CronError::NeverInZone { zone: "America/New_York".to_owned() }.into());
     compile(&Schedule { gap: Gap::RunAtEnd, ..in_gap });
 }
@@ -171,6 +176,7 @@ fn a_set_yields_each_instant_once_from_its_first_schedule() {
     let set = ScheduleSet::compile(
         &[cron("0 12 * * *"), every(3_600_000 * 6, 0), cron("0 12 * * 1-5")],
         Spread::default(),
+        &crate::scheduler::almanac::Almanac::bundled(),
     )
     .expect("valid");
     // 12:00 in Berlin is 10:00 or 11:00 UTC
@@ -190,15 +196,21 @@ fn a_set_yields_each_instant_once_from_its_first_schedule() {
 
 #[test]
 fn a_set_may_be_empty_and_names_the_schedule_that_is_wrong() {
-    let empty = ScheduleSet::compile(&[], Spread::default()).expect("empty");
+    let empty = ScheduleSet::compile(&[], Spread::default(), &crate::scheduler::almanac::Almanac::bundled())
+        .expect("empty");
     assert_eq!(empty.next_after(Timestamp::EPOCH), None);
     assert_eq!(empty.count_between(Timestamp::MIN, Timestamp::MAX, 9), 0);
-    let error =
-        ScheduleSet::compile(&[cron("@daily"), cron("@dayly")], Spread::default()).expect_err("wrong");
+    let error = ScheduleSet::compile(
+        &[cron("@daily"), cron("@dayly")],
+        Spread::default(),
+        &crate::scheduler::almanac::Almanac::bundled(),
+    )
+    .expect_err("wrong");
     assert!(matches!(error, ScheduleSetError::Schedule { index: 1, .. }), "{error}");
     let many = vec![cron("@daily"); 65];
     assert_eq!(
-        ScheduleSet::compile(&many, Spread::default()).expect_err("too many"),
+        ScheduleSet::compile(&many, Spread::default(), &crate::scheduler::almanac::Almanac::bundled())
+            .expect_err("too many"),
         ScheduleSetError::TooMany { found: 65 }
     );
 }
@@ -218,8 +230,14 @@ fn a_count_ends_a_schedule_and_is_counted_from_its_start() {
     assert_eq!(all(counted(every(7_200_000, 0))), "06-01T10:00 06-01T12:00 06-01T14:00");
     let earlier = Schedule { end_at: Some(at("2026-06-01T11:30:00Z")), ..counted(cron("0 * * * *")) };
     assert_eq!(all(earlier), "06-01T10:00 06-01T11:00");
-    let refuse =
-        |schedule: Schedule| CompiledSchedule::compile(&schedule, Spread::default()).expect_err("refused");
+    let refuse = |schedule: Schedule| {
+        CompiledSchedule::compile(
+            &schedule,
+            Spread::default(),
+            &crate::scheduler::almanac::Almanac::bundled(),
+        )
+        .expect_err("refused")
+    };
     assert_eq!(refuse(Schedule { count: Some(3), ..cron("@daily") }), ScheduleError::CountFrom);
     for found in [0, 10_001] {
         assert_eq!(
@@ -261,7 +279,11 @@ fn the_zone_of_a_rule_is_the_one_that_it_names() {
         gap: Gap::Skip,
         ..schedule(Rule::Recurrence("FREQ=YEARLY;BYMONTH=3;BYDAY=2SU;BYHOUR=2;BYMINUTE=30".to_owned()))
     };
-    let error = CompiledSchedule::compile(&skipped, Spread::default());
+    let error = CompiledSchedule::compile(
+        &skipped,
+        Spread::default(),
+        &crate::scheduler::almanac::Almanac::bundled(),
+    );
     // in 1970 the clocks changed at another date
     assert!(error.is_ok(), "{error:?}");
 }

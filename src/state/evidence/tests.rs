@@ -13,7 +13,7 @@ fn apply(state: &mut State, index: u64, command: Command) -> Outcome {
 }
 
 fn put(name: &str) -> Command {
-    Command::PutJob { spec: Arc::new(minutely(name)), next: None, request: Request::default() }
+    Command::PutJob { spec: Arc::new(minutely(name)), next: None, request: Request::default(), reading: 0 }
 }
 
 #[test]

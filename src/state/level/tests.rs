@@ -12,10 +12,13 @@ use crate::state::queue::QueueLimits;
 use crate::state::run::{AttemptOutcome, JobId, Report, RunId};
 use crate::state::schedule::{DayRule, SolarEvent, SolarPlace};
 use crate::state::time::Timestamp;
-use crate::state::{Again, BreakerKey, CodecError, Due, JobRef, Outcome, Rejection, Request, State};
+use crate::state::tzdata::{ZoneData, ZoneFile};
+use crate::state::{
+    Again, BreakerKey, CodecError, Due, JobRef, Outcome, Rearmed, Rejection, Request, State, StateHash,
+};
 use crate::view::fixture::minutely;
 
-const VARIANTS: usize = 24;
+const VARIANTS: usize = 26;
 
 /// Numbers all variants: a new one does not get past this, and then has to be in [`commands`].
 const fn number(command: &Command) -> usize {
@@ -44,6 +47,8 @@ const fn number(command: &Command) -> usize {
         Command::ResetBreaker { .. } => 21,
         Command::SetNamespace { .. } => 22,
         Command::Arm { .. } => 23,
+        Command::SetTzdata { .. } => 24,
+        Command::Reread { .. } => 25,
     }
 }
 
@@ -62,10 +67,10 @@ fn commands() -> Vec<Command> {
     vec![
         Command::Lead { node: 1, term: 2, silent_for: Some(Duration::from_millis(5)) },
         Command::RaiseLevel { from: 0, to: 1 },
-        Command::PutJob { spec: Arc::new(minutely("a")), next: None, request: request() },
+        Command::PutJob { spec: Arc::new(minutely("a")), next: None, request: request(), reading: 0 },
         Command::DeleteJob { job: job(), cancel_runs: true, request: request() },
         Command::PauseJob { job: job(), request: request(), until: None },
-        Command::ResumeJob { job: job(), version: 1, next: None, request: request() },
+        Command::ResumeJob { job: job(), version: 1, next: None, request: request(), reading: 0 },
         Command::TriggerJob { job: job(), request: request(), params: [].into(), again: None, place: None },
         Command::Backfill { job: job(), version: 1, instants: vec![AT], request: request() },
         Command::Fire { job: RUN.job, version: 1, expect: AT, verdicts: Vec::new(), next: None },
@@ -90,18 +95,35 @@ fn commands() -> Vec<Command> {
         Command::ResetBreaker { breaker, request: request() },
         set_namespace(),
         arm(),
+        set_tzdata(),
+        reread(),
     ]
 }
 
 fn put(change: impl FnOnce(&mut JobSpec)) -> Command {
     let mut spec = minutely("a");
     change(&mut spec);
-    Command::PutJob { spec: Arc::new(spec), next: None, request: Request::default() }
+    Command::PutJob { spec: Arc::new(spec), next: None, request: Request::default(), reading: 0 }
 }
 
 fn set_namespace() -> Command {
     let limits = NamespaceLimits { runs: Some(5), age: None };
     Command::SetNamespace { namespace: "n".into(), limits, request: Request::default() }
+}
+
+fn set_tzdata() -> Command {
+    let file = ZoneFile { names: vec!["UTC".to_owned()], tzif: vec![0, 200, 255] };
+    Command::SetTzdata {
+        data: Arc::new(ZoneData { release: "2026f".to_owned(), files: vec![file] }),
+        shifts: BTreeMap::from([("UTC".to_owned(), -3_600)]),
+        expect: Some(StateHash([200; 32])),
+        request: Request::default(),
+    }
+}
+
+fn reread() -> Command {
+    let armed = vec![Rearmed { job: RUN.job, version: 1, next: None }];
+    Command::Reread { generation: 9, after: None, through: Some(RUN.job), armed }
 }
 
 fn arm() -> Command {
@@ -186,6 +208,8 @@ fn later() -> Vec<(u32, &'static str, Command)> {
         ),
         (1, "the limits of a namespace", set_namespace()),
         (1, "`schedule.from: completion`", arm()),
+        (1, "the pinned data of the time zones", set_tzdata()),
+        (1, "the pinned data of the time zones", reread()),
         (
             1,
             "`schedule.from: completion`",
@@ -250,8 +274,14 @@ fn every_command_reads_back_whatever_it_says() {
 #[test]
 fn what_came_later_needs_its_level_and_what_was_there_needs_none() {
     for command in commands().into_iter().chain(of_the_first_builds()) {
-        let is_new =
-            matches!(command, Command::Spread { .. } | Command::SetNamespace { .. } | Command::Arm { .. });
+        let is_new = matches!(
+            command,
+            Command::Spread { .. }
+                | Command::SetNamespace { .. }
+                | Command::Arm { .. }
+                | Command::SetTzdata { .. }
+                | Command::Reread { .. }
+        );
         assert_eq!(command.need().level, u32::from(is_new), "{command:?}");
     }
     for (level, what, command) in later() {

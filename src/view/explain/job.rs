@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Explaining, Facts, words};
 use crate::history::HistoryError;
 use crate::pb::v1 as pb;
+use crate::scheduler::almanac::Almanac;
 use crate::scheduler::set::ScheduleSet;
 use crate::state::Job;
 use crate::state::run::{Cause, Run, RunId};
@@ -127,7 +128,7 @@ impl Explaining<'_> {
                 }
             });
         }
-        let Ok(set) = ScheduleSet::of(&job.spec) else {
+        let Ok(set) = ScheduleSet::of(&job.spec, &Almanac::of(self.state)) else {
             return Ok("its schedule cannot be read by this node".to_owned());
         };
         let before = at.minus(Duration::from_millis(1));

@@ -12,7 +12,7 @@ use super::names::{BreakerNamed, JobNamed, RunNamed, cause, word_of};
 use super::text::{Armed, At, Span};
 use crate::pb::v1 as pb;
 use crate::state::run::{AttemptOutcome, Report, RunId};
-use crate::state::{Command, Request, Verdict};
+use crate::state::{Command, Rearmed, Request, Verdict};
 use crate::view;
 
 /// A command and its decision.
@@ -34,6 +34,23 @@ struct Asked<'a> {
     actor: &'a str,
     #[serde(skip_serializing_if = "str::is_empty")]
     reason: &'a str,
+}
+
+/// A job that was read anew.
+#[derive(Serialize)]
+struct RearmedSaid<'a> {
+    #[serde(flatten)]
+    job: JobNamed<'a>,
+    version: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<Armed>,
+}
+
+impl<'a> RearmedSaid<'a> {
+    fn of(rearmed: &Rearmed, scene: &Scene<'a>) -> Self {
+        let Rearmed { job, version, next } = *rearmed;
+        Self { job: JobNamed::of(job, scene), version, next: next.map(Armed::from) }
+    }
 }
 
 #[derive(Serialize)]
@@ -60,6 +77,21 @@ enum Arguments<'a> {
         #[serde(flatten)]
         job: JobNamed<'a>,
         cancel_runs: bool,
+    },
+    SetTzdata {
+        release: &'a str,
+        hash: String,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        hash_before: Option<String>,
+        shifted_seconds: &'a BTreeMap<String, i32>,
+    },
+    Reread {
+        generation: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        through: Option<u64>,
+        jobs: Vec<RearmedSaid<'a>>,
     },
     PauseJob {
         #[serde(flatten)]
@@ -313,6 +345,18 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
             version: *version,
             scheduled_at: At(*expect),
             error: why,
+        },
+        Command::SetTzdata { data, shifts, expect, .. } => Arguments::SetTzdata {
+            release: &data.release,
+            hash: data.hash().to_string(),
+            hash_before: expect.map(|hash| hash.to_string()),
+            shifted_seconds: shifts,
+        },
+        Command::Reread { generation, after, through, armed } => Arguments::Reread {
+            generation: *generation,
+            after: after.map(|job| job.0),
+            through: through.map(|job| job.0),
+            jobs: armed.iter().map(|rearmed| RearmedSaid::of(rearmed, scene)).collect(),
         },
         Command::Arm { job, version, since, next } => Arguments::Arm {
             job: JobNamed::of(*job, scene),

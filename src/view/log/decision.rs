@@ -154,6 +154,8 @@ const fn run_of(command: &Command) -> Option<RunId> {
         | Command::Backfill { .. }
         | Command::SetQueue { .. }
         | Command::SetNamespace { .. }
+        | Command::SetTzdata { .. }
+        | Command::Reread { .. }
         | Command::Fire { .. }
         | Command::Disarm { .. }
         | Command::Renew { .. }

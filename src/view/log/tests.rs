@@ -50,7 +50,7 @@ impl Told {
     }
 
     fn put_armed(&mut self, spec: JobSpec, next: Option<Due>) -> JobId {
-        let put = Command::PutJob { spec: Arc::new(spec), next, request: Request::default() };
+        let put = Command::PutJob { spec: Arc::new(spec), next, request: Request::default(), reading: 0 };
         let told = self.one("09:59:30.000", put);
         JobId(told["decision"]["incarnation"].as_u64().expect("a number"))
     }
@@ -249,7 +249,7 @@ fn jobs_are_told_with_their_definition_and_what_is_armed() {
     let mut told = Told::default();
     let spec = Arc::new(minutely("a"));
     let request = request("ada", "");
-    let put = Command::PutJob { spec, next: Some(due("10:00:00.000")), request: request.clone() };
+    let put = Command::PutJob { spec, next: Some(due("10:00:00.000")), request: request.clone(), reading: 0 };
     let line = told.apply("09:59:30.000", vec![put.clone(), put]);
     let (created, unchanged) = (&line["commands"][0], &line["commands"][1]);
     assert_eq!(created["spec"]["schedule"][0]["cron"], "* * * * *");
@@ -268,7 +268,8 @@ fn jobs_are_told_with_their_definition_and_what_is_armed() {
     assert_eq!((&paused["decision"]["outcome"], &paused["decision"]["version"]), (&json!("done"), &json!(2)));
     assert!(paused["decision"].get("armed").is_none());
     let next = Some(due("10:02:00.000"));
-    let resume = Command::ResumeJob { job: reference.clone(), version: 2, next, request: request.clone() };
+    let resume =
+        Command::ResumeJob { job: reference.clone(), version: 2, next, request: request.clone(), reading: 0 };
     let resumed = told.one("09:59:50.000", resume);
     assert_eq!(resumed["decision"]["armed"]["scheduled_at"], "2026-03-02T10:02:00.000Z");
     let delete = Command::DeleteJob { job: reference, cancel_runs: true, request };

@@ -30,9 +30,10 @@ pub(super) fn make() -> State {
     let documents = job_file::read("scene", Format::Yaml, JOBS).expect("the jobs of the scene are sound");
     let put = |document: &job_file::Document| {
         let spec = from_pb(&document.spec).expect("the server takes the jobs of the scene");
-        let set = ScheduleSet::of(&spec).expect("a sound schedule");
+        let set = ScheduleSet::of(&spec, &chronarch::scheduler::almanac::Almanac::bundled())
+            .expect("a sound schedule");
         let next = arm(&spec, &set, at(0));
-        Command::PutJob { spec: Arc::new(spec), next, request: Request::default() }
+        Command::PutJob { spec: Arc::new(spec), next, request: Request::default(), reading: 0 }
     };
     let mut index = 1;
     let mut apply = |state: &mut State, millis, commands| {

@@ -5,6 +5,7 @@ use chronarch::client::job_file::{self, Format};
 use chronarch::config::{Config, Overrides};
 use chronarch::import::{self, Loss, back, import};
 use chronarch::pb::{path, span};
+use chronarch::scheduler::almanac::Almanac;
 use chronarch::scheduler::cron::LINE_BYTES_MAX;
 use chronarch::scheduler::english::explain;
 use chronarch::scheduler::recurrence;
@@ -51,11 +52,11 @@ pub(crate) fn schedule(bytes: &[u8]) {
         jitter: std::time::Duration::ZERO,
         count: None,
     };
-    match CompiledSchedule::compile(&schedule, Spread::of("default", timezone)) {
+    match CompiledSchedule::compile(&schedule, Spread::of("default", timezone), &Almanac::bundled()) {
         Ok(compiled) => {
             let most = if kind % 6 == 3 { recurrence::TEXT_BYTES_MAX } else { LINE_BYTES_MAX };
             assert!(line.trim().len() <= most, "a line beyond the limit is taken");
-            let told = explain(&schedule, Spread::of("default", timezone));
+            let told = explain(&schedule, Spread::of("default", timezone), &Almanac::bundled());
             assert!(told.is_ok_and(|sentences| !sentences.is_empty()), "{line:?} cannot be told");
             FROM.iter().for_each(|from| ascend(&compiled, Timestamp::from_millis(*from)));
         }

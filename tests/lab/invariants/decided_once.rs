@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chronarch::scheduler::almanac::Almanac;
 use chronarch::scheduler::set::ScheduleSet;
 use chronarch::state::run::JobId;
 use chronarch::state::time::Timestamp;
@@ -29,7 +30,7 @@ impl DecidedOnce {
             };
             let spec =
                 &it.before.job(*job).or_else(|| it.after.job(*job)).expect("a job that fires exists").spec;
-            let set = ScheduleSet::of(spec).expect("a sound schedule");
+            let set = ScheduleSet::of(spec, &Almanac::of(it.before)).expect("a sound schedule");
             let mut instants = vec![*expect];
             let last = verdicts.last().expect("a fire decides").until();
             while let Some((at, _)) =
