@@ -160,19 +160,22 @@ impl Entry {
             Some(text) => text.trim().to_owned(),
             None => json(item),
         };
-        if text.contains(r#""__type__":"?""#) {
-            self.is_refused = true;
-            let what = format!("{}: holds what only Python can make when the message is sent", item.path);
-            sheet.find(item.line, Loss::Unread, what);
-        }
-        let is_sound = text.starts_with(open) && serde_json::from_str::<serde_json::Value>(&text).is_ok();
-        if !is_sound {
-            self.is_refused = true;
-            let expected = if open == '[' { "a list" } else { "a mapping" };
-            let what = format!("{}: expected {expected} in JSON; beat disables such a row", item.path);
-            sheet.find(item.line, Loss::Unread, what);
-        }
-        if text.trim_start_matches(open).trim().len() == 1 { String::new() } else { text }
+        let expected = if open == '[' { "a list" } else { "a mapping" };
+        let why = match serde_json::from_str::<serde_json::Value>(&text) {
+            _ if text.contains(r#""__type__":"?""#) => {
+                "holds what only Python can make when the message is sent".to_owned()
+            }
+            Ok(value) if text.starts_with(open) => {
+                let is_empty = value.as_array().is_some_and(Vec::is_empty)
+                    || value.as_object().is_some_and(serde_json::Map::is_empty);
+                // As a job file is read, whatever the order and the blanks of the text.
+                return if is_empty { String::new() } else { value.to_string() };
+            }
+            Ok(_) | Err(_) => format!("expected {expected} in JSON; beat disables such a row"),
+        };
+        self.is_refused = true;
+        sheet.find(item.line, Loss::Unread, format!("{}: {why}", item.path));
+        String::new()
     }
 
     /// Makes a job of it.
