@@ -91,7 +91,7 @@ fn state(jobs: usize) -> State {
         let set = ScheduleSet::of(&spec, &Almanac::bundled()).expect("a sound schedule");
         let next = arm(&spec, &set, at);
         assert_eq!(next.map(|due| due.due_at), Some(instant(DUE)), "{spec:?}");
-        Command::PutJob { spec: Arc::new(spec), next, request: Request::default() }
+        Command::PutJob { spec: Arc::new(spec), next, reading: 0, request: Request::default() }
     };
     for (index, first) in (1..).zip((0..jobs).step_by(COMMANDS_PER_ENTRY)) {
         let commands = (first..jobs.min(first + COMMANDS_PER_ENTRY)).map(put).collect();
