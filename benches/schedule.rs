@@ -3,7 +3,8 @@
 //! Each rule is walked from 2026 on, one occurrence after the other and from the start again where it ends, for
 //! [`SPAN`]; of [`ROUNDS`] such walks the fastest counts, for on a busy machine the others measure the neighbours.
 //! `croner` and `cron` are asked in UTC, with the same rule written as they want it, and where they have no such rule
-//! there is a dash.
+//! there is a dash. With `-- --json` each row is a line of JSON, with the rule as `croner` wants it: `scripts/peers-rules`
+//! times others beside it.
 
 #![expect(clippy::print_stdout, reason = "a table is what it is for")]
 #![expect(clippy::disallowed_methods, reason = "it measures, and nothing else runs here")]
@@ -110,7 +111,13 @@ fn cell(nanos: Option<f64>) -> String {
 }
 
 fn main() {
-    println!("{:<82} {:<18} {:>9} {:>9} {:>9} {:>9}", "rule", "zone", "read ns", "next ns", "croner", "cron");
+    let as_json = std::env::args().any(|argument| argument == "--json");
+    if !as_json {
+        println!(
+            "{:<82} {:<18} {:>9} {:>9} {:>9} {:>9}",
+            "rule", "zone", "read ns", "next ns", "croner", "cron"
+        );
+    }
     let start: DateTime<Utc> = Utc.timestamp_opt(START, 0).single().expect("an instant");
     for Row { name, rule, zone, croner, cron } in rows() {
         let schedule = Schedule {
@@ -144,6 +151,14 @@ fn main() {
             .ok()
             .filter(|_| !cron.is_empty())
             .map(|rule| walk(start, |at| rule.after(&at).next()));
+        if as_json {
+            let row = serde_json::json!({
+                "rule": name, "zone": zone, "line": croner,
+                "read_ns": read_ns, "next_ns": next_ns, "croner_ns": croner_ns, "cron_ns": cron_ns,
+            });
+            println!("{row}");
+            continue;
+        }
         let (croner_ns, cron_ns) = (cell(croner_ns), cell(cron_ns));
         println!("{name:<82} {zone:<18} {read_ns:>9.0} {next_ns:>9.0} {croner_ns:>9} {cron_ns:>9}");
     }

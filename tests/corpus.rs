@@ -38,7 +38,7 @@ macro_rules! each {
     };
 }
 
-each! { schedule value job_file config request worker peer entry run snapshot wal snapshot_file }
+each! { schedule value job_file foreign config request worker peer entry run snapshot wal snapshot_file }
 
 #[test]
 fn every_target_has_its_test_its_corpus_and_its_binary() {

@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use super::args::Output;
 use super::printer::Printer;
 use super::{Context, Failure};
+use crate::import::celery::{DUMP, REDBEAT_DUMP};
 use crate::import::{BYTES_MAX, Draft, Format, Imported, Loss, Options, import};
 use crate::pb::v1::JobSpec;
 
@@ -24,8 +25,17 @@ Examples:
   chronarch import systemd /etc/systemd/system/*.{timer,service} --timezone Europe/Berlin
   chronarch job apply -f jobs.yaml --dry-run";
 
+/// The examples, and for Celery the commands whose output it reads.
+fn examples() -> String {
+    format!(
+        "{EXAMPLES}\n\nCelery: the schedule of an app, as `celery -A proj.celery beat` has it; the tables of \
+         django-celery-beat; the entries of RedBeat:\n{DUMP}\nmanage.py dumpdata django_celery_beat --indent 1 > \
+         beat.json\n{REDBEAT_DUMP}\nchronarch import celery beat.json > jobs.yaml"
+    )
+}
+
 #[derive(Debug, Args)]
-#[command(after_long_help = EXAMPLES)]
+#[command(after_long_help = examples())]
 pub(super) struct ImportArgs {
     /// Whose definitions they are
     format: FormatArg,
@@ -58,6 +68,8 @@ enum FormatArg {
     WindowsTask,
     /// Jobs and triggers of Quartz, as its XML plugin reads them (job-scheduling-data)
     Quartz,
+    /// Periodic tasks of Celery: a dump of an app, of django-celery-beat or of RedBeat, as the examples below write them
+    Celery,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -77,6 +89,7 @@ pub(super) fn carry_out(args: &ImportArgs, context: &Context, printer: &mut Prin
         FormatArg::Dkron => Format::Dkron,
         FormatArg::WindowsTask => Format::WindowsTask,
         FormatArg::Quartz => Format::Quartz,
+        FormatArg::Celery => Format::Celery,
     };
     let namespace = match context.global.namespace.as_str() {
         // What no file says means the default one.

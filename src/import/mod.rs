@@ -15,6 +15,7 @@
 //! finding, and an error. Of findings there are no more than keys and lines.
 
 pub mod back;
+pub mod celery;
 mod crontab;
 mod dkron;
 pub mod ical;
@@ -54,6 +55,8 @@ pub enum Format {
     WindowsTask,
     /// Job data of Quartz, as XML.
     Quartz,
+    /// Periodic tasks of Celery: of an app, of django-celery-beat or of RedBeat, as JSON.
+    Celery,
 }
 
 /// What the definitions do not say.
@@ -142,6 +145,7 @@ pub fn import(format: Format, files: &[(String, String)], options: &Options) -> 
         Format::Dkron => dkron::read,
         Format::WindowsTask => windows::read,
         Format::Quartz => quartz::read,
+        Format::Celery => celery::read,
         Format::Systemd => return settle(systemd::read(files, options)),
     };
     let mut all = Imported::default();

@@ -28,15 +28,23 @@ pub(super) fn of_text(text: &str) -> String {
 pub(super) fn of_command(command: &str) -> String {
     // `cd /srv/shop && …`, `test -x /usr/sbin/anacron || …`: what comes last is what it is about.
     let parts = command.split("&&").flat_map(|part| part.split("||")).flat_map(|part| part.split(';'));
-    let is_preparation = |part: &&str| {
+    let is_work = |part: &&str| {
         let first = part.split_whitespace().next().unwrap_or_default();
         !matches!(
             first,
             "" | "cd" | "test" | "[" | "." | "source" | "export" | "set" | "umask" | "exit" | "command"
         )
     };
+    // What is written inside of it is no program.
+    let is_inline = |part: &&str| {
+        let mut words = part.split_whitespace();
+        let program = words.next().map_or("", base);
+        matches!(program, "perl" | "python" | "python3" | "ruby" | "php" | "node")
+            && words.next().is_some_and(|word| matches!(word, "-e" | "-c" | "-r"))
+    };
+    let says_something = |part: &&str| is_work(part) && !is_inline(part);
     let part =
-        parts.map(|part| part.trim().trim_start_matches(['(', '{'])).find(is_preparation).unwrap_or(command);
+        parts.map(|part| part.trim().trim_start_matches(['(', '{'])).find(says_something).unwrap_or(command);
     let program = part.split_whitespace().find(|word| {
         let base = base(word);
         let is_wrapper = matches!(

@@ -30,13 +30,29 @@ fn import_one(format: Format, name: &str, text: &str) -> Imported {
 /// Files as people have them, and what becomes of them, in `NAME.imported`. `UPDATE_GOLDENFILES=1` writes that anew.
 #[test]
 fn files_as_people_have_them_are_carried_over_as_written_down() {
-    let sets: [(Format, &str, &[&str]); 7] = [
+    let sets: [(Format, &str, &[&str]); 12] = [
         (Format::Crontab, "user.crontab", &["user.crontab"]),
         (Format::Crontab, "sysstat", &["cron.d/sysstat"]),
+        (Format::Crontab, "certbot-crontab", &["cron.d/certbot"]),
+        (
+            Format::Systemd,
+            "debian-timers",
+            &[
+                "certbot.timer",
+                "certbot.service",
+                "podman-auto-update.timer",
+                "podman-auto-update.service",
+                "prometheus-node-exporter-apt.timer",
+                "prometheus-node-exporter-apt.service",
+            ],
+        ),
         (Format::Kubernetes, "kubernetes", &["shop.kubernetes.yaml"]),
         (Format::Dkron, "dkron", &["jobs.dkron.json"]),
         (Format::WindowsTask, "windows", &["backup.task.xml"]),
         (Format::Quartz, "quartz", &["quartz_data.xml"]),
+        (Format::Celery, "celery-beat", &["beat.celery.json"]),
+        (Format::Celery, "celery-django", &["django.celery.json"]),
+        (Format::Celery, "celery-redbeat", &["redbeat.celery.json"]),
         (
             Format::Systemd,
             "systemd",
@@ -160,10 +176,10 @@ proptest::proptest! {
     /// Whatever is read, nothing panics, and each job that comes of it would be taken.
     #[test]
     fn no_text_is_too_odd(
-        pieces in proptest::collection::vec("[ -~äé\t]{0,12}|\n|=|%|\\\\|\\$\\{|\\[Timer\\]\n|OnCalendar=|ExecStart=|\\* |@daily |kind: CronJob\n|<Task>|<Triggers>|<CalendarTrigger>|</CalendarTrigger>|<StartBoundary>2026-01-05T08:05:00</StartBoundary>|spec:\n  schedule: ", 0..40),
+        pieces in proptest::collection::vec("[ -~äé\t]{0,12}|\n|=|%|\\\\|\\$\\{|\\[Timer\\]\n|OnCalendar=|ExecStart=|\\* |@daily |kind: CronJob\n|<Task>|<Triggers>|<CalendarTrigger>|</CalendarTrigger>|<StartBoundary>2026-01-05T08:05:00</StartBoundary>|spec:\n  schedule: |\"model\": \"django_celery_beat|\\{\"beat_schedule\": \\{\"a\": \\{\"task\": \"b\", \"schedule\": |\\{\"__type__\": \"crontab\"", 0..40),
     ) {
         let text = pieces.concat();
-        for format in [Format::Crontab, Format::Kubernetes, Format::Systemd, Format::Dkron, Format::WindowsTask, Format::Quartz] {
+        for format in [Format::Crontab, Format::Kubernetes, Format::Systemd, Format::Dkron, Format::WindowsTask, Format::Quartz, Format::Celery] {
             let files = [("a.timer".to_owned(), text.clone()), ("a.service".to_owned(), text.clone())];
             let made = import(format, &files, &Options::default());
             for draft in made.drafts {

@@ -33,6 +33,23 @@ impl<'a> Item<'a> {
         matches!(self.node.value, Value::List(_))
     }
 
+    pub(super) fn is_map(&self) -> bool {
+        matches!(self.node.value, Value::Map(_))
+    }
+
+    /// Whether it is a mapping that says something of that.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.entry(key).is_some()
+    }
+
+    /// What a mapping says of that.
+    pub(super) fn entry(&self, key: &str) -> Option<Self> {
+        let Value::Map(entries) = &self.node.value else { return None };
+        let entry = entries.iter().find(|entry| entry.key == key && !entry.value.is_null())?;
+        let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
+        Some(Self { path, line: entry.key_at.line, node: &entry.value })
+    }
+
     /// What is in a mapping, by key; what is there and says nothing is left out.
     pub(super) fn entries(&self, sheet: &mut Sheet<'_>) -> Vec<(&'a str, Self)> {
         let Value::Map(entries) = &self.node.value else {
@@ -66,6 +83,25 @@ impl<'a> Item<'a> {
     pub(super) fn get(&self, key: &str) -> Option<&'a str> {
         let Value::Map(entries) = &self.node.value else { return None };
         entries.iter().find(|entry| entry.key == key).and_then(|entry| scalar(&entry.value))
+    }
+
+    /// Its text, if it is one.
+    pub(super) fn get_self(&self) -> Option<&'a str> {
+        scalar(self.node)
+    }
+
+    /// The texts of a list, or the one that stands in its place.
+    pub(super) fn one_or_more(&self, sheet: &mut Sheet<'_>) -> Vec<String> {
+        if self.is_list() {
+            self.texts(sheet)
+        } else {
+            self.text(sheet).map(str::to_owned).into_iter().collect()
+        }
+    }
+
+    /// A text as it is, or else JSON.
+    pub(super) fn json_text(&self) -> String {
+        self.get_self().map_or_else(|| json(self), str::to_owned)
     }
 
     /// A text, or whatever stands without quotes.
@@ -123,6 +159,46 @@ impl<'a> Item<'a> {
             ),
         };
         sheet.find(self.line, Loss::Unread, format!("{}: expected {expected}, found {found}", self.path));
+    }
+}
+
+/// The same as JSON, on one line.
+pub(super) fn json(item: &Item<'_>) -> String {
+    let mut text = String::new();
+    write_json(item.node, &mut text);
+    text
+}
+
+fn write_json(node: &Node, text: &mut String) {
+    let quoted = |value: &str| serde_json::Value::from(value).to_string();
+    match &node.value {
+        Value::Null => text.push_str("null"),
+        Value::Bool(value) => text.push_str(if *value { "true" } else { "false" }),
+        Value::Number(value) => text.push_str(value),
+        Value::Text(value) => text.push_str(&quoted(value)),
+        // Without quotes it is what JSON would take it for.
+        Value::Plain(value) => match serde_json::from_str::<serde_json::Value>(value) {
+            Ok(value) => text.push_str(&value.to_string()),
+            Err(_) => text.push_str(&quoted(value)),
+        },
+        Value::List(elements) => {
+            text.push('[');
+            for (place, element) in elements.iter().enumerate() {
+                text.push_str(if place > 0 { "," } else { "" });
+                write_json(element, text);
+            }
+            text.push(']');
+        }
+        Value::Map(entries) => {
+            text.push('{');
+            for (place, entry) in entries.iter().enumerate() {
+                text.push_str(if place > 0 { "," } else { "" });
+                text.push_str(&quoted(&entry.key));
+                text.push(':');
+                write_json(&entry.value, text);
+            }
+            text.push('}');
+        }
     }
 }
 

@@ -25,7 +25,7 @@ async fn cluster(args: &[&str], endpoints: &[String]) -> Output {
 }
 
 /// What one node exports.
-async fn export(harness: &Harness, node: u64, args: &[&str]) -> Vec<String> {
+pub(crate) async fn export(harness: &Harness, node: u64, args: &[&str]) -> Vec<String> {
     let args = [&["export-log"], args].concat();
     let output = cluster(&args, &[harness.cluster.endpoint(node)]).await;
     let stderr = String::from_utf8_lossy(&output.stderr);
@@ -34,7 +34,7 @@ async fn export(harness: &Harness, node: u64, args: &[&str]) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
-fn parsed(line: &str) -> Value {
+pub(crate) fn parsed(line: &str) -> Value {
     serde_json::from_str(line).expect("a line of JSON")
 }
 

@@ -26,6 +26,7 @@ mod namespaces;
 mod own_workers;
 mod pages;
 mod receiver;
+mod resting;
 mod staff;
 mod takeover;
 mod tzdata;

@@ -1,7 +1,7 @@
-//! Job data of Quartz, as its XML plugin reads it (`job-scheduling-data`, version 2.0 or 1.8).
+//! Job data of Quartz, as its XML plugin reads it (`job-scheduling-data`, version 2.0 or 1.8), and that of Quartz.NET.
 //!
 //! A trigger becomes a schedule of its job: cron lines as they are, in the dialect `quartz`; simple and
-//! calendar-interval triggers as recurrence rules from their start. What runs is a class of Java, which no worker
+//! calendar-interval triggers as recurrence rules from their start. What runs is a class of Java or .NET, which no worker
 //! of ours can: the job becomes a payload for a worker of the user's own, with the class and its data. A
 //! `NativeJob` is a command, and becomes one.
 //!
@@ -25,8 +25,9 @@ use crate::pb::v1::{
     CatchUp, CatchUpRuns, ExecTarget, JobSpec, OnLost, Overlap, OverlapPolicy, QueueTarget, Target,
 };
 
-/// The class that runs a command.
-const NATIVE: &str = "org.quartz.jobs.NativeJob";
+/// The class that runs a command, in Java and in .NET.
+const NATIVE: [&str; 3] =
+    ["org.quartz.jobs.NativeJob", "Quartz.Job.NativeJob, Quartz", "Quartz.Jobs.NativeJob, Quartz"];
 /// The group of jobs and triggers that name none.
 const GROUP: &str = "DEFAULT";
 
@@ -74,8 +75,9 @@ fn job(element: Element<'_>, triggers: &mut Vec<Trigger>, sheet: &mut Sheet<'_>)
             "name" => name = child.text(),
             "group" => group = child.text(),
             "description" => child.text().clone_into(&mut spec.description),
-            "job-class" => class = child.text(),
-            "durability" | "volatility" => {}
+            // Quartz.NET names the class `job-type`, with the assembly behind it.
+            "job-class" | "job-type" => class = child.text(),
+            "durability" | "volatility" | "durable" => {}
             "recover" => {
                 if child.flag() {
                     spec.on_lost = OnLost::Rerun.into();
@@ -96,7 +98,7 @@ fn job(element: Element<'_>, triggers: &mut Vec<Trigger>, sheet: &mut Sheet<'_>)
     *triggers = others;
     spec.name = names::of_text(&if group == GROUP { name.to_owned() } else { format!("{group}.{name}") });
     let mut choices = Vec::new();
-    spec.target = Some(if class == NATIVE {
+    spec.target = Some(if NATIVE.contains(&class) {
         Target { exec: Some(native(element, &values, sheet)), ..Target::default() }
     } else {
         let what =

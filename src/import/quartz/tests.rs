@@ -81,3 +81,24 @@ fn a_cron_line_is_taken_as_it_is() {
     let lone = "<trigger><cron><job-name>other</job-name><cron-expression>0 0 0 ? * 1</cron-expression></cron></trigger>";
     assert_eq!(made(lone).1, [(Loss::Lost, "trigger: its job other is not in the file".to_owned())]);
 }
+
+#[test]
+fn quartz_net_is_read_with_its_own_names() {
+    let text = "<job-scheduling-data><schedule><job><name>j</name><job-type>Quartz.Jobs.NativeJob, Quartz</job-type>\
+                <durable>true</durable><job-data-map><entry><key>command</key><value>/bin/true</value></entry>\
+                </job-data-map></job><trigger><cron><job-name>j</job-name><misfire-instruction>DoNothing\
+                </misfire-instruction><cron-expression>0 0/30 0-6,12,19-21,22 * * ?</cron-expression></cron></trigger>\
+                </schedule></job-scheduling-data>";
+    let options = Options { timezone: Some("Europe/Berlin".to_owned()), ..Options::default() };
+    let made = import(Format::Quartz, &[("t.xml".to_owned(), text.to_owned())], &options);
+    assert_eq!(
+        made.findings.iter().filter(|finding| finding.loss > Loss::Noted).count(),
+        0,
+        "{:?}",
+        made.findings
+    );
+    let job = &made.drafts[0].spec;
+    assert!(job.target.as_ref().is_some_and(|target| target.exec.is_some()), "{job:?}");
+    let catch_up = job.catch_up.expect("it is said");
+    assert_eq!(catch_up.runs(), crate::pb::v1::CatchUpRuns::None);
+}

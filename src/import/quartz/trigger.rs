@@ -85,11 +85,15 @@ pub(super) fn read(trigger: Element<'_>, sheet: &mut Sheet<'_>) -> Option<Trigge
 
 fn misfire(element: Element<'_>, sheet: &mut Sheet<'_>) -> CatchUpRuns {
     match element.text() {
-        "MISFIRE_INSTRUCTION_DO_NOTHING" => CatchUpRuns::None,
-        "MISFIRE_INSTRUCTION_IGNORE_MISFIRE_POLICY" => CatchUpRuns::All,
+        // In .NET they are called without the prefix.
+        "MISFIRE_INSTRUCTION_DO_NOTHING" | "DoNothing" => CatchUpRuns::None,
+        "MISFIRE_INSTRUCTION_IGNORE_MISFIRE_POLICY" | "IgnoreMisfirePolicy" => CatchUpRuns::All,
         "MISFIRE_INSTRUCTION_SMART_POLICY"
         | "MISFIRE_INSTRUCTION_FIRE_ONCE_NOW"
-        | "MISFIRE_INSTRUCTION_FIRE_NOW" => CatchUpRuns::Latest,
+        | "MISFIRE_INSTRUCTION_FIRE_NOW"
+        | "SmartPolicy"
+        | "FireOnceNow"
+        | "FireNow" => CatchUpRuns::Latest,
         other => {
             element.approximated(
                 &format!("{other}: the latest that was missed runs, and the rest at its instants"),

@@ -22,6 +22,7 @@ pub(crate) const ALL: &[Target] = &[
     Target { name: "schedule", run: texts::schedule },
     Target { name: "value", run: texts::value },
     Target { name: "job_file", run: texts::job_file },
+    Target { name: "foreign", run: texts::foreign },
     Target { name: "config", run: texts::config },
     Target { name: "request", run: messages::request },
     Target { name: "worker", run: messages::worker },

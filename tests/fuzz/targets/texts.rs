@@ -3,6 +3,7 @@
 use chronarch::api::spec::from_pb;
 use chronarch::client::job_file::{self, Format};
 use chronarch::config::{Config, Overrides};
+use chronarch::import::{self, Loss, back, import};
 use chronarch::pb::{path, span};
 use chronarch::scheduler::almanac::Almanac;
 use chronarch::scheduler::cron::LINE_BYTES_MAX;
@@ -130,6 +131,49 @@ pub(crate) fn job_file(bytes: &[u8]) {
             problems.iter().for_each(|problem| drop(problem.to_string()));
         }
     }
+}
+
+/// The scheduler of another, by the first byte, choices in the second, and a file of it, of which systemd has two parted
+/// by a zero: each job that comes of it would be taken, and what is lost has a line of the file.
+pub(crate) fn foreign(bytes: &[u8]) {
+    let [format, choices, text @ ..] = bytes else { return };
+    let Ok(text) = std::str::from_utf8(text) else { return };
+    let formats = [
+        ("crontab", import::Format::Crontab),
+        ("yaml", import::Format::Kubernetes),
+        ("timer", import::Format::Systemd),
+        ("json", import::Format::Dkron),
+        ("xml", import::Format::WindowsTask),
+        ("xml", import::Format::Quartz),
+        ("json", import::Format::Celery),
+    ];
+    let (end, format) = formats[usize::from(*format) % formats.len()];
+    let (text, other) = text.split_once('\0').unwrap_or((text, ""));
+    let files = [(format!("a.{end}"), text.to_owned()), ("a.service".to_owned(), other.to_owned())];
+    let files = if other.is_empty() { &files[..1] } else { &files };
+    let options = import::Options {
+        timezone: (choices & 1 > 0).then(|| "Europe/Berlin".to_owned()),
+        namespace: if choices & 2 > 0 { "team".to_owned() } else { String::new() },
+        names_users: [None, Some(false), Some(true), None][usize::from(choices >> 2 & 3)],
+    };
+    let made = import(format, files, &options);
+    // The end of a file has a line of its own behind the last line end.
+    let lines = text.split('\n').count().max(other.split('\n').count());
+    for finding in &made.findings {
+        assert!((1..=lines).contains(&finding.place.line), "of {lines} lines: {finding:?}");
+        assert!(!finding.what.is_empty() && !matches!(finding.loss.word(), ""), "{finding:?}");
+    }
+    let jobs: Vec<_> = made.drafts.into_iter().map(|draft| draft.spec).collect();
+    for job in &jobs {
+        assert!(from_pb(job).is_ok(), "a server refuses {job:?}");
+    }
+    // What goes back to cron says the same when it is read again, but for its name.
+    let written = back::export(back::Format::Crontab, &jobs, &back::Options::default());
+    let name = "a.crontab".to_owned();
+    let again = import(import::Format::Crontab, &[(name, written.text)], &import::Options::default());
+    let unread: Vec<_> = again.findings.iter().filter(|finding| finding.loss == Loss::Unread).collect();
+    assert!(unread.is_empty() && again.drafts.len() == written.jobs, "{unread:?}");
+    drop(back::export(back::Format::Kubernetes, &jobs, &back::Options::default()));
 }
 
 /// A node's configuration.

@@ -1,0 +1,7 @@
+//! libFuzzer on the target `foreign`.
+#![no_main]
+
+#[path = "../targets/mod.rs"]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::run("foreign", bytes));
