@@ -39,6 +39,8 @@ fn a_crontab_of_celery_is_due_when_celery_has_it() {
             end_at: None,
             jitter: std::time::Duration::ZERO,
             count: None,
+            exclude: Vec::new(),
+            only: Vec::new(),
         };
         let compiled =
             CompiledSchedule::compile(&schedule, Spread::default(), &Almanac::bundled()).expect(&line);
