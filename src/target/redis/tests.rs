@@ -71,7 +71,7 @@ impl Server {
 
     async fn ask<T: ::redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let answer = self.try_ask(words).await.expect("an answer");
-        ::redis::from_redis_value(answer).ok().expect("a value of the kind")
+        ::redis::from_redis_value(answer).expect("a value of the kind")
     }
 
     fn targets(&self) -> Arc<Targets> {
