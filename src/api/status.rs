@@ -14,6 +14,7 @@ use tonic::Status;
 use tonic::metadata::{AsciiMetadataKey, AsciiMetadataValue};
 
 use super::problem::Problems;
+use crate::client::NOT_LEADER;
 use crate::history::{Gap, HistoryError};
 use crate::raft::{ExportError, MembershipError, ProposeError, ReadError, TransferError};
 use crate::state::Rejection;
@@ -21,8 +22,6 @@ use crate::view::breaker::NoBreaker;
 
 /// Metadata key of a status: what would help, ASCII.
 pub const HINT: &str = "chronarch-hint";
-/// Metadata key of a status: the node does not lead, and surely nothing was done.
-pub(super) const NOT_LEADER: &str = "chronarch-not-leader";
 /// Bytes of a hint; a longer one is cut.
 const HINT_BYTES: usize = 1_024;
 
@@ -121,6 +120,11 @@ pub(super) fn no_time() -> Status {
 /// Whether surely nothing was done, for the node does not lead.
 pub(super) fn is_not_leader(status: &Status) -> bool {
     status.metadata().contains_key(NOT_LEADER)
+}
+
+/// The same refusal behind something else of the request that may be done: then it is not true that nothing was.
+pub(super) fn in_part(refused: Status, operation_id: &str) -> Status {
+    if is_not_leader(&refused) { unknown(operation_id) } else { refused }
 }
 
 /// It may be done, or not, or yet be.

@@ -232,7 +232,11 @@ impl Api {
             }
             let mut again = None;
             for commands in wanted.chunks(limits::COMMANDS_PER_ENTRY) {
-                let proposed = self.propose(at, commands.to_vec(), operation_id).await?;
+                let proposed = self.propose(at, commands.to_vec(), operation_id).await;
+                let proposed = proposed.map_err(|refused| match done.is_empty() {
+                    true => refused,
+                    false => status::in_part(refused, operation_id),
+                })?;
                 for (command, outcome) in commands.iter().zip(&proposed.applied.outcomes) {
                     match outcome {
                         Outcome::Rejected(rejection @ (Rejection::Stale | Rejection::OccurrenceDue)) => {

@@ -74,6 +74,9 @@ pub enum Error {
     },
 }
 
+/// Metadata key of a status: the node does not lead, and surely nothing was done.
+pub const NOT_LEADER: &str = "chronarch-not-leader";
+
 /// One try at one endpoint that brought no answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{endpoint}: {reason}")]
@@ -84,6 +87,8 @@ pub struct Tried {
     pub reason: String,
     /// Whether the request certainly did not reach the node.
     pub refused: bool,
+    /// Whether it certainly did nothing: it did not reach the node, or the node says so.
+    pub not_done: bool,
 }
 
 impl Tried {
@@ -91,12 +96,13 @@ impl Tried {
         let refused = causes(status).iter().any(|cause| cause.is::<ConnectError>());
         let innermost = causes(status).last().map(ToString::to_string);
         let reason = innermost.unwrap_or_else(|| status.message().to_owned());
-        Self { endpoint: endpoint.to_string(), reason, refused }
+        let not_done = refused || status.metadata().contains_key(NOT_LEADER);
+        Self { endpoint: endpoint.to_string(), reason, refused, not_done }
     }
 
     pub(super) fn silent(endpoint: &Endpoint, limit: Duration) -> Self {
         let reason = format!("no answer in {} ms", limit.as_millis());
-        Self { endpoint: endpoint.to_string(), reason, refused: false }
+        Self { endpoint: endpoint.to_string(), reason, refused: false, not_done: false }
     }
 }
 

@@ -35,7 +35,7 @@ use tonic::{Response, Status};
 
 pub use self::dial::{Connection, Dialer};
 pub use self::endpoint::{ENDPOINTS_MAX, Endpoint, EndpointError};
-pub use self::error::{Error, HINT, Tried};
+pub use self::error::{Error, HINT, NOT_LEADER, Tried};
 pub use self::export::Export;
 pub use self::output::Output;
 pub use self::watch::{Watch, is_ended};
@@ -307,6 +307,10 @@ impl Client {
             }
             tokio::time::sleep(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
             pause = (pause * 2).min(PAUSE_MAX);
+            // A try without time would be one whose result is in doubt.
+            if Instant::now() >= deadline {
+                return Err(tries.into_error(operation));
+            }
         }
     }
 }
@@ -323,7 +327,7 @@ struct Tries {
 
 impl Tries {
     fn add(&mut self, tried: Tried) {
-        self.perhaps_done |= !tried.refused;
+        self.perhaps_done |= !tried.not_done;
         self.tried.retain(|older| older.endpoint != tried.endpoint);
         self.tried.push(tried);
     }

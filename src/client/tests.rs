@@ -171,6 +171,16 @@ async fn a_write_that_may_be_done_is_told_from_one_that_is_not() {
 }
 
 #[tokio::test]
+async fn a_write_that_every_node_declines_is_surely_not_done() {
+    let mut declined = Status::unavailable("the cluster has no leader that this node knows of");
+    declined.metadata_mut().insert(NOT_LEADER, "1".parse().expect("ascii"));
+    let (follower, _) = serve(Manner::Refuse(declined)).await;
+    let short = Duration::from_millis(500);
+    let error = client(&[follower, nobody().await], short).trip_breaker(trip()).await.expect_err("no leader");
+    assert!(matches!(error, Error::Unreachable { .. }), "{error:?}");
+}
+
+#[tokio::test]
 async fn pages_are_joined_up_to_the_limit() {
     let (good, _) = serve(Manner::Answer).await;
     let client = client(&[good], LONG);

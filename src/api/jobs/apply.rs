@@ -220,10 +220,15 @@ impl Api {
         let mut results: Vec<Option<pb::AppliedJob>> = vec![None; count];
         let mut applied_index = 0;
         while !wanted.is_empty() {
-            let proposals =
-                entries(std::mem::take(&mut wanted)).into_iter().map(|entry| self.put(entry, &request));
-            let landed: Vec<Landed> =
-                futures::stream::iter(proposals).buffered(limits::ENTRIES_IN_FLIGHT).try_collect().await?;
+            let entries = entries(std::mem::take(&mut wanted));
+            let is_alone = entries.len() == 1 && applied_index == 0;
+            let proposals = entries.into_iter().map(|entry| self.put(entry, &request));
+            let landed =
+                futures::stream::iter(proposals).buffered(limits::ENTRIES_IN_FLIGHT).try_collect().await;
+            let landed: Vec<Landed> = landed.map_err(|refused| match is_alone {
+                true => refused,
+                false => status::in_part(refused, &request.operation_id),
+            })?;
             let (mut last, mut refusal) = (0, Rejection::Stale);
             for Landed { index, answers, again, due } in landed {
                 for (place, answer) in answers {

@@ -1,5 +1,7 @@
 //! The occurrences of a job's schedules: the instants that they name, whatever ran.
 
+use std::collections::BTreeSet;
+
 use tonic::Status;
 
 use super::super::problem::Problems;
@@ -12,7 +14,8 @@ use crate::scheduler::english::explain;
 use crate::scheduler::set::ScheduleSet;
 use crate::scheduler::spread::Spread;
 use crate::state::Job;
-use crate::state::spec::JobSpec;
+use crate::state::schedule::Schedule;
+use crate::state::spec::{JobSpec, OnExcluded};
 use crate::state::time::Timestamp;
 use crate::view;
 
@@ -82,5 +85,31 @@ fn armed(job: &Job, set: &ScheduleSet, wanted: Wanted) -> Option<pb::Occurrence>
 pub(super) fn explained(spec: &JobSpec, almanac: &Almanac) -> Vec<String> {
     let spread = Spread::of(&spec.namespace, &spec.name);
     // all of them are compiled already
-    spec.schedules.iter().filter_map(|schedule| explain(schedule, spread, almanac).ok()).flatten().collect()
+    let mut told: Vec<String> = spec
+        .schedules
+        .iter()
+        .filter_map(|schedule| explain(schedule, spread, almanac).ok())
+        .flatten()
+        .collect();
+    let calendars = |named: fn(&Schedule) -> &Vec<String>| {
+        let names: BTreeSet<&str> = spec.schedules.iter().flat_map(named).map(String::as_str).collect();
+        names.into_iter().collect::<Vec<_>>().join(", ")
+    };
+    let (exclude, only) = (calendars(|schedule| &schedule.exclude), calendars(|schedule| &schedule.only));
+    if !exclude.is_empty() {
+        told.push(format!("Not when it is covered by: {exclude}."));
+    }
+    if !only.is_empty() {
+        told.push(format!("Only when it is covered by: {only}."));
+    }
+    if !exclude.is_empty() || !only.is_empty() {
+        told.push(
+            match spec.on_excluded {
+                OnExcluded::Skip => "What is excluded is skipped.",
+                OnExcluded::NextAllowed => "What is excluded is put off until it is allowed.",
+            }
+            .to_owned(),
+        );
+    }
+    told
 }
