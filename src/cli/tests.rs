@@ -144,7 +144,8 @@ fn flags_of_a_node_become_its_first_members() {
 #[test]
 fn each_failure_has_its_exit_code() {
     let (message, hint) = ("x".to_owned(), None);
-    let tried = vec![Tried { endpoint: "a:1".to_owned(), reason: "gone".to_owned(), refused: true }];
+    let tried =
+        vec![Tried { endpoint: "a:1".to_owned(), reason: "gone".to_owned(), refused: true, not_done: true }];
     for (failure, expected) in [
         (Failure::Call(Error::Refused { message: message.clone(), hint: hint.clone() }), Exit::Refused),
         (
