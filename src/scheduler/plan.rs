@@ -410,11 +410,13 @@ impl Planning<'_> {
             if self.flight.jobs.contains(&id) {
                 continue;
             }
-            room -= 1;
             let Some(job) = self.state.job(id).cloned() else { continue };
-            if !self.state.is_behind(&job) {
-                self.fire(&job, rules);
+            // It fires once it is read anew, and takes no room from those that need not be.
+            if self.state.is_behind(&job) {
+                continue;
             }
+            room -= 1;
+            self.fire(&job, rules);
         }
     }
 

@@ -27,20 +27,15 @@ pub struct Rules {
 type Compiled = Result<Arc<ScheduleSet>, Arc<str>>;
 
 impl Rules {
-    /// What schedules are read with. What was read with something else is forgotten.
-    fn read_with(&mut self, state: &State) -> Almanac {
-        let is_same = |almanac: &&Almanac| almanac.generation() == state.reading().generation;
-        if let Some(almanac) = self.almanac.as_ref().filter(is_same) {
-            return almanac.clone();
-        }
-        self.compiled.clear();
-        self.almanac.insert(Almanac::of(state)).clone()
-    }
-
     /// The compiled schedules of a job. They cannot be evaluated only when this binary knows less than the one that
     /// accepted the job.
     pub(super) fn of(&mut self, job: &Job, state: &State) -> Compiled {
-        let almanac = &self.read_with(state);
+        let generation = state.reading().generation;
+        let known = self.almanac.take().filter(|almanac| almanac.generation() == generation);
+        let almanac = &*self.almanac.insert(known.unwrap_or_else(|| {
+            self.compiled.clear();
+            Almanac::of(state)
+        }));
         if let Some((spec, set)) = self.compiled.get(&job.id)
             && Arc::ptr_eq(spec, &job.spec)
         {
