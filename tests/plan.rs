@@ -220,3 +220,31 @@ fn a_plan_looks_at_so_many_needs_and_the_next_goes_on_there() {
     assert_eq!((starts(&first), first.wake_at.is_some_and(|wake| wake < at(4))), (vec![], true));
     assert_eq!(starts(&log.plan(&[able], at(3), &mut rules)), last);
 }
+
+/// Jobs that a change of the zones' data touches fire when they are read anew; the others do not wait for that.
+#[test]
+fn a_job_that_is_to_be_read_anew_takes_no_room_from_one_that_need_not_be() {
+    let mut log = Log::default();
+    log.apply(at(0), vec![lab::zones::set(&log.state, 0, at(0))]);
+    let reading = log.state.reading().generation;
+    let put = |(name, timezone, second): (&str, &str, u64)| {
+        let mut spec = lab::spec::job(name);
+        lab::spec::set(&mut spec, "cron", "* * * * *").expect("a sound line");
+        lab::spec::set(&mut spec, "timezone", timezone).expect("a zone");
+        let next = Some(Due { due_at: at(second), scheduled_at: at(second) });
+        Command::PutJob { spec: Arc::new(spec), next, request: Request::default(), reading }
+    };
+    log.apply(at(0), [("zoned", lab::zones::ZONE, 60), ("plain", "UTC", 61)].map(put).to_vec());
+    log.apply(at(1), vec![lab::zones::set(&log.state, 3_600, at(1))]);
+    let flight = InFlight { jobs_max: 1, reread: true, ..InFlight::default() };
+    let plan = plan(&log.state, &mut Sessions::default(), &flight, at(62), &mut Rules::default());
+    let fired: Vec<&str> = plan
+        .commands
+        .iter()
+        .filter_map(|command| match command {
+            Command::Fire { job, .. } => Some(log.state.job(*job).expect("a job").spec.name.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(fired, ["plain"]);
+}
