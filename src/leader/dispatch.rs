@@ -31,7 +31,12 @@ impl Loop {
                         self.cancel_overdue(*run, *fence);
                     }
                 }
-                (Command::Complete { run, fence, .. }, Outcome::Rejected(_)) => refused.push((*run, *fence)),
+                (Command::Complete { run, fence, .. }, Outcome::Rejected(_)) => {
+                    refused.push((*run, *fence));
+                    if landed.reports.is_empty() {
+                        self.sessions.stopped(*run, *fence);
+                    }
+                }
                 _ => {}
             }
         }
@@ -149,12 +154,21 @@ impl Loop {
         }
     }
 
-    /// The cluster has closed an attempt that its worker may still be at.
-    fn cancel_overdue(&mut self, run: RunId, fence: u64) {
-        if let Some(worker) = self.sessions.who_knows(run, fence) {
+    /// The cluster is about to close attempts that their workers may still be at. Their slots are kept from now on:
+    /// the state in which they have ended may be seen before it is known here that they have.
+    pub(super) fn keep_slots(&mut self, commands: &[Command]) {
+        for command in commands {
+            let Command::Complete { run, fence, .. } = *command else { continue };
+            let Some(worker) = self.sessions.who_knows(run, fence) else { continue };
             if let Some((_, session)) = self.sessions.of_worker(&worker) {
                 session.leftover.insert((run, fence));
             }
+        }
+    }
+
+    /// The cluster has closed an attempt that its worker may still be at.
+    fn cancel_overdue(&mut self, run: RunId, fence: u64) {
+        if let Some(worker) = self.sessions.who_stops(run, fence) {
             self.send(&worker, Message::Cancel { run, fence });
         }
     }

@@ -99,6 +99,8 @@ pub(super) type Resuming = HashMap<Arc<str>, Vec<Answer>>;
 impl Loop {
     /// Answers, or lets the worker know.
     pub(super) fn fleet(&mut self, ask: FleetAsk) {
+        // Who asks may have read already what was applied since this turn began.
+        self.look();
         // Who asked may have gone; then nobody needs the answer.
         match ask {
             FleetAsk::List { answer } => {

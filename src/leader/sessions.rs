@@ -115,6 +115,19 @@ impl Sessions {
         knows.map(|session| session.hello.worker.clone())
     }
 
+    /// Who has to stop this attempt.
+    pub(super) fn who_stops(&self, run: RunId, fence: u64) -> Option<Arc<str>> {
+        let stops = self.by_id.values().find(|session| session.leftover.contains(&(run, fence)));
+        stops.map(|session| session.hello.worker.clone())
+    }
+
+    /// No worker has to stop this attempt any more.
+    pub(super) fn stopped(&mut self, run: RunId, fence: u64) {
+        for session in self.by_id.values_mut() {
+            session.leftover.remove(&(run, fence));
+        }
+    }
+
     pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
         self.by_id.get(&id)
     }

@@ -128,10 +128,7 @@ impl Loop {
     pub(super) async fn run(mut self, stop: CancellationToken) {
         loop {
             self.follow_leadership();
-            // One that is gone is noticed below.
-            self.stirred |= self.states.has_changed().unwrap_or(true);
-            self.state = self.states.borrow_and_update().clone();
-            self.flight.see(self.state.applied_index());
+            self.look();
             // A thousand workers that live and do nothing are a thousand events a second, and no reason to plan.
             if std::mem::take(&mut self.stirred) || Instant::now() >= self.wake_at {
                 self.wake_at = Instant::now() + self.turn();
@@ -160,6 +157,14 @@ impl Loop {
             }
             self.hear_more();
         }
+    }
+
+    /// Takes the newest state that this node has.
+    pub(super) fn look(&mut self) {
+        // One that is gone is noticed by the loop.
+        self.stirred |= self.states.has_changed().unwrap_or(true);
+        self.state = self.states.borrow_and_update().clone();
+        self.flight.see(self.state.applied_index());
     }
 
     /// Takes what else is there already, so that a turn serves many events.
@@ -303,6 +308,9 @@ impl Loop {
                 self.given += 1;
                 session.given = self.given;
             }
+        }
+        if reports.is_empty() {
+            self.keep_slots(&commands);
         }
         let commands = Arc::new(commands);
         let entry = Entry { at, commands: commands.as_ref().clone() };

@@ -305,7 +305,7 @@ impl Place {
 }
 
 /// A job that runs on trigger alone.
-pub(super) fn job_spec() -> JobSpec {
+pub(crate) fn job_spec() -> JobSpec {
     let (second, hour) = (Duration::from_secs(1), Duration::from_secs(3600));
     JobSpec {
         namespace: "default".to_owned(),
