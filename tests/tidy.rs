@@ -75,6 +75,8 @@ const CONTAINED: &[(&str, &[&str])] = &[
     ("tonic_reflection", &["api", "target"]),
     ("prost_reflect", &["target"]),
     ("redis", &["target"]),
+    ("lapin", &["target"]),
+    ("async_rs", &["target"]),
     ("rand", &["clock", "raft", "worker"]),
     ("toml", &["config", "client", "node"]),
     ("anyhow", &["cli"]),

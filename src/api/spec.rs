@@ -70,6 +70,7 @@ fn read(spec: &pb::JobSpec, almanac: &Almanac, problems: &mut Problems) -> Optio
     let start_within = value::span("start_within", spec.start_within.as_ref(), waits, problems);
     let overlap = policy::overlap(spec.overlap.as_ref(), problems);
     let on_lost: Option<pb::OnLost> = value::word("on_lost", spec.on_lost, problems);
+    let on_lost = broker::on_lost(spec.target.as_ref(), on_lost, problems);
     let on_resume: Option<pb::OnResume> = value::word("on_resume", spec.on_resume, problems);
     let on_excluded: Option<pb::OnExcluded> = value::word("on_excluded", spec.on_excluded, problems);
     let breaker = policy::breaker(spec.breaker.as_ref(), problems);
@@ -98,7 +99,8 @@ fn read(spec: &pb::JobSpec, almanac: &Almanac, problems: &mut Problems) -> Optio
                 | Target::Queue { .. }
                 | Target::Grpc { .. }
                 | Target::Redis(_)
-                | Target::Celery(_),
+                | Target::Celery(_)
+                | Target::Amqp(_),
             ) => OnLost::Rerun,
         },
         target,

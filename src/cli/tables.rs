@@ -94,7 +94,18 @@ fn target(target: Option<&Target>) -> String {
             format!("redis {} {to}", redis.connection)
         }
         Some(Target { celery: Some(celery), .. }) => format!("celery {} {}", celery.broker, celery.task),
-        Some(Target { http: None, exec: None, queue: None, grpc: None, redis: None, celery: None })
+        Some(Target { amqp: Some(amqp), .. }) => {
+            format!("amqp {} {} {}", amqp.connection, amqp.exchange, amqp.routing_key).replace("  ", " ")
+        }
+        Some(Target {
+            http: None,
+            exec: None,
+            queue: None,
+            grpc: None,
+            redis: None,
+            celery: None,
+            amqp: None,
+        })
         | None => "-".to_owned(),
     }
 }

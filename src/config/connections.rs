@@ -56,6 +56,26 @@ pub enum Password {
     Env(String),
 }
 
+/// What answers at the other end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Broker {
+    /// A Redis server.
+    Redis,
+    /// A server that speaks AMQP 0-9-1: RabbitMQ.
+    Amqp,
+}
+
+impl Broker {
+    /// The kind of target that is for such brokers alone.
+    #[must_use]
+    pub const fn kind(self) -> &'static str {
+        match self {
+            Self::Redis => "redis",
+            Self::Amqp => "amqp",
+        }
+    }
+}
+
 /// One connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
@@ -69,6 +89,47 @@ pub struct Connection {
     pub remember_for: Duration,
     /// What the Celery app says of its broker.
     pub celery: CeleryOptions,
+}
+
+impl Connection {
+    /// What answers at the other end, as the URL says.
+    #[must_use]
+    pub fn broker(&self) -> Broker {
+        match self.url.scheme() {
+            "amqp" | "amqps" => Broker::Amqp,
+            _ => Broker::Redis,
+        }
+    }
+
+    /// Whether it is encrypted.
+    #[must_use]
+    pub fn is_tls(&self) -> bool {
+        ["rediss", "amqps"].contains(&self.url.scheme())
+    }
+
+    /// The host of the URL, without the brackets of an address.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.url.host_str().unwrap_or_default().trim_matches(['[', ']'])
+    }
+
+    /// The name that the URL gives.
+    #[must_use]
+    pub fn username(&self) -> Option<String> {
+        let name = Some(self.url.username()).filter(|name| !name.is_empty())?;
+        Some(percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned())
+    }
+
+    /// The virtual host of a RabbitMQ server. `amqp://host`, `amqp://host/` and, as in Celery, `amqp://host//` name the
+    /// default one, which is called `/`.
+    #[must_use]
+    pub fn virtual_host(&self) -> String {
+        let path = self.url.path();
+        match path.strip_prefix('/').unwrap_or(path) {
+            "" => "/".to_owned(),
+            name => percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned(),
+        }
+    }
 }
 
 /// `broker_transport_options` of a Celery app, as far as they decide where a message goes.
@@ -141,6 +202,8 @@ impl Reader<'_> {
         let env = self.string(table, path, "password_env");
         let tls_ca = self.string(table, path, "tls_ca").map(PathBuf::from);
         let mut remember_for = REMEMBER_FOR;
+        // Both are of Redis: its note of a run, and the keys that kombu uses.
+        let only_redis = ["remember_for", "celery"].map(|key| (key, self.place(table, key)));
         let range = Duration::from_secs(60)..=Duration::from_secs(366 * 24 * 3_600);
         self.duration(table, path, "remember_for", range, &mut remember_for);
         let celery = self.celery(table, path);
@@ -163,9 +226,19 @@ impl Reader<'_> {
             self.problem(at, &key, reason);
         }
         let (url, known) = without_password(url);
-        let is_tls = url.scheme() == "rediss";
+        let is_amqp = url.scheme().starts_with("amqp");
+        let (is_tls, with_tls) = match url.scheme() {
+            "amqp" | "amqps" => (url.scheme() == "amqps", "an amqps://"),
+            _ => (url.scheme() == "rediss", "a rediss://"),
+        };
         if tls_ca.is_some() && !is_tls {
-            self.problem(None, &format!("{path}.tls_ca"), "has no meaning without TLS: use a rediss:// URL");
+            let reason = format!("has no meaning without TLS: use {with_tls} URL");
+            self.problem(None, &format!("{path}.tls_ca"), &reason);
+        }
+        if is_amqp {
+            for (key, at) in only_redis.into_iter().filter(|(_, at)| at.is_some()) {
+                self.problem(at, &format!("{path}.{key}"), "has no meaning for RabbitMQ; it is of Redis");
+            }
         }
         let named = [known.is_some(), file.is_some(), env.is_some()];
         if named.into_iter().filter(|named| *named).count() > 1 {
@@ -233,18 +306,22 @@ fn is_name(name: &str) -> bool {
 }
 
 fn check(url: &Url) -> Result<(), &'static str> {
-    if !["redis", "rediss"].contains(&url.scheme()) {
-        return Err("expected a URL that begins with redis:// or rediss:// (TLS)");
+    let is_amqp = ["amqp", "amqps"].contains(&url.scheme());
+    if !is_amqp && !["redis", "rediss"].contains(&url.scheme()) {
+        return Err("expected a URL that begins with redis://, amqp://, or with TLS rediss:// or amqps://");
     }
     if url.host_str().is_none_or(str::is_empty) {
         return Err("names no host");
     }
     let database = url.path().trim_start_matches('/');
-    if !database.is_empty() && database.parse::<u32>().is_err() {
+    if !is_amqp && !database.is_empty() && database.parse::<u32>().is_err() {
         return Err("the number of a database is expected behind the host: redis://host:6379/0");
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err("has options behind it that are not known here; they have keys of their own");
+    }
+    if is_amqp && url.path().get(1..).is_some_and(|name| name.len() > 1 && name.contains('/')) {
+        return Err("a slash in the name of a virtual host is written %2F: amqp://host:5672/a%2Fb");
     }
     Ok(())
 }
@@ -293,6 +370,35 @@ mod tests {
                 "{shown}"
             );
         }
+    }
+
+    #[test]
+    fn a_virtual_host_is_named_as_in_celery() {
+        let read = |url: &str| {
+            let text = format!("[connections.a]\nurl = \"{url}\"\n");
+            super::read("c.toml", &text).map(|read| read["a"].virtual_host())
+        };
+        for url in ["amqp://h", "amqp://h/", "amqp://h//", "amqps://u:p@h:1/%2F", "amqp://h:1/%2f"] {
+            assert_eq!(read(url).as_deref(), Ok("/"), "{url}");
+        }
+        assert_eq!(read("amqp://h/shop").as_deref(), Ok("shop"));
+        assert_eq!(read("amqp://h/a%2Fb%20c").as_deref(), Ok("a/b c"));
+        assert!(read("amqp://h/a/b").is_err_and(|error| error.problems[0].contains("%2F")));
+        assert!(read("amqp://h/a?heartbeat=3").is_err());
+    }
+
+    #[test]
+    fn what_is_of_redis_alone_is_refused_for_rabbitmq() {
+        let text =
+            "[connections.a]\nurl = \"amqp://h\"\nremember_for = \"1h\"\ntls_ca = \"x\"\ncelery = {}\n";
+        assert_eq!(
+            problems(text),
+            [
+                "c.toml:3: connections.a.remember_for: has no meaning for RabbitMQ; it is of Redis",
+                "c.toml:5: connections.a.celery: has no meaning for RabbitMQ; it is of Redis",
+                "c.toml: connections.a.tls_ca: has no meaning without TLS: use an amqps:// URL",
+            ]
+        );
     }
 
     #[test]

@@ -218,7 +218,8 @@ fn handed_out(target: &Target, params: &Params) -> Target {
         | Target::Exec { .. }
         | Target::Grpc { .. }
         | Target::Redis(_)
-        | Target::Celery(_) => target.clone(),
+        | Target::Celery(_)
+        | Target::Amqp(_) => target.clone(),
     }
 }
 

@@ -94,9 +94,9 @@ pub fn prepare(setup: WorkerSetup, with: &Surroundings) -> Result<Worker, Worker
         kinds.insert("exec".to_owned());
     }
     // What the state says that a target needs: its kind, and behind it the connection.
-    kinds.extend(
-        setup.connections.keys().flat_map(|name| [format!("redis:{name}"), format!("celery:{name}")]),
-    );
+    kinds.extend(setup.connections.iter().flat_map(|(name, connection)| {
+        [format!("{}:{name}", connection.broker().kind()), format!("celery:{name}")]
+    }));
     let options = WorkerOptions {
         name: setup.output.as_ref().map_or_else(|| life(&setup.place, clock), |output| output.life.clone()),
         queues: setup.queues,

@@ -40,6 +40,29 @@ pub enum RedisPlace {
     },
 }
 
+/// One message to a RabbitMQ server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AmqpTarget {
+    /// The name of the connection.
+    pub connection: String,
+    /// Its name; empty: the default one, whose routing keys are the names of the queues.
+    pub exchange: String,
+    /// The key.
+    pub routing_key: String,
+    /// What it says.
+    pub payload: String,
+    /// Headers of the user.
+    pub headers: BTreeMap<String, String>,
+    /// What kind of text it is.
+    pub content_type: Option<String>,
+    /// The broker's: the highest goes first.
+    pub priority: Option<u8>,
+    /// After which the broker drops it.
+    pub expiration: Option<Duration>,
+    /// Whether the broker writes it to disk.
+    pub persistent: bool,
+}
+
 /// One task for Celery workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CeleryTarget {

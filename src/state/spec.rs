@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::broker::{CeleryTarget, RedisTarget};
+use super::broker::{AmqpTarget, CeleryTarget, RedisTarget};
 use super::pack::later;
 use super::schedule::Schedule;
 use super::template;
@@ -122,6 +122,8 @@ pub enum Target {
     Redis(Box<RedisTarget>),
     /// A task for Celery workers.
     Celery(Box<CeleryTarget>),
+    /// A message to a RabbitMQ server.
+    Amqp(Box<AmqpTarget>),
 }
 
 impl Target {
@@ -136,6 +138,7 @@ impl Target {
             Self::Grpc { request, metadata, .. } => template::has_params(request) || among(metadata),
             Self::Queue { payload } => template::has_params(payload),
             Self::Redis(redis) => template::has_params(&redis.payload) || among(&redis.headers),
+            Self::Amqp(amqp) => template::has_params(&amqp.payload) || among(&amqp.headers),
             Self::Celery(celery) => {
                 template::has_params(&celery.args) || template::has_params(&celery.kwargs)
             }
@@ -164,6 +167,7 @@ impl Target {
             Self::Grpc { .. } => "grpc",
             Self::Redis(_) => "redis",
             Self::Celery(_) => "celery",
+            Self::Amqp(_) => "amqp",
         }
     }
 
@@ -173,6 +177,7 @@ impl Target {
         match self {
             Self::Redis(redis) => Some(&redis.connection),
             Self::Celery(celery) => Some(&celery.broker),
+            Self::Amqp(amqp) => Some(&amqp.connection),
             Self::Http { .. } | Self::Exec { .. } | Self::Queue { .. } | Self::Grpc { .. } => None,
         }
     }

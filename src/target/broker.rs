@@ -3,15 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::interrupt::Limit;
-use super::redis::Link;
-use super::{Order, Outcome, Report};
-use crate::config::connections::Connections;
+use super::interrupt::{Interrupt, Limit};
+use super::{Order, Outcome, Report, amqp, redis};
+use crate::config::connections::{Broker, Connections, Password};
 
 /// Name resolution, connection, TLS and greeting of a broker together, at most.
 pub const BROKER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -22,17 +21,46 @@ pub const BROKER_IN_FLIGHT: usize = 1_024;
 
 /// The connections that this worker has, each opened when it is first used.
 #[derive(Debug, Default)]
-pub(super) struct Brokers(BTreeMap<String, Arc<Link>>);
+pub(super) struct Brokers(BTreeMap<String, Link>);
+
+/// A connection, whatever answers at its other end.
+#[derive(Debug)]
+pub(super) enum Link {
+    Redis(redis::Link),
+    Amqp(amqp::Link),
+}
 
 impl Brokers {
     pub(super) fn new(connections: &Connections) -> Self {
-        let link = |connection| Arc::new(Link::new(connection));
-        Self(connections.iter().map(|(name, one)| (name.clone(), link(one.clone()))).collect())
+        let links = connections.iter().map(|(name, connection)| {
+            let link = match connection.broker() {
+                Broker::Redis => Link::Redis(redis::Link::new(connection.clone())),
+                Broker::Amqp => Link::Amqp(amqp::Link::new(connection.clone())),
+            };
+            (name.clone(), link)
+        });
+        Self(links.collect())
     }
 
     /// The connection of that name.
-    pub(super) fn get(&self, name: &str) -> Result<&Arc<Link>, Failure> {
+    pub(super) fn get(&self, name: &str) -> Result<&Link, Failure> {
         self.0.get(name).ok_or_else(|| Failure::Unknown(name.to_owned()))
+    }
+
+    /// The same, where it has to be one to a Redis server.
+    pub(super) fn redis(&self, name: &str) -> Result<&redis::Link, Failure> {
+        match self.get(name)? {
+            Link::Redis(link) => Ok(link),
+            Link::Amqp(_) => Err(Failure::Unknown(name.to_owned())),
+        }
+    }
+
+    /// The same, where it has to be one to a RabbitMQ server.
+    pub(super) fn amqp(&self, name: &str) -> Result<&amqp::Link, Failure> {
+        match self.get(name)? {
+            Link::Amqp(link) => Ok(link),
+            Link::Redis(_) => Err(Failure::Unknown(name.to_owned())),
+        }
     }
 }
 
@@ -44,6 +72,9 @@ pub(super) enum Failure {
     Unknown(String),
     #[error("broker_unreachable: {0}")]
     Unreachable(String),
+    /// It is there, and asks to be sent nothing for a while.
+    #[error("broker_blocked: {0}")]
+    Blocked(String),
     /// It was sent, and nobody knows what became of it.
     #[error("broker_unanswered: {0}")]
     Unanswered(String),
@@ -61,7 +92,9 @@ impl Failure {
         let outcome = match self {
             Self::Unknown(_) | Self::Invalid(_) => Outcome::Refused,
             Self::Unanswered(_) => Outcome::Unknown,
-            Self::Unreachable(_) | Self::Refused(_) | Self::Unroutable(_) => Outcome::Failed,
+            Self::Unreachable(_) | Self::Blocked(_) | Self::Refused(_) | Self::Unroutable(_) => {
+                Outcome::Failed
+            }
         };
         Report::of(outcome).with_error(self)
     }
@@ -86,18 +119,56 @@ impl Left {
     }
 }
 
-/// The report of what a broker was asked for. Each step of that has a bound of its own; the order's may be shorter.
+/// Whether a broker may have a message of which nothing is known yet, where it cannot be asked afterwards.
+#[derive(Debug, Default)]
+pub(super) struct Sent(AtomicBool);
+
+impl Sent {
+    /// From here on it may.
+    pub(super) fn begins(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The report of what a broker was asked for. An attempt that is stopped when the message is `sent` is one that was not
+/// answered, whoever stopped it: it is not known to have failed. Each step of that has a bound of its own; the order's may be shorter.
 pub(super) async fn report(
     order: &Order,
     cancel: &CancellationToken,
+    sent: &Sent,
     left: impl Future<Output = Result<Left, Failure>>,
 ) -> Report {
     let limit = Limit::starting_now(order.timeout, cancel);
     tokio::select! {
         biased;
         left = left => left.map_or_else(|failure| failure.report(), Left::report),
-        interrupt = limit.reached() => interrupt.report(" while waiting for the broker"),
+        interrupt = limit.reached() => {
+            let report = interrupt.report(" while waiting for the broker");
+            match (interrupt, sent.0.load(Ordering::Relaxed)) {
+                (Interrupt::Timeout(_), true) => {
+                    Failure::Unanswered(report.error.unwrap_or_default()).report()
+                }
+                (Interrupt::Timeout(_), false) | (Interrupt::Cancel, _) => report,
+            }
+        }
     }
+}
+
+/// The password of a connection, read where it is when it is needed.
+pub(super) async fn password(password: &Password) -> Result<Option<String>, Failure> {
+    let unusable = |what: &str, why: &dyn fmt::Display| Failure::Unreachable(format!("{what}: {why}"));
+    Ok(match password {
+        Password::None => None,
+        Password::Known(secret) => Some(secret.reveal().to_owned()),
+        Password::File(path) => {
+            let text =
+                tokio::fs::read_to_string(path).await.map_err(|why| unusable("password_file", &why))?;
+            Some(text.trim_end_matches(['\r', '\n']).to_owned())
+        }
+        Password::Env(variable) => {
+            Some(std::env::var(variable).map_err(|_| unusable("password_env", &"is not set"))?)
+        }
+    })
 }
 
 /// Tells a run from all others, also from those of other clusters that use the same broker.

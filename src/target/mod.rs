@@ -23,6 +23,7 @@
 //! A further target is one more file, one more variant of [`Target`] and one more arm in `carry_out`; it takes
 //! what it must say about the run from `told` and its bounds from `interrupt` and `tail`.
 
+mod amqp;
 mod broker;
 mod celery;
 mod exec;
@@ -43,15 +44,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use broker::Sent;
 use futures::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::connections::Connections;
 use crate::spool::{Beginning, Key, Sink, Spool};
-use crate::state::broker::{CeleryTarget, RedisTarget};
+use crate::state::broker::{AmqpTarget, CeleryTarget, RedisTarget};
 use crate::state::time::Timestamp;
 
+pub use amqp::{AMQP_CHANNELS_MAX, AMQP_HEARTBEAT};
 pub use broker::{BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT};
 pub use exec::{EXEC_ENV_BYTES_MAX, EXEC_GRACE_DEFAULT, EXEC_PATH_DEFAULT};
 pub use grpc::{DescribeError, GRPC_ANSWER_BYTES_MAX, GRPC_TIMEOUT_DEFAULT, check as check_grpc};
@@ -116,6 +119,8 @@ pub enum Target {
     Redis(Box<RedisTarget>),
     /// Sends a task to Celery workers.
     Celery(Box<CeleryTarget>),
+    /// Leaves a message with a RabbitMQ server.
+    Amqp(Box<AmqpTarget>),
 }
 
 /// One unary gRPC call.
@@ -405,13 +410,21 @@ impl Targets {
             Target::Http(http) => self.caller.carry_out(order, http, &cancel).await,
             Target::Grpc(grpc) => self.grpc.carry_out(order, grpc, &cancel).await,
             Target::Redis(redis) => {
-                let left = async { redis::leave(order, redis, self.brokers.get(&redis.connection)?).await };
-                broker::report(order, &cancel, left).await
+                let left = async { redis::leave(order, redis, self.brokers.redis(&redis.connection)?).await };
+                // A Redis server can be asked again: the note of the run is there or not.
+                broker::report(order, &cancel, &Sent::default(), left).await
+            }
+            Target::Amqp(amqp) => {
+                let sent = Sent::default();
+                let link = self.brokers.amqp(&amqp.connection);
+                let left = async { amqp::leave(order, amqp, link?, &sent).await };
+                broker::report(order, &cancel, &sent, left).await
             }
             Target::Celery(celery) => {
-                let by = (self.clock.now(), self.origin.as_str());
-                let left = async { celery::send(order, celery, self.brokers.get(&celery.broker)?, by).await };
-                broker::report(order, &cancel, left).await
+                let (by, sent) = ((self.clock.now(), self.origin.as_str()), Sent::default());
+                let link = self.brokers.get(&celery.broker);
+                let left = async { celery::send(order, celery, (link?, &sent), by).await };
+                broker::report(order, &cancel, &sent, left).await
             }
         }
     }

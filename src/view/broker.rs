@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{instant, span};
 use crate::pb::v1 as pb;
-use crate::state::broker::{CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
+use crate::state::broker::{AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
 
 /// A message to a Redis server.
 #[must_use]
@@ -29,6 +29,25 @@ pub fn redis(target: &RedisTarget) -> pb::Target {
         }
     }
     pb::Target { redis: Some(message), ..pb::Target::default() }
+}
+
+/// A message to a RabbitMQ server.
+#[must_use]
+pub fn amqp(target: &AmqpTarget) -> pb::Target {
+    let message = pb::AmqpTarget {
+        connection: target.connection.clone(),
+        exchange: target.exchange.clone(),
+        routing_key: target.routing_key.clone(),
+        payload: target.payload.clone(),
+        headers: target.headers.clone(),
+        content_type: target.content_type.clone().unwrap_or_default(),
+        priority: target.priority.map(u32::from),
+        expiration: target.expiration.map(span),
+        transient: !target.persistent,
+        // It is `on_lost` by another name.
+        on_ambiguous: pb::OnAmbiguous::Unspecified.into(),
+    };
+    pb::Target { amqp: Some(message), ..pb::Target::default() }
 }
 
 /// A task for Celery workers.

@@ -38,6 +38,8 @@ pub(super) enum OrderError {
     RedisPlace,
     #[error("celery: {0}")]
     Celery(&'static str),
+    #[error("amqp: {0}")]
+    Amqp(&'static str),
     #[error("http: success: {0}")]
     Success(#[from] target::SuccessError),
 }
@@ -106,7 +108,7 @@ fn cut(mut error: String) -> String {
 }
 
 fn target_of(target: pb::Target) -> Result<target::Target, OrderError> {
-    let pb::Target { http, exec, grpc, queue, redis, celery } = target;
+    let pb::Target { http, exec, grpc, queue, redis, celery, amqp } = target;
     // This worker never says that it carries out what is in a queue.
     let queue: Option<Result<target::Target, OrderError>> = queue.map(|_| Err(OrderError::NoTarget));
     let all = [
@@ -115,6 +117,7 @@ fn target_of(target: pb::Target) -> Result<target::Target, OrderError> {
         grpc.map(|grpc| grpc_of(grpc).map(target::Target::Grpc)),
         redis.map(|redis| broker::redis(redis).map(|redis| target::Target::Redis(Box::new(redis)))),
         celery.map(|celery| broker::celery(celery).map(|celery| target::Target::Celery(Box::new(celery)))),
+        amqp.map(|amqp| broker::amqp(amqp).map(|amqp| target::Target::Amqp(Box::new(amqp)))),
         queue,
     ];
     let mut named = all.into_iter().flatten();

@@ -11,7 +11,7 @@ use super::target::headers;
 use super::value;
 use crate::pb::path::keyed;
 use crate::pb::v1 as pb;
-use crate::state::broker::{CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
+use crate::state::broker::{AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
 use crate::state::spec::Target;
 
 /// The queue of a task that names none, which is that of a Celery app which says nothing else.
@@ -81,6 +81,85 @@ pub(super) fn redis(target: &pb::RedisTarget, problems: &mut Problems) -> Option
         headers: target.headers.clone(),
         bare: target.bare,
     })))
+}
+
+/// The message; paths begin at `target.amqp`.
+pub(super) fn amqp(target: &pb::AmqpTarget, problems: &mut Problems) -> Target {
+    value::name("target.amqp.connection", &target.connection, problems);
+    for (name, text) in [
+        ("exchange", &target.exchange),
+        ("routing_key", &target.routing_key),
+        ("content_type", &target.content_type),
+    ] {
+        broker_name(&keyed("target.amqp", name), text, problems);
+    }
+    if target.exchange.is_empty() && target.routing_key.is_empty() {
+        problems
+            .add("target.amqp.routing_key", "is missing; without an exchange it is the name of the queue");
+    }
+    value::length("target.amqp.payload", &target.payload, limits::BODY_BYTES, problems);
+    headers("target.amqp.headers", &target.headers, problems);
+    let bytes: usize = target.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > limits::BROKER_HEADERS_BYTES {
+        let reason =
+            format!("{bytes} bytes are too long, at most {} are allowed", limits::BROKER_HEADERS_BYTES);
+        problems.add("target.amqp.headers", reason);
+    }
+    let expiration = target.expiration.as_ref();
+    let priority = target.priority.map(u8::try_from).transpose();
+    if priority.is_err() {
+        value::within("target.amqp.priority", target.priority.unwrap_or(0), &(0..=255), problems);
+    }
+    Target::Amqp(Box::new(AmqpTarget {
+        connection: target.connection.clone(),
+        exchange: target.exchange.clone(),
+        routing_key: target.routing_key.clone(),
+        payload: target.payload.clone(),
+        headers: target.headers.clone(),
+        content_type: Some(&target.content_type).filter(|text| !text.is_empty()).cloned(),
+        priority: priority.unwrap_or(None),
+        expiration: value::span(
+            "target.amqp.expiration",
+            expiration,
+            Duration::from_millis(1)..=limits::TIMEOUT,
+            problems,
+        ),
+        persistent: !target.transient,
+    }))
+}
+
+/// What becomes of a run whose attempt is lost: `on_lost`, or what the target says by the name of its own for it.
+pub(super) fn on_lost(
+    target: Option<&pb::Target>,
+    on_lost: Option<pb::OnLost>,
+    problems: &mut Problems,
+) -> Option<pb::OnLost> {
+    let amqp = target.and_then(|target| target.amqp.as_ref()).map(|amqp| ("target.amqp", amqp.on_ambiguous));
+    let celery = target.and_then(|target| target.celery.as_ref());
+    let celery = celery.map(|celery| ("target.celery", celery.on_ambiguous));
+    let Some((path, word)) = amqp.or(celery) else { return on_lost };
+    let path = keyed(path, "on_ambiguous");
+    let means = match value::word(&path, word, problems) {
+        None | Some(pb::OnAmbiguous::Unspecified) => return on_lost,
+        Some(pb::OnAmbiguous::Republish) => pb::OnLost::Rerun,
+        Some(pb::OnAmbiguous::Skip) => pb::OnLost::Fail,
+    };
+    let contrary = match on_lost {
+        None | Some(pb::OnLost::Unspecified) => None,
+        Some(given) => (given != means).then_some(given),
+    };
+    if let Some(given) = contrary {
+        let (says, given) = match given {
+            pb::OnLost::Fail | pb::OnLost::Unspecified => ("republish", "fail"),
+            pb::OnLost::Rerun => ("skip", "rerun"),
+        };
+        let hint = Some(
+            "the two are one choice: republish is rerun, skip is fail; leave one of them out".to_owned(),
+        );
+        let reason = format!("is {says:?}, and on_lost is {given:?}");
+        problems.push(Problem { path, reason, hint });
+    }
+    Some(means)
 }
 
 /// The task; paths begin at `target.celery`.

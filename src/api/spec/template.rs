@@ -34,6 +34,12 @@ pub(super) fn check(target: &Target, params: &Params, problems: &mut Problems) {
             }
             note("target.redis.payload".to_owned(), template::payload(&redis.payload, &values));
         }
+        Target::Amqp(amqp) => {
+            for (name, value) in &amqp.headers {
+                note(keyed("target.amqp.headers", name), template::header(name, value, &values));
+            }
+            note("target.amqp.payload".to_owned(), template::payload(&amqp.payload, &values));
+        }
         Target::Celery(celery) => {
             note("target.celery.args".to_owned(), template::json(&celery.args, &values));
             note("target.celery.kwargs".to_owned(), template::json(&celery.kwargs, &values));

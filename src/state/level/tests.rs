@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::*;
-use crate::state::broker::{CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
+use crate::state::broker::{AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
 use crate::state::calendar::CalendarSpec;
 use crate::state::namespace::NamespaceLimits;
 use crate::state::queue::QueueLimits;
@@ -202,6 +202,20 @@ fn celery() -> Target {
     }))
 }
 
+fn amqp() -> Target {
+    Target::Amqp(Box::new(AmqpTarget {
+        connection: "main".to_owned(),
+        exchange: String::new(),
+        routing_key: "q".to_owned(),
+        payload: String::new(),
+        headers: [].into(),
+        content_type: None,
+        priority: None,
+        expiration: None,
+        persistent: true,
+    }))
+}
+
 fn grpc() -> Target {
     Target::Grpc {
         address: "localhost:1".to_owned(),
@@ -225,6 +239,7 @@ fn later() -> Vec<(u32, &'static str, Command)> {
     vec![
         (1, "`target.redis`", put(|spec| spec.target = redis())),
         (1, "`target.celery`", put(|spec| spec.target = celery())),
+        (1, "`target.amqp`", put(|spec| spec.target = amqp())),
         (1, "`target.grpc`", put(|spec| spec.target = grpc())),
         (
             1,

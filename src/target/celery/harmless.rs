@@ -5,7 +5,10 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
+use serde_json::{Map, Value};
+
+use super::super::amqp;
+use super::table;
 
 /// The longest id that Celery's result tables hold.
 const ID_BYTES_MAX: usize = 155;
@@ -22,7 +25,31 @@ fn harmful<T>(path: &'static str, reason: &'static str) -> Result<T, Harmful> {
     Err(Harmful { path, reason })
 }
 
-/// Looks at what a worker looks at before it runs a task.
+/// Looks at what a worker looks at before it runs a task from RabbitMQ.
+pub(super) fn check_amqp(message: &amqp::Message) -> Result<(), Harmful> {
+    let properties = &message.properties;
+    let is = |text: &Option<lapin::types::ShortString>, expected: &str| {
+        text.as_ref().is_some_and(|text| text.as_str() == expected)
+    };
+    if !is(properties.content_type(), "application/json") {
+        return harmful("content_type", "is not application/json");
+    }
+    if !is(properties.content_encoding(), "utf-8") {
+        return harmful("content_encoding", "is not utf-8");
+    }
+    let Some(table) = properties.headers() else { return harmful("headers", "are missing") };
+    let headers = table::mapping(table);
+    let id = self::headers(&headers)?;
+    if !is(properties.correlation_id(), id) {
+        return harmful("properties.correlation_id", "is not the id of the task");
+    }
+    if message.routing_key.as_str().is_empty() {
+        return harmful("routing_key", "is missing");
+    }
+    called(serde_json::from_slice(&message.payload).ok().as_ref())
+}
+
+/// Looks at what a worker looks at before it runs a task from a list of Redis.
 pub(super) fn check(text: &str) -> Result<(), Harmful> {
     let Ok(message) = serde_json::from_str::<Value>(text) else { return harmful("", "is no JSON") };
     if message["content-type"] != "application/json" {
@@ -32,6 +59,13 @@ pub(super) fn check(text: &str) -> Result<(), Harmful> {
         return harmful("content-encoding", "is not utf-8");
     }
     let Value::Object(headers) = &message["headers"] else { return harmful("headers", "is no mapping") };
+    let id = self::headers(headers)?;
+    properties(&message["properties"], id)?;
+    body(&message["body"])
+}
+
+/// The id of the task, when the headers are as they should be.
+fn headers(headers: &Map<String, Value>) -> Result<&str, Harmful> {
     let of = |name: &str| headers.get(name).and_then(Value::as_str).unwrap_or_default();
     if of("task").is_empty() {
         return harmful("headers.task", "is no name");
@@ -52,8 +86,7 @@ pub(super) fn check(text: &str) -> Result<(), Harmful> {
         Some(Value::Array(limits)) if limits.len() == 2 && limits.iter().all(is_limit) => {}
         Some(_) => return harmful("headers.timelimit", "is no pair of limits"),
     }
-    properties(&message["properties"], id)?;
-    body(&message["body"])
+    Ok(id)
 }
 
 fn properties(properties: &Value, id: &str) -> Result<(), Harmful> {
@@ -82,8 +115,12 @@ fn properties(properties: &Value, id: &str) -> Result<(), Harmful> {
 
 fn body(body: &Value) -> Result<(), Harmful> {
     let decoded = body.as_str().and_then(|text| STANDARD.decode(text).ok());
-    let read = decoded.and_then(|bytes| serde_json::from_slice::<Value>(&bytes).ok());
-    match read.as_ref().and_then(Value::as_array).map(Vec::as_slice) {
+    called(decoded.and_then(|bytes| serde_json::from_slice(&bytes).ok()).as_ref())
+}
+
+/// What the task is called with.
+fn called(body: Option<&Value>) -> Result<(), Harmful> {
+    match body.and_then(Value::as_array).map(Vec::as_slice) {
         Some([Value::Array(_), Value::Object(_), Value::Object(_) | Value::Null]) => Ok(()),
         Some(_) | None => harmful("body", "is not args, kwargs and what is embedded"),
     }

@@ -1,18 +1,22 @@
-//! The message of a task, in the form of kombu's transport for Redis.
+//! The message of a task, in the forms of kombu's transports for Redis and for AMQP.
 
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use lapin::BasicProperties;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use super::super::Order;
-use super::super::broker::Mark;
+use super::super::broker::{Failure, Mark};
 use super::super::told::{IDEMPOTENCY_KEY, told};
-use super::python;
+use super::super::{Order, amqp};
+use super::{python, table};
 use crate::state::broker::{CeleryExpiry, CeleryPlace, CeleryTarget};
 use crate::state::time::Timestamp;
+
+/// The longest expiration that RabbitMQ takes, ten years; it refuses a message with a longer one.
+const EXPIRATION_MAX: Duration = Duration::from_millis(315_360_000_000);
 
 /// A task that is to be sent.
 pub(super) struct Message {
@@ -92,6 +96,38 @@ impl Message {
     /// Names of the headers that the job sets.
     pub(super) fn own_headers(&self) -> impl Iterator<Item = &str> {
         self.own.keys().map(String::as_str)
+    }
+
+    /// What is given to a RabbitMQ server. Its default exchange takes the name of a queue for a routing key, and kombu
+    /// publishes there wherever only a queue is named.
+    pub(super) fn for_amqp(&self, target: &CeleryTarget) -> Result<amqp::Message, Failure> {
+        let (exchange, routing_key) = match &target.to {
+            CeleryPlace::Queue(queue) => ("", queue.as_str()),
+            CeleryPlace::Exchange { name, routing_key } => (name.as_str(), routing_key.as_str()),
+        };
+        let headers =
+            table::table(&self.headers).map_err(|why| Failure::Invalid(format!("headers: {why}")))?;
+        let mut properties = BasicProperties::default()
+            .with_content_type("application/json".into())
+            .with_content_encoding("utf-8".into())
+            .with_headers(headers)
+            .with_delivery_mode(if target.persistent { 2 } else { 1 })
+            .with_correlation_id(amqp::short("id", &self.id)?)
+            .with_reply_to(amqp::short("reply_to", target.reply_to.as_deref().unwrap_or_default())?);
+        if let Some(priority) = target.priority {
+            properties = properties.with_priority(priority);
+        }
+        // A task that lives longer is dropped by its worker, which reads the header.
+        if let Some(lifetime) = self.lifetime.filter(|lifetime| *lifetime <= EXPIRATION_MAX) {
+            let millis = lifetime.as_millis().to_string();
+            properties = properties.with_expiration(amqp::short("expiration", &millis)?);
+        }
+        Ok(amqp::Message {
+            exchange: amqp::short("exchange", exchange)?,
+            routing_key: amqp::short("routing_key", routing_key)?,
+            properties,
+            payload: self.body.clone().into_bytes(),
+        })
     }
 
     /// What is pushed to a list.

@@ -1,23 +1,26 @@
 //! Sends one task to Celery workers, as `celery beat` would: a message of protocol 2, which an unmodified worker runs.
 //!
 //! `message` builds it, `harmless` looks at what was built as a worker would, `route` finds the lists of a queue or an
-//! exchange as kombu does, for in Redis the publisher is the router. How it is left is the redis target's business, and
-//! so is that all attempts of a run leave it once.
+//! exchange as kombu does, for in Redis the publisher is the router; RabbitMQ routes by itself. How it is left is the
+//! business of the redis and amqp targets, and so is what becomes of further attempts of a run.
 //!
 //! Fields and forms are those that Celery 5.7 and kombu 5.7 write (`testdata/`, taken from the wire). Deliberately
 //! absent: `eta` (a message is sent when it is due, and not before), other serializers than JSON, compression, and what
 //! of a canvas has more than one message.
 
+#[cfg(test)]
+mod amqp_tests;
 mod harmless;
 mod message;
 mod python;
 mod route;
+mod table;
 #[cfg(test)]
 mod tests;
 
 use super::Order;
-use super::broker::{Failure, Left};
-use super::redis::{How, Leave, Link, note};
+use super::broker::{Failure, Left, Link, Sent};
+use super::redis::{self, How, Leave, note};
 use super::told::is_reserved_header;
 use crate::state::broker::{CeleryPlace, CeleryTarget};
 use crate::state::time::Timestamp;
@@ -26,7 +29,7 @@ use crate::state::time::Timestamp;
 pub(super) async fn send(
     order: &Order,
     target: &CeleryTarget,
-    link: &Link,
+    (link, sent): (&Link, &Sent),
     (now, origin): (Timestamp, &str),
 ) -> Result<Left, Failure> {
     let message = message::Message::new(order, target, now, origin).map_err(Failure::Invalid)?;
@@ -34,6 +37,22 @@ pub(super) async fn send(
     if let Some(name) = reserved {
         return Err(Failure::Invalid(format!("header {name} is set by the scheduler")));
     }
+    match link {
+        Link::Redis(link) => by_redis(order, target, &message, link).await,
+        Link::Amqp(link) => {
+            let message = message.for_amqp(target)?;
+            harmless::check_amqp(&message).map_err(|why| Failure::Invalid(why.to_string()))?;
+            link.leave(message, sent).await
+        }
+    }
+}
+
+async fn by_redis(
+    order: &Order,
+    target: &CeleryTarget,
+    message: &message::Message,
+    link: &redis::Link,
+) -> Result<Left, Failure> {
     let text = message.for_redis(target).to_string();
     harmless::check(&text).map_err(|why| Failure::Invalid(why.to_string()))?;
     let options = link.celery();

@@ -32,7 +32,7 @@ fn target() -> CeleryTarget {
     }
 }
 
-fn order(target: CeleryTarget) -> Order {
+pub(super) fn order(target: CeleryTarget) -> Order {
     Order {
         job: "import feed".to_owned(),
         namespace: "default".to_owned(),
@@ -62,7 +62,7 @@ fn message(target: &CeleryTarget) -> Value {
 }
 
 /// The job that says what the code behind a vector says.
-fn like(name: &str) -> (CeleryTarget, CeleryOptions) {
+pub(super) fn like(name: &str) -> (CeleryTarget, CeleryOptions) {
     let mut task = target();
     let mut options = CeleryOptions::default();
     let exchange =
@@ -93,6 +93,9 @@ fn like(name: &str) -> (CeleryTarget, CeleryOptions) {
         "priority_1" => task.priority = Some(1),
         "priority_3" => task.priority = Some(3),
         "priority_9" => task.priority = Some(9),
+        // What is like them is the queue's business.
+        "quorum_default" => {}
+        "priority_queue_x_max" => task.priority = Some(5),
         "queue_by_name" => task.to = CeleryPlace::Queue("reports".to_owned()),
         "exchange_routing_key_topic" => task.to = exchange("media", "media.feed.import"),
         "exchange_routing_key_direct" => task.to = exchange("media2", "resize"),

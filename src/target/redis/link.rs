@@ -13,8 +13,10 @@ use ::redis::{
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
-use super::super::broker::{BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT, Failure, Left};
-use crate::config::connections::{CeleryOptions, Connection, Password};
+use super::super::broker::{
+    BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT, Failure, Left, password,
+};
+use crate::config::connections::{CeleryOptions, Connection};
 
 static LEAVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("leave.lua")));
 
@@ -170,32 +172,20 @@ impl Link {
         let url = &self.connection.url;
         let unusable =
             |what: &str, why: &dyn std::fmt::Display| Failure::Unreachable(format!("{what}: {why}"));
-        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let host = self.connection.host().to_owned();
         let port = url.port().unwrap_or(6379);
-        let is_tls = url.scheme() == "rediss";
-        let address = match is_tls {
+        let address = match self.connection.is_tls() {
             false => ConnectionAddr::Tcp(host, port),
             true => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
         };
         let mut greeting = RedisConnectionInfo::default()
             .set_db(url.path().trim_start_matches('/').parse().unwrap_or(0))
             .set_lib_name("chronarch", env!("CARGO_PKG_VERSION"));
-        if !url.username().is_empty() {
-            let name = percent_encoding::percent_decode_str(url.username()).decode_utf8_lossy();
+        if let Some(name) = self.connection.username() {
             greeting = greeting.set_username(name);
         }
-        match &self.connection.password {
-            Password::None => {}
-            Password::Known(secret) => greeting = greeting.set_password(secret.reveal()),
-            Password::File(path) => {
-                let text = tokio::fs::read_to_string(path).await;
-                let text = text.map_err(|why| unusable("password_file", &why))?;
-                greeting = greeting.set_password(text.trim_end_matches(['\r', '\n']));
-            }
-            Password::Env(variable) => {
-                let text = std::env::var(variable).map_err(|_| unusable("password_env", &"is not set"))?;
-                greeting = greeting.set_password(text);
-            }
+        if let Some(secret) = password(&self.connection.password).await? {
+            greeting = greeting.set_password(secret);
         }
         let info = address.into_connection_info().map_err(|why| unusable("url", &why.category()))?;
         let info = info.set_redis_settings(greeting);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{OrderError, present, timestamp};
 use crate::pb::v1 as pb;
-use crate::state::broker::{CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
+use crate::state::broker::{AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
 
 pub(super) fn redis(redis: pb::RedisTarget) -> Result<RedisTarget, OrderError> {
     let push = redis.push();
@@ -21,6 +21,23 @@ pub(super) fn redis(redis: pb::RedisTarget) -> Result<RedisTarget, OrderError> {
         payload: redis.payload,
         headers: redis.headers,
         bare: redis.bare,
+    })
+}
+
+pub(super) fn amqp(amqp: pb::AmqpTarget) -> Result<AmqpTarget, OrderError> {
+    let wrong = |what| OrderError::Amqp(what);
+    let priority = amqp.priority.map(u8::try_from).transpose();
+    let expiration = amqp.expiration.map(Duration::try_from).transpose();
+    Ok(AmqpTarget {
+        connection: amqp.connection,
+        exchange: amqp.exchange,
+        routing_key: amqp.routing_key,
+        payload: amqp.payload,
+        headers: amqp.headers,
+        content_type: present(amqp.content_type),
+        priority: priority.map_err(|_| wrong("priority: expected 0 to 255"))?,
+        expiration: expiration.map_err(|_| wrong("expiration: a span of time makes no sense"))?,
+        persistent: !amqp.transient,
     })
 }
 

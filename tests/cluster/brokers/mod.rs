@@ -1,5 +1,7 @@
 //! Messages that are left with brokers: real servers, a real Celery worker, and kills in between.
 
+mod amqp;
+mod rabbit;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -113,12 +115,13 @@ async fn python() -> PathBuf {
     place.join("bin/python")
 }
 
-async fn celery_worker(server: &Server, folder: &Path) -> Child {
+async fn celery_worker(broker: &str, ran: &Server, folder: &Path) -> Child {
     let log = std::fs::File::create(folder.join("celery.log")).expect("a file");
     Command::new(python().await)
         .args(["-m", "celery", "-A", "shop", "worker", "--pool", "solo", "--loglevel", "INFO"])
         .args(["--without-gossip", "--without-mingle"])
-        .env("SHOP_BROKER", server.url())
+        .env("SHOP_BROKER", broker)
+        .env("SHOP_RAN", ran.url())
         .env("PYTHONDONTWRITEBYTECODE", "1")
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster/brokers"))
         .stdin(Stdio::null())
@@ -134,7 +137,7 @@ async fn a_celery_worker_as_it_is_runs_what_a_job_sends() {
     let server = Server::start().await;
     let harness = Harness::start(&connection(&server)).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let _worker = celery_worker(&server, folder.path()).await;
+    let _worker = celery_worker(&server.url(), &server, folder.path()).await;
     harness
         .apply(
             "name: plain\nparams: {day: monday}\nschedule: {every: 100d}\n\
@@ -177,6 +180,63 @@ async fn a_celery_worker_as_it_is_runs_what_a_job_sends() {
     let nowhere = harness.ended(&nowhere.run_id).await;
     let error = nowhere.attempts[0].error.as_str();
     assert!(nowhere.state() == RunState::Failed && error.starts_with("broker_unroutable: "), "{nowhere:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_celery_worker_runs_what_comes_by_rabbitmq_from_queues_of_all_kinds() {
+    let (broker, ran) = (rabbit::Rabbit::start().await, Server::start().await);
+    let text = format!("\n[connections.main]\nurl = \"{}\"\n", broker.url());
+    let harness = Harness::start(&text).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let _worker = celery_worker(&broker.url(), &ran, folder.path()).await;
+    let job = |name: &str, more: &str| {
+        format!(
+            "name: {name}\nschedule: {{every: 100d}}\n\
+             target: {{celery: {{broker: main, task: shop.note, args: [1, {name}], {more}}}}}\n---\n"
+        )
+    };
+    let jobs = [
+        ("classic", "expires: 1h, time_limit: 60s, soft_time_limit: 45s, headers: {tenant: 7}"),
+        ("long", "expires_at: '2100-01-01T00:00:00Z'"),
+        ("quorum", "queue: solid, priority: 3"),
+        ("urgent", "queue: urgent, priority: 9"),
+        ("routed", "exchange: media, routing_key: media.feed.import"),
+    ];
+    harness.apply(&jobs.map(|(name, more)| job(name, more)).concat()).await;
+    // Nothing is declared but by the worker.
+    for queue in ["celery", "solid", "urgent", "feeds"] {
+        eventually("the worker to be there", || broker.length(queue)).await;
+    }
+    let mut runs = BTreeMap::new();
+    for (name, _) in jobs {
+        runs.insert(harness.trigger(name).await.run_id, name);
+    }
+    for run in runs.keys() {
+        let run = harness.ended(run).await;
+        assert_eq!(run.state(), RunState::Succeeded, "{run:?}");
+    }
+    let ran = eventually("the worker to run them", || async {
+        let ran = ran.list("ran").await;
+        (ran.len() >= jobs.len()).then_some(ran)
+    })
+    .await;
+    let ran: Vec<Value> = ran.iter().map(|text| serde_json::from_str(text).expect("JSON")).collect();
+    let seen: BTreeMap<&str, &str> = ran
+        .iter()
+        .map(|it| (it["run"].as_str().expect("a run"), it["job"].as_str().expect("a job")))
+        .collect();
+    let expected: BTreeMap<&str, &str> = runs.iter().map(|(run, name)| (run.as_str(), *name)).collect();
+    assert_eq!((seen, ran.len()), (expected, jobs.len()));
+    let classic = ran.iter().find(|it| it["job"] == "classic").expect("it ran");
+    assert_eq!(classic["args"], serde_json::json!(["1", "classic"]));
+    assert_eq!((&classic["timelimit"], &classic["beat"]), (&serde_json::json!([60, 45]), &Value::from(true)));
+    assert!(classic["expires"].is_string());
+    harness.apply(&job("nowhere", "queue: absent")).await;
+    let nowhere = harness.trigger("nowhere").await;
+    let nowhere = harness.ended(&nowhere.run_id).await;
+    let error = nowhere.attempts[0].error.as_str();
+    assert!(nowhere.state() == RunState::Failed && error.starts_with("broker_unroutable: "), "{nowhere:?}");
+    assert_eq!(broker.length("absent").await, None);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

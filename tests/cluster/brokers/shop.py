@@ -17,7 +17,12 @@ app.conf.update(
         Queue("feeds", Exchange("media", type="topic"), routing_key="media.feed.#"),
     ],
 )
-ran = redis.Redis.from_url(os.environ["SHOP_BROKER"])
+if app.conf.broker_url.startswith("amqp"):
+    app.conf.task_queues += [
+        Queue("solid", queue_arguments={"x-queue-type": "quorum"}),
+        Queue("urgent", max_priority=10),
+    ]
+ran = redis.Redis.from_url(os.environ["SHOP_RAN"])
 
 
 @app.task(name="shop.note", bind=True, ignore_result=True)

@@ -76,6 +76,88 @@ fn what_is_wrong_with_a_message_for_redis_is_told_by_its_field() {
 }
 
 #[test]
+fn a_message_for_rabbitmq_goes_to_an_exchange_and_needs_a_worker_with_the_connection() {
+    let spec = job(r#"{"amqp": {"connection": "main", "routing_key": "q", "payload": "{{ params.day }}",
+        "headers": {"a": "b"}, "content_type": "text/plain", "priority": 255, "expiration": "1.5s",
+        "transient": true}}"#);
+    assert_eq!((spec.target.needs().as_ref(), spec.on_lost), ("amqp:main", OnLost::Rerun));
+    let Target::Amqp(amqp) = spec.target else { panic!("not amqp") };
+    assert_eq!((amqp.exchange.as_str(), amqp.routing_key.as_str()), ("", "q"));
+    assert_eq!((amqp.priority, amqp.persistent), (Some(255), false));
+    assert_eq!(amqp.expiration, Some(std::time::Duration::from_millis(1_500)));
+    // One that goes to all queues has no use for a key.
+    let spec = job(r#"{"amqp": {"connection": "main", "exchange": "fanout"}}"#);
+    assert!(matches!(spec.target, Target::Amqp(amqp) if amqp.persistent && amqp.routing_key.is_empty()));
+}
+
+#[test]
+fn what_is_wrong_with_a_message_for_rabbitmq_is_told_by_its_field() {
+    for (more, problem) in [
+        (
+            r#""connection": "m""#,
+            "target.amqp.routing_key: is missing; without an exchange it is the name of the queue",
+        ),
+        (r#""routing_key": "q""#, "target.amqp.connection: is missing"),
+        (
+            r#""connection": "m", "routing_key": "q", "priority": 256"#,
+            "target.amqp.priority: 256 is out of range, expected 0 to 255",
+        ),
+        (r#""connection": "m", "routing_key": "q", "expiration": "50d""#, "target.amqp.expiration: "),
+        (r#""connection": "m", "routing_key": "q", "expiration": "0s""#, "target.amqp.expiration: "),
+        (r#""connection": "m", "exchange": "a\nb""#, "target.amqp.exchange: has control characters"),
+        (
+            r#""connection": "m", "routing_key": "q", "headers": {"Idempotency-Key": "y"}"#,
+            "target.amqp.headers.Idempotency-Key: is set by the scheduler",
+        ),
+        (
+            r#""connection": "m", "routing_key": "q", "payload": "{{ params.x }}""#,
+            "target.amqp.payload: there is no param x",
+        ),
+    ] {
+        let problems = read(&format!(r#"{{"amqp": {{{more}}}}}"#)).expect_err(problem);
+        assert!(problems.starts_with(problem), "{problem}: {problems}");
+    }
+    let long = "y".repeat(6_000);
+    let headers = format!(r#"{{"a": "{long}", "b": "{long}", "c": "{long}"}}"#);
+    let problems =
+        read(&format!(r#"{{"amqp": {{"connection": "m", "routing_key": "q", "headers": {headers}}}}}"#));
+    let problem = "target.amqp.headers: 18003 bytes are too long, at most 16384 are allowed";
+    assert!(problems.expect_err(problem).starts_with(problem));
+}
+
+#[test]
+fn on_ambiguous_is_on_lost_by_another_name_and_does_not_contradict_it() {
+    let read = |target: &str, on_lost: &str| {
+        let spec = format!(r#"{{"name": "a", "target": {target}, {on_lost} "priority": 0}}"#);
+        let spec: pb::JobSpec = serde_json::from_str(&spec).expect("a definition");
+        from_pb(&spec).map(|spec| spec.on_lost).map_err(|problems| problems.to_string())
+    };
+    for (kind, target) in [
+        ("amqp", r#"{"amqp": {"connection": "m", "routing_key": "q", WORD "transient": false}}"#),
+        ("celery", r#"{"celery": {"broker": "m", "task": "t", WORD "transient": false}}"#),
+    ] {
+        let given = |word: &str, on_lost: &str| {
+            let word = if word.is_empty() { String::new() } else { format!(r#""on_ambiguous": "{word}","#) };
+            let on_lost =
+                if on_lost.is_empty() { String::new() } else { format!(r#""on_lost": "{on_lost}","#) };
+            read(&target.replace("WORD", &word), &on_lost)
+        };
+        assert_eq!(given("", ""), Ok(OnLost::Rerun));
+        assert_eq!(given("", "fail"), Ok(OnLost::Fail));
+        assert_eq!(given("skip", ""), Ok(OnLost::Fail));
+        assert_eq!(given("skip", "fail"), Ok(OnLost::Fail));
+        assert_eq!(given("republish", ""), Ok(OnLost::Rerun));
+        assert_eq!(given("republish", "rerun"), Ok(OnLost::Rerun));
+        let wrong = given("skip", "rerun").expect_err("they contradict each other");
+        let expected = format!("target.{kind}.on_ambiguous: is \"skip\", and on_lost is \"rerun\"");
+        assert!(wrong.starts_with(&expected), "{wrong}");
+        let wrong = given("republish", "fail").expect_err("they contradict each other");
+        let expected = format!("target.{kind}.on_ambiguous: is \"republish\", and on_lost is \"fail\"");
+        assert!(wrong.starts_with(&expected), "{wrong}");
+    }
+}
+
+#[test]
 fn a_task_has_the_defaults_of_celery_and_expires_when_the_next_is_due() {
     let spec = job(r#"{"celery": {"broker": "main", "task": "shop.add"}}"#);
     assert_eq!((spec.target.needs().as_ref(), spec.on_lost), ("celery:main", OnLost::Rerun));
