@@ -37,10 +37,13 @@ pub enum TelemetryError {
 /// # Errors
 /// [`TelemetryError`] when the filter cannot be read, or logging is set up already.
 pub fn start(format: LogFormat, default: &str) -> Result<(), TelemetryError> {
-    let filter = match std::env::var(FILTER) {
-        Ok(filter) if !filter.is_empty() => EnvFilter::builder().parse(filter)?,
-        _ => EnvFilter::builder().parse(default)?,
-    };
+    let chosen = std::env::var(FILTER).ok().filter(|filter| !filter.is_empty());
+    let chosen = chosen.as_deref().unwrap_or(default);
+    let mut filter = EnvFilter::builder().parse(chosen)?;
+    // It writes whole messages of jobs into the log, and each failure that an attempt reports as well.
+    if !chosen.contains("lapin") {
+        filter = filter.add_directive("lapin=off".parse()?);
+    }
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.with_ansi(false).finish().try_init()?,
