@@ -12,6 +12,7 @@
 //!   `job`, `edit` and `resume`: computed before any of it was
 //! - `advance SPAN` with the leader at work, `gap SPAN` with none, then `leader N [ahead=SPAN|behind=SPAN]`, by the clock of its node
 //! - `report RUN ok|fail|timeout|cancelled|lost [exit=N] [http=N] [fence=N] [wait=SPAN]`
+//! - `hand RUN TASK [fence=N]`: the worker has left a task with others; `report` then says how that ended
 //! - `raw retry|expire|start|lose|fire|arm|disarm|half-open …` proposes what a leader with an old view would;
 //!   `again` proposes the last entry once more
 //! - `show calendars|runs|job NAME|breaker KEY|leaderships`
@@ -111,6 +112,17 @@ impl goldenscript::Runner for Script {
             "raw" => {
                 let command = self.raw(&args)?;
                 self.lab.propose(vec![command], &mut out);
+            }
+            "hand" => {
+                let id = self.lab.names.run(args.word(0)?)?;
+                let running = self.lab.state.run(id).and_then(|run| run.running());
+                let fence = match args.get("fence") {
+                    Some(fence) => fence.parse()?,
+                    None => running.map(|attempt| attempt.fence).ok_or("no attempt runs")?,
+                };
+                let task = args.word(1)?.into();
+                let hand = Command::HandOver { run: id, fence, connection: "main".into(), task };
+                self.lab.propose(vec![hand], &mut out);
             }
             "report" => {
                 let command = self.report(&args)?;

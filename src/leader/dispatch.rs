@@ -10,7 +10,7 @@ use crate::state::run::{AttemptOutcome, Cause, Run, RunId};
 use crate::state::spec::Target;
 use crate::state::template::{self, Params};
 use crate::state::time::Timestamp;
-use crate::state::{Command, Job, Outcome, State, Verdict};
+use crate::state::{Command, Job, Outcome, Rejection, State, Verdict};
 
 impl Loop {
     /// Acts on the outcomes of an applied entry.
@@ -36,6 +36,12 @@ impl Loop {
                     if landed.reports.is_empty() {
                         self.sessions.stopped(*run, *fence);
                     }
+                }
+                // That it is so already was told by a report whose acknowledgement was lost.
+                (Command::HandOver { run, fence, .. }, Outcome::Rejected(why))
+                    if *why != Rejection::Stale =>
+                {
+                    refused.push((*run, *fence));
                 }
                 _ => {}
             }
@@ -193,6 +199,7 @@ fn order(job: &Job, live: Option<&Run>, (run, attempt, fence): (RunId, u32, u64)
         inputs: Box::new(live.map(|live| live.inputs.clone()).unwrap_or_default()),
         cluster: None,
         next_at: None,
+        delivery: live.map_or(0, Run::delivery),
     }
 }
 
@@ -223,7 +230,9 @@ fn handed_out(target: &Target, params: &Params) -> Target {
     }
 }
 
-const fn outcome_word(outcome: AttemptOutcome) -> &'static str {
+/// The word of the figures.
+#[must_use]
+pub const fn outcome_word(outcome: AttemptOutcome) -> &'static str {
     match outcome {
         AttemptOutcome::Running => "running",
         AttemptOutcome::Succeeded => "succeeded",

@@ -39,6 +39,8 @@ impl Flight {
                     self.take_share(*run, state);
                 }
                 Command::Complete { run, .. }
+                | Command::HandOver { run, .. }
+                | Command::StopTask { run, .. }
                 | Command::Spread { run, .. }
                 | Command::Retry { run }
                 | Command::Expire { run } => {
@@ -106,6 +108,8 @@ impl Flight {
                     self.give_share(*run);
                 }
                 Command::Complete { run, .. }
+                | Command::HandOver { run, .. }
+                | Command::StopTask { run, .. }
                 | Command::Spread { run, .. }
                 | Command::Retry { run }
                 | Command::Expire { run } => {

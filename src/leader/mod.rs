@@ -36,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::trusted::TrustedClock;
 use crate::metrics::Metrics;
 use crate::raft::Raft;
+pub use dispatch::outcome_word;
 pub use fleet::{Answer, FleetAsk, FleetError};
 pub use said::{
     DrainAsked, Hello, Message, OutputAsked, OutputWanted, SessionEvent, SessionId, Standing, StreamWanted,

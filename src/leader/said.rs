@@ -130,6 +130,8 @@ pub enum SessionEvent {
         outcome: AttemptOutcome,
         /// What the worker says of it.
         report: Arc<Report>,
+        /// It has not ended: the connection by which it has left a task with others, and what that is called there.
+        handed: Option<(Arc<str>, Arc<str>)>,
     },
     /// It takes nothing new.
     Drain {
@@ -196,6 +198,8 @@ pub enum Message {
         cluster: Option<ClusterId>,
         /// When the job is due next, for a run of the schedule.
         next_at: Option<Timestamp>,
+        /// Which of the run's tasks it leaves, if its target leaves tasks.
+        delivery: u32,
     },
     /// Stop this attempt.
     Cancel {

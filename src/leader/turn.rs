@@ -24,7 +24,7 @@ use super::{
 };
 use crate::clock::trusted::Standing;
 use crate::raft::{Leadership, ProposeError, Proposed, Raft};
-use crate::scheduler::backoff::backoff;
+use crate::scheduler::backoff;
 use crate::scheduler::plan::{Rules, plan};
 use crate::state::run::{AttemptOutcome, Report, RunId};
 use crate::state::time::Timestamp;
@@ -38,6 +38,8 @@ pub(super) struct PendingReport {
     pub(super) report: Arc<Report>,
     /// Who is told.
     pub(super) worker: Arc<str>,
+    /// It has not ended: see [`SessionEvent::Report`].
+    pub(super) handed: Option<(Arc<str>, Arc<str>)>,
 }
 
 /// A proposal that has been answered.
@@ -277,13 +279,13 @@ impl Loop {
     }
 
     fn completion(&self, report: &PendingReport) -> Command {
-        let retry_after = self.state.run(report.run).zip(self.state.job(report.run.job)).map_or(
-            Duration::ZERO,
-            |(run, job)| {
-                let ended = u32::try_from(run.attempts.len()).unwrap_or(u32::MAX).saturating_sub(run.reruns);
-                backoff(&job.spec.retry, ended.max(1), self.options.clock.clock().random())
-            },
-        );
+        if let Some((connection, task)) = report.handed.clone() {
+            return Command::HandOver { run: report.run, fence: report.fence, connection, task };
+        }
+        let (run, job) = (self.state.run(report.run), self.state.job(report.run.job));
+        let chance = || self.options.clock.clock().random();
+        let retry_after =
+            run.zip(job).map_or(Duration::ZERO, |(run, job)| backoff::after(run, job, chance()));
         Command::Complete {
             run: report.run,
             fence: report.fence,
@@ -373,12 +375,12 @@ impl Loop {
         match event {
             SessionEvent::Opened { session, hello, outbox } => self.open(session, hello, outbox),
             SessionEvent::Heartbeat { session } => self.heartbeat(session, now),
-            SessionEvent::Report { session, run, fence, outcome, report } => {
+            SessionEvent::Report { session, run, fence, outcome, report, handed } => {
                 let Some(open) = self.sessions.heard(session, now) else { return };
                 let worker = open.hello.worker.clone();
                 open.known.remove(&(run, fence));
                 open.leftover.remove(&(run, fence));
-                self.take_report(PendingReport { run, fence, outcome, report, worker });
+                self.take_report(PendingReport { run, fence, outcome, report, worker, handed });
             }
             SessionEvent::Drain { session, asked } => self.drains(session, asked),
             SessionEvent::Fleet(ask) => self.fleet(ask),
@@ -393,10 +395,13 @@ impl Loop {
     /// Takes a report, unless it is being dealt with, nobody waits for it, or there is no room.
     fn take_report(&mut self, pending: PendingReport) {
         let (run, fence) = (pending.run, pending.fence);
-        let is_awaited =
-            self.state.run(run).and_then(|run| run.running()).is_some_and(|attempt| attempt.fence == fence);
-        if !is_awaited && self.state.knows_fence(fence) {
+        let attempt = self.state.run(run).and_then(|run| run.running());
+        let awaited = attempt.filter(|attempt| attempt.fence == fence);
+        if awaited.is_none() && self.state.knows_fence(fence) {
             return self.send(&pending.worker, Message::Acknowledged { run, fence, refused: true });
+        }
+        if pending.handed.is_some() && awaited.is_some_and(|attempt| attempt.handed.is_some()) {
+            return self.send(&pending.worker, Message::Acknowledged { run, fence, refused: false });
         }
         if self.reports.len() < REPORTS_WAITING && self.reported.insert((run, fence)) {
             self.reports.push(pending);

@@ -2,7 +2,16 @@
 
 use std::time::Duration;
 
+use crate::state::Job;
+use crate::state::run::Run;
 use crate::state::spec::Retry;
+
+/// The wait after the running attempt of a run, should it end and another one follow; `chance` is a random number.
+#[must_use]
+pub fn after(run: &Run, job: &Job, chance: u64) -> Duration {
+    let ended = u32::try_from(run.attempts.len()).unwrap_or(u32::MAX).saturating_sub(run.reruns);
+    backoff(&job.spec.retry, ended.max(1), chance)
+}
 
 /// `initial * multiplier^(attempts - 1)`, at most `max`, then less a random part of up to `jitter`.
 ///

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::rules::Rules;
-use super::backoff::backoff;
+use super::backoff;
 use super::occurrences::{WALK, decide};
 use crate::state::breaker::{Status, StatusKind};
 use crate::state::group::GroupKey;
@@ -270,20 +270,26 @@ impl Planning<'_> {
     /// since has listened for long enough to say so.
     fn overdue(&mut self, run: &Run) {
         let Some(attempt) = run.running() else { return };
+        if run.cancel.is_none() && attempt.handed.as_ref().is_some_and(|task| task.overdue_since.is_none()) {
+            self.plan.commands.push(Command::StopTask { run: run.id, fence: attempt.fence });
+            self.taken.insert(run.id);
+            return;
+        }
         let retry_after = self.state.job(run.id.job).map_or(RETRY_AFTER_LOSS, |job| {
-            let ended = u32::try_from(run.attempts.len()).unwrap_or(u32::MAX).saturating_sub(run.reruns);
             // The fence is as good as chance here: it spreads, and nothing here may draw a number.
-            backoff(&job.spec.retry, ended.max(1), attempt.fence.wrapping_mul(SPREAD))
+            backoff::after(run, job, attempt.fence.wrapping_mul(SPREAD))
         });
         let lease = self.state.lease(&attempt.worker);
         let is_gone =
             !self.sessions.alive.contains(&attempt.worker) && lease.is_none_or(|until| until <= self.now);
-        let (outcome, error) = if is_gone {
-            (AttemptOutcome::Lost, "its worker vanished")
+        let (outcome, error) = if let Some(handed) = &attempt.handed {
+            (AttemptOutcome::TimedOut, format!("nobody has told how task {} ended", handed.task))
+        } else if is_gone {
+            (AttemptOutcome::Lost, "its worker vanished".to_owned())
         } else {
-            (AttemptOutcome::TimedOut, "its worker did not end it in time")
+            (AttemptOutcome::TimedOut, "its worker did not end it in time".to_owned())
         };
-        let report = Report { error: error.to_owned(), ..Report::default() };
+        let report = Report { error, ..Report::default() };
         self.plan.commands.push(Command::Complete {
             run: run.id,
             fence: attempt.fence,

@@ -276,6 +276,10 @@ impl Applying<'_> {
         if run.phase == Phase::Running {
             if run.cancel.is_none() {
                 run.cancel = Some(CancelRequest { at: self.moment.at, reason, detail: detail.to_owned() });
+                if run.handed().is_some() {
+                    let ends_by = self.moment.at.plus(limits::TIMEOUT_GRACE);
+                    run.overdue_at = run.overdue_at.map(|overdue_at| overdue_at.min(ends_by));
+                }
                 self.state.put_run(run);
             }
         } else if run.phase == Phase::Spread {

@@ -108,6 +108,10 @@ impl Applying<'_> {
             Command::Complete { run, fence, outcome, report, retry_after } => {
                 self.complete((*run, *fence), *outcome, report, *retry_after)
             }
+            Command::HandOver { run, fence, connection, task } => {
+                self.hand_over((*run, *fence), connection, task)
+            }
+            Command::StopTask { run, fence } => self.stop_task(*run, *fence),
             Command::Renew { worker, lease_until } => self.renew(worker, *lease_until),
             Command::Lose { worker, expect, retry_after } => self.lose(worker, *expect, *retry_after),
             Command::Retry { run } => self.retry(*run),

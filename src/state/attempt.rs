@@ -8,7 +8,7 @@ use super::breaker::{Breaker, StatusKind};
 use super::command::Outcome;
 use super::limits;
 use super::rejection::Rejection;
-use super::run::{Attempt, AttemptOutcome, Phase, Reason, Report, Run, RunId, RunState};
+use super::run::{Attempt, AttemptOutcome, HandedOver, Phase, Reason, Report, Run, RunId, RunState};
 use super::spec::{OnLost, Retry, RetryOn};
 use super::spread::place_of;
 use super::time::Timestamp;
@@ -59,6 +59,7 @@ impl Applying<'_> {
             outcome: AttemptOutcome::Running,
             report: None,
             probe,
+            handed: None,
         });
         run.phase = Phase::Running;
         run.state = RunState::Running;
@@ -95,6 +96,56 @@ impl Applying<'_> {
         }
         self.end_attempt(&run, outcome, Some(report.clone()), retry_after);
         Ok(Outcome::Completed { ended: !self.state.runs.contains_key(&id) })
+    }
+
+    /// The attempt's worker has left its task with others: the worker is free, the attempt waits for their word.
+    pub(super) fn hand_over(
+        &mut self,
+        (id, fence): (RunId, u64),
+        connection: &Arc<str>,
+        task: &Arc<str>,
+    ) -> Result<Outcome, Rejection> {
+        let old = self.state.runs.get(&id).cloned().ok_or(Rejection::NoRun)?;
+        let timeout = self.state.jobs.get(&id.job).ok_or(Rejection::NoJob)?.spec.timeout;
+        let mut run = old.as_ref().clone();
+        let Some(attempt) = run.attempts.last_mut().filter(|attempt| attempt.runs_under(fence)) else {
+            return Err(Rejection::Fence);
+        };
+        if attempt.handed.is_some() {
+            return Err(Rejection::Stale);
+        }
+        let at = self.moment.at;
+        let (connection, task) = (connection.clone(), task.clone());
+        attempt.handed = Some(HandedOver { at, connection, task, overdue_since: None });
+        let ends_by = attempt.started_at.plus(timeout);
+        let worker = attempt.worker.clone();
+        // Its worker would have ended it in time by itself. Nobody does now, so no grace is given.
+        run.overdue_at = Some(if run.cancel.is_some() { at.plus(limits::TIMEOUT_GRACE) } else { ends_by });
+        self.state.put_run(run);
+        if self.state.load(&worker) == 0 {
+            self.state.leases.remove(&worker);
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// The time of a task is over. Whoever watches it has [`limits::TIMEOUT_GRACE`] to end it.
+    pub(super) fn stop_task(&mut self, id: RunId, fence: u64) -> Result<Outcome, Rejection> {
+        let old = self.state.runs.get(&id).cloned().ok_or(Rejection::NoRun)?;
+        let at = self.moment.at;
+        let mut run = old.as_ref().clone();
+        let Some(attempt) = run.attempts.last_mut().filter(|attempt| attempt.runs_under(fence)) else {
+            return Err(Rejection::Fence);
+        };
+        let Some(handed) = attempt.handed.as_mut().filter(|handed| handed.overdue_since.is_none()) else {
+            return Err(Rejection::Stale);
+        };
+        if run.overdue_at.is_none_or(|overdue_at| overdue_at > at) {
+            return Err(Rejection::Early);
+        }
+        handed.overdue_since = Some(at);
+        run.overdue_at = Some(at.plus(limits::TIMEOUT_GRACE));
+        self.state.put_run(run);
+        Ok(Outcome::Done)
     }
 
     /// A worker gave a sign of life.

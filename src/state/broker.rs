@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::pack::later;
 use super::time::Timestamp;
 
 /// One message to a Redis server.
@@ -94,6 +95,9 @@ pub struct CeleryTarget {
     pub reply_to: Option<String>,
     /// Whether the broker writes it to disk.
     pub persistent: bool,
+    /// Whether the run ends when the task does, and not when it is sent.
+    #[serde(default, serialize_with = "later")]
+    pub wait_for_completion: bool,
 }
 
 /// Where a task is sent.

@@ -237,6 +237,24 @@ pub enum Command {
         /// The wait before another attempt, if the policy wants one.
         retry_after: Duration,
     },
+    /// What an attempt began goes on without its worker: it has left a task with others, who tell how that ends.
+    HandOver {
+        /// Which run.
+        run: RunId,
+        /// The fence of the attempt; another one is refused.
+        fence: u64,
+        /// The name of the connection by which it was left.
+        connection: Arc<str>,
+        /// What it is called there; unique for ever.
+        task: Arc<str>,
+    },
+    /// The time of a task that an attempt has left is over: whoever watches it is to end it.
+    StopTask {
+        /// Which run.
+        run: RunId,
+        /// The fence of the attempt; another one is refused.
+        fence: u64,
+    },
     /// A worker gave a sign of life.
     Renew {
         /// Which.
@@ -397,6 +415,8 @@ impl Command {
             | Self::Start { .. }
             | Self::Spread { .. }
             | Self::Complete { .. }
+            | Self::HandOver { .. }
+            | Self::StopTask { .. }
             | Self::Renew { .. }
             | Self::Lose { .. }
             | Self::Retry { .. }

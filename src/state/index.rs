@@ -131,16 +131,23 @@ impl State {
                 self.held.insert((run.breaker.clone(), run.id));
             }
             Phase::Running => {
-                if let Some(attempt) = run.running() {
+                if let Some(handed) = run.handed() {
+                    let row = (handed.connection.clone(), run.id);
+                    if run.cancel.is_some() || handed.overdue_since.is_some() {
+                        self.ending.insert(row.clone());
+                    }
+                    self.tasks.insert(handed.task.clone(), run.id);
+                    self.handed.insert(row);
+                } else if let Some(attempt) = run.running() {
                     self.carried.insert((attempt.worker.clone(), run.id));
                     let load = self.load(&attempt.worker);
                     self.loads.insert(attempt.worker.clone(), load + 1);
+                    if run.cancel.is_some() {
+                        self.stopping.insert(run.id);
+                    }
                 }
                 if let Some(group) = &run.group {
                     self.group_loads.insert(group.clone(), self.group_load(group) + 1);
-                }
-                if run.cancel.is_some() {
-                    self.stopping.insert(run.id);
                 }
             }
             Phase::Queued | Phase::Backoff { .. } | Phase::Spread | Phase::Ended => {}
@@ -158,7 +165,12 @@ impl State {
                 self.held.remove(&(run.breaker.clone(), run.id));
             }
             Phase::Running => {
-                if let Some(attempt) = run.running() {
+                if let Some(handed) = run.handed() {
+                    let row = (handed.connection.clone(), run.id);
+                    self.ending.remove(&row);
+                    self.tasks.remove(&handed.task);
+                    self.handed.remove(&row);
+                } else if let Some(attempt) = run.running() {
                     self.carried.remove(&(attempt.worker.clone(), run.id));
                     match self.load(&attempt.worker) {
                         0 | 1 => self.loads.remove(&attempt.worker),

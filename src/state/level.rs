@@ -164,6 +164,9 @@ impl Command {
             Self::Arm { job: _, version: _, since: _, next: _ } => {
                 Need { level: 1, what: "`schedule.from: completion`" }
             }
+            // Only jobs that need the level leave tasks.
+            Self::HandOver { run: _, fence: _, connection: _, task: _ }
+            | Self::StopTask { run: _, fence: _ } => Need { level: 1, what: "tasks that others end" },
             Self::Spread { run: _, places: _ } => Need { level: 1, what: "`every_node`" },
             // Proposed only to members that all speak the level that it raises to.
             Self::RaiseLevel { from: _, to: _ } => Need::NONE,

@@ -82,3 +82,7 @@ pub const PLACE_WAIT: Duration = Duration::from_secs(3_600);
 pub const TEMPLATE_PARAMS: usize = 64;
 /// Instants of one backfill; a longer range is refused.
 pub const BACKFILL: usize = 1_000;
+/// Bytes of what a task is called that an attempt leaves with others: what Celery's result tables hold.
+pub const TASK_ID_BYTES: usize = 155;
+/// Bytes of the name of a connection.
+pub const CONNECTION_NAME_BYTES: usize = 128;

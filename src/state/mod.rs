@@ -156,6 +156,9 @@ pub struct State {
     carried: OrdSet<(Arc<str>, RunId)>,
     loads: OrdMap<Arc<str>, u32>,
     stopping: OrdSet<RunId>,
+    handed: OrdSet<(Arc<str>, RunId)>,
+    ending: OrdSet<(Arc<str>, RunId)>,
+    tasks: OrdMap<Arc<str>, RunId>,
     cooling: OrdSet<(Timestamp, BreakerKey)>,
     probing: OrdSet<BreakerKey>,
     sharers: OrdSet<(BreakerKey, JobId)>,
@@ -305,11 +308,7 @@ impl State {
 
     /// Runs whose running attempt is with this worker.
     pub fn carried_by<'a>(&'a self, worker: &'a Arc<str>) -> impl Iterator<Item = RunId> + 'a {
-        let lowest = RunId { job: JobId(0), at: Timestamp::MIN, seq: 0 };
-        self.carried
-            .range((worker.clone(), lowest)..)
-            .take_while(move |(of, _)| of == worker)
-            .map(|(_, run)| *run)
+        rows_of(&self.carried, worker)
     }
 
     /// How many attempts run with this worker.
@@ -323,10 +322,27 @@ impl State {
         self.stopping.iter().copied()
     }
 
-    /// How many attempts run.
+    /// How many attempts run, with a worker or as a task that was left with others.
     #[must_use]
-    pub fn carried_count(&self) -> usize {
-        self.carried.len()
+    pub fn running_count(&self) -> usize {
+        self.carried.len() + self.handed.len()
+    }
+
+    /// Whether a task that was left by this connection has not ended.
+    #[must_use]
+    pub fn awaits_tasks(&self, connection: &Arc<str>) -> bool {
+        rows_of(&self.handed, connection).next().is_some()
+    }
+
+    /// The run of which a task is called so, if an attempt has left it that runs.
+    #[must_use]
+    pub fn run_of_task(&self, task: &str) -> Option<RunId> {
+        self.tasks.get(task).copied()
+    }
+
+    /// Runs whose tasks were left by this connection and are to end: the runs are cancelled, or their time is over.
+    pub fn ending_tasks<'a>(&'a self, connection: &'a Arc<str>) -> impl Iterator<Item = RunId> + 'a {
+        rows_of(&self.ending, connection)
     }
 
     /// Workers that carry attempts, with the ends of their leases.
@@ -374,4 +390,13 @@ impl State {
             Phase::Waiting | Phase::Backoff { .. } | Phase::Running | Phase::Spread => true,
         }
     }
+}
+
+/// The runs that stand under a name.
+fn rows_of<'a>(
+    rows: &'a OrdSet<(Arc<str>, RunId)>,
+    name: &'a Arc<str>,
+) -> impl Iterator<Item = RunId> + use<'a> {
+    let lowest = RunId { job: JobId(0), at: Timestamp::MIN, seq: 0 };
+    rows.range((name.clone(), lowest)..).take_while(move |(of, _)| of == name).map(|(_, run)| *run)
 }

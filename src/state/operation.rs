@@ -81,6 +81,8 @@ fn operation_key(command: &Command) -> Option<Arc<str>> {
         | Command::Start { .. }
         | Command::Spread { .. }
         | Command::Complete { .. }
+        | Command::HandOver { .. }
+        | Command::StopTask { .. }
         | Command::Renew { .. }
         | Command::Lose { .. }
         | Command::Retry { .. }

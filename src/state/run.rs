@@ -11,6 +11,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+mod handed;
+
+pub use handed::HandedOver;
+
 use super::command::{BreakerKey, CodecError};
 use super::group::GroupKey;
 use super::pack::later;
@@ -271,6 +275,9 @@ pub struct Attempt {
     pub report: Option<Arc<Report>>,
     /// As a probe of the breaker that turned half open at this log index.
     pub probe: Option<u64>,
+    /// The task that it has left with others. Its worker is done with it; while it runs, it waits for their word.
+    #[serde(default, serialize_with = "later")]
+    pub handed: Option<HandedOver>,
 }
 
 /// What a worker reports of an attempt that ended.

@@ -131,10 +131,12 @@ pub(crate) fn phase(run: &Run) -> String {
         Phase::Running => run.running().map_or("running?".to_owned(), |attempt| {
             let probe = if attempt.probe.is_some() { ", a probe" } else { "" };
             let stop = if run.cancel.is_some() { ", to be stopped" } else { "" };
-            format!(
-                "running on {}, attempt {}, fence {}{probe}{stop}",
-                attempt.worker, attempt.number, attempt.fence
-            )
+            let who = match &attempt.handed {
+                None => format!("running on {}", attempt.worker),
+                Some(it) if it.overdue_since.is_some() => format!("as overdue task {}", it.task),
+                Some(it) => format!("as task {} no. {}", it.task, run.delivery()),
+            };
+            format!("{who}, attempt {}, fence {}{probe}{stop}", attempt.number, attempt.fence)
         }),
         other => format!("{other:?}").to_lowercase(),
     }

@@ -294,6 +294,10 @@ impl Single {
                 format!("start {} #{attempt} on {worker}", run(*id))
             }
             Command::Spread { run: id, places } => format!("spread {} over {}", run(*id), places.join(" ")),
+            Command::HandOver { run: id, fence, task, .. } => {
+                format!("hand over {} fence {fence}: {task}", run(*id))
+            }
+            Command::StopTask { run: id, fence } => format!("stop the task of {} fence {fence}", run(*id)),
             Command::Complete { run: id, fence, outcome, retry_after, .. } => {
                 let wait =
                     if retry_after.is_zero() { String::new() } else { format!(" wait {retry_after:?}") };

@@ -177,6 +177,20 @@ impl Replicas {
                     request,
                 }
             }
+            26 | 27 => {
+                let (run, fence) = self.attempt(a);
+                let task = format!("task-{run}-{fence}").into();
+                Command::HandOver {
+                    run,
+                    fence: if c > 240 { fence ^ 1 } else { fence },
+                    connection: worker(b),
+                    task,
+                }
+            }
+            28 => {
+                let (run, fence) = self.attempt(a);
+                Command::StopTask { run, fence }
+            }
             _ => self.fire(a, b, c),
         }
     }
@@ -199,10 +213,15 @@ impl Replicas {
         Command::Start { run, attempt, worker: worker(b), lease_until }
     }
 
-    fn complete(&self, a: u8, b: u8, c: u8) -> Command {
+    /// One that runs, if any does.
+    fn attempt(&self, choice: u8) -> (RunId, u64) {
         let running = self.one.runs().filter(|run| run.running().is_some()).map(|run| run.id);
-        let run = Self::pick(running, a).unwrap_or(self.run(a));
-        let fence = self.one.run(run).and_then(|run| run.running()).map_or(0, |attempt| attempt.fence);
+        let run = Self::pick(running, choice).unwrap_or(self.run(choice));
+        (run, self.one.run(run).and_then(|run| run.running()).map_or(0, |attempt| attempt.fence))
+    }
+
+    fn complete(&self, a: u8, b: u8, c: u8) -> Command {
+        let (run, fence) = self.attempt(a);
         let outcome = [
             AttemptOutcome::Succeeded,
             AttemptOutcome::Failed,

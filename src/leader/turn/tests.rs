@@ -19,6 +19,7 @@ fn report() -> PendingReport {
         outcome: AttemptOutcome::Succeeded,
         report: Arc::default(),
         worker: "w1".into(),
+        handed: None,
     }
 }
 
@@ -131,7 +132,7 @@ async fn the_slot_of_an_attempt_that_the_cluster_closes_is_at_no_time_free() {
     assert_eq!(info(&this), Some((0, 0)));
     let Ok(Message::Cancel { .. }) = told.try_recv() else { panic!("it is told to stop") };
     let report = Arc::default();
-    this.hear(SessionEvent::Report { session: SessionId(1), run, fence, outcome, report });
+    this.hear(SessionEvent::Report { session: SessionId(1), run, fence, outcome, report, handed: None });
     assert_eq!(info(&this), Some((0, 1)));
 }
 

@@ -19,7 +19,7 @@ use crate::state::{
 };
 use crate::view::fixture::minutely;
 
-const VARIANTS: usize = 28;
+const VARIANTS: usize = 30;
 
 /// Numbers all variants: a new one does not get past this, and then has to be in [`commands`].
 const fn number(command: &Command) -> usize {
@@ -52,6 +52,8 @@ const fn number(command: &Command) -> usize {
         Command::Reread { .. } => 25,
         Command::PutCalendar { .. } => 26,
         Command::DeleteCalendar { .. } => 27,
+        Command::HandOver { .. } => 28,
+        Command::StopTask { .. } => 29,
     }
 }
 
@@ -102,6 +104,8 @@ fn commands() -> Vec<Command> {
         reread(),
         put_calendar(),
         delete_calendar(),
+        hand_over(),
+        Command::StopTask { run: RUN, fence: 3 },
     ]
 }
 
@@ -114,6 +118,10 @@ fn put(change: impl FnOnce(&mut JobSpec)) -> Command {
 fn set_namespace() -> Command {
     let limits = NamespaceLimits { runs: Some(5), age: None };
     Command::SetNamespace { namespace: "n".into(), limits, request: Request::default() }
+}
+
+fn hand_over() -> Command {
+    Command::HandOver { run: RUN, fence: 3, connection: "main".into(), task: "t".into() }
 }
 
 fn set_tzdata() -> Command {
@@ -199,6 +207,7 @@ fn celery() -> Target {
         shadow: None,
         reply_to: None,
         persistent: true,
+        wait_for_completion: true,
     }))
 }
 
@@ -268,6 +277,8 @@ fn later() -> Vec<(u32, &'static str, Command)> {
         (1, "`every_node`", put(|spec| spec.every_node = true)),
         (1, "calendars", put_calendar()),
         (1, "calendars", delete_calendar()),
+        (1, "tasks that others end", hand_over()),
+        (1, "tasks that others end", Command::StopTask { run: RUN, fence: 3 }),
         (1, "calendars", put_off()),
         (1, "calendars", fire(Verdict::Excluded { from: AT, until: AT, count: 1, why: "c: 12-25".into() })),
         (1, "`on_excluded`", put(|spec| spec.on_excluded = OnExcluded::NextAllowed)),
@@ -338,6 +349,8 @@ fn what_came_later_needs_its_level_and_what_was_there_needs_none() {
                 | Command::Reread { .. }
                 | Command::PutCalendar { .. }
                 | Command::DeleteCalendar { .. }
+                | Command::HandOver { .. }
+                | Command::StopTask { .. }
         );
         assert_eq!(command.need().level, u32::from(is_new), "{command:?}");
     }

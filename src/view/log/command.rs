@@ -158,6 +158,18 @@ enum Arguments<'a> {
         places: &'a [Arc<str>],
     },
     Complete(Reported<'a>),
+    HandOver {
+        #[serde(flatten)]
+        run: RunNamed<'a>,
+        fence: u64,
+        connection: &'a str,
+        task: &'a str,
+    },
+    StopTask {
+        #[serde(flatten)]
+        run: RunNamed<'a>,
+        fence: u64,
+    },
     Renew {
         worker: &'a str,
         lease_until: At,
@@ -306,6 +318,10 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
         Command::Complete { run, fence, outcome, report, retry_after } => {
             Arguments::Complete(reported((*run, *fence), *outcome, report, *retry_after, scene))
         }
+        Command::HandOver { run: id, fence, connection, task } => {
+            Arguments::HandOver { run: run(id), fence: *fence, connection, task }
+        }
+        Command::StopTask { run: id, fence } => Arguments::StopTask { run: run(id), fence: *fence },
         Command::Renew { worker, lease_until } => Arguments::Renew { worker, lease_until: At(*lease_until) },
         Command::Lose { worker, expect, retry_after } => {
             Arguments::Lose { worker, lease_until: At(*expect), retry_after: Span(*retry_after) }

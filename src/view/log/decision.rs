@@ -141,6 +141,8 @@ const fn run_of(command: &Command) -> Option<RunId> {
         Command::Start { run, .. }
         | Command::Spread { run, .. }
         | Command::Complete { run, .. }
+        | Command::HandOver { run, .. }
+        | Command::StopTask { run, .. }
         | Command::Retry { run }
         | Command::Expire { run }
         | Command::CancelRun { run, .. } => Some(*run),
