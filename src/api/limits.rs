@@ -6,6 +6,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// Bytes of a decoded request; a longer one is refused by the server before it is read whole.
 pub const REQUEST_BYTES: usize = 16 << 20;
+/// Ends of tasks that are told at once; more are refused.
+pub const TASKS: usize = 500;
 /// Bytes of one message of a worker's stream.
 pub const WORKER_MESSAGE_BYTES: usize = 4 << 20;
 /// Bytes of an encoded answer.
@@ -146,6 +148,10 @@ pub const NAMESPACE_RUNS: u32 = 100_000_000;
 
 /// The longest `timeout`.
 pub const TIMEOUT: Duration = DAY.saturating_mul(30);
+/// The timeout of a job that says none.
+pub const TIMEOUT_DEFAULT: Duration = Duration::from_secs(3_600);
+/// The same, of one that waits for a task which others run.
+pub const TASK_TIMEOUT_DEFAULT: Duration = DAY;
 /// The longest wait between attempts.
 pub const RETRY_WAIT: Duration = DAY.saturating_mul(30);
 /// The longest window of `catch_up`, and the longest `start_within`.

@@ -38,6 +38,7 @@ mod reads;
 mod runs;
 pub mod spec;
 pub mod status;
+mod tasks;
 mod tzdata;
 mod write;
 
@@ -82,6 +83,7 @@ struct Shared {
     /// How workers are asked for output; set once.
     ask_output: OnceLock<AskOutput>,
     dialer: Dialer,
+    listeners: tasks::Listeners,
     /// The connection to the last leader that something was forwarded to.
     channel: Mutex<Option<(String, Channel)>>,
 }
@@ -116,6 +118,7 @@ impl Api {
             outputs: output::Outputs::new(),
             ask_output: OnceLock::new(),
             dialer,
+            listeners: tasks::Listeners::default(),
             channel: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }

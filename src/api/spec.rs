@@ -83,6 +83,11 @@ fn read(spec: &pb::JobSpec, almanac: &Almanac, problems: &mut Problems) -> Optio
     let after = sharing::after(spec, problems);
     value::within("priority", spec.priority, &limits::PRIORITY, problems);
     let target = target?;
+    let timeout = timeout.unwrap_or(match &target {
+        // What is stopped then is a task of the user's, which has run for as long as it likes so far.
+        Target::Celery(celery) if celery.wait_for_completion => limits::TASK_TIMEOUT_DEFAULT,
+        _ => limits::TIMEOUT_DEFAULT,
+    });
     Some(JobSpec {
         namespace: namespace.to_owned(),
         name: spec.name.clone(),
@@ -106,7 +111,7 @@ fn read(spec: &pb::JobSpec, almanac: &Almanac, problems: &mut Problems) -> Optio
         target,
         queue: queue.to_owned(),
         requires: spec.requires.clone(),
-        timeout: timeout.unwrap_or(Duration::from_secs(3_600)),
+        timeout,
         retry,
         catch_up,
         start_within,

@@ -75,6 +75,7 @@ writes! {
     PromoteNodeRequest {}
     RemoveNodeRequest {}
     ListWorkersRequest {}
+    ReportTasksRequest {}
     DrainWorkerRequest { actor, reason }
     ResumeWorkerRequest { actor, reason }
 }

@@ -235,6 +235,9 @@ fn print_run(run: &Run, printer: &mut Printer) -> Result<(), Failure> {
     }
     printer.line("")?;
     printer.table(tables::attempts(run))?;
+    for attempt in run.attempts.iter().filter(|attempt| !attempt.task_id.is_empty()) {
+        printer.line(&format!("task of attempt {}: {}", attempt.number, attempt.task_id))?;
+    }
     for attempt in run.attempts.iter().filter(|attempt| !attempt.result.is_empty()) {
         printer.line("")?;
         printer.line(&format!("result of attempt {}:", attempt.number))?;

@@ -197,6 +197,8 @@ calls! {
     read ClusterServiceClient::promote_node(PromoteNodeRequest) -> PromoteNodeResponse;
     /// Pins the data of the time zones.
     write ClusterServiceClient::set_tzdata(SetTzdataRequest) -> SetTzdataResponse;
+    /// Tells how tasks have ended. Repeating it is harmless.
+    read WorkerServiceClient::report_tasks(ReportTasksRequest) -> ReportTasksResponse;
     /// Removes a node. Repeated after it was done, there is no such node.
     read ClusterServiceClient::remove_node(RemoveNodeRequest) -> RemoveNodeResponse;
 }

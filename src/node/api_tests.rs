@@ -7,6 +7,7 @@ mod jobs;
 mod namespaces;
 mod output;
 mod runs;
+mod tasks;
 mod tzdata;
 
 use std::collections::BTreeMap;

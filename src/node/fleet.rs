@@ -3,6 +3,7 @@
 //! Any node is asked; one that does not lead hands the request on, as with every write.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -11,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use crate::api::{Api, page, status};
 use crate::leader::{self, DrainAsked, FleetAsk, FleetError, SessionEvent, WorkerInfo};
+use crate::metrics::Metrics;
 use crate::pb::v1 as pb;
 use crate::pb::v1::worker_service_client::WorkerServiceClient;
 use crate::raft::Raft;
@@ -30,6 +32,7 @@ pub(super) struct Fleet {
     api: Api,
     raft: Raft,
     events: mpsc::Sender<SessionEvent>,
+    metrics: Arc<Metrics>,
 }
 
 impl fmt::Debug for Fleet {
@@ -39,8 +42,13 @@ impl fmt::Debug for Fleet {
 }
 
 impl Fleet {
-    pub(super) const fn new(api: Api, raft: Raft, events: mpsc::Sender<SessionEvent>) -> Self {
-        Self { api, raft, events }
+    pub(super) const fn new(
+        api: Api,
+        raft: Raft,
+        events: mpsc::Sender<SessionEvent>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { api, raft, events, metrics }
     }
 
     /// `ListWorkers`.
@@ -53,6 +61,16 @@ impl Fleet {
         let there =
             |channel, request| async { WorkerServiceClient::new(channel).list_workers(request).await };
         self.api.write(request, here, there).await
+    }
+
+    /// `ReportTasks`.
+    pub(super) async fn report_tasks(
+        &self,
+        request: Request<pb::ReportTasksRequest>,
+    ) -> Result<Response<pb::ReportTasksResponse>, Status> {
+        let metrics = Arc::clone(&self.metrics);
+        let count = move |outcome| metrics.attempt_ended(leader::outcome_word(outcome));
+        self.api.report_tasks(request, Arc::new(count)).await
     }
 
     /// `DrainWorker`.

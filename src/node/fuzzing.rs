@@ -2,7 +2,8 @@
 
 use prost::Message;
 
-use super::worker_service::{read_hello, read_report};
+use super::reports::read_report;
+use super::worker_service::read_hello;
 use crate::leader::SessionId;
 use crate::pb::v1 as pb;
 

@@ -101,7 +101,7 @@ fn measure(pages: &Pages) {
     metrics.jobs.set(gauge(state.job_count()));
     metrics.live_runs.set(gauge(state.run_count()));
     metrics.waiting_runs.set(gauge(state.waiting_count()));
-    metrics.running_attempts.set(gauge(state.carried_count()));
+    metrics.running_attempts.set(gauge(state.running_count()));
     metrics.workers.set(gauge(pages.leader.workers().len()));
     metrics.term.set(i64::try_from(status.term).unwrap_or(i64::MAX));
     metrics.committed_index.set(index(status.committed_index));

@@ -31,6 +31,7 @@ mod levels;
 pub mod local;
 mod rejoin;
 mod relay;
+mod reports;
 mod run_log;
 mod tzdata;
 pub mod worker;
@@ -189,7 +190,7 @@ struct Node {
     dialer: Dialer,
     metrics: Arc<Metrics>,
     run_log: Arc<std::sync::OnceLock<Arc<RunLog>>>,
-    worker: Option<crate::worker::Worker>,
+    worker: Option<worker::Prepared>,
 }
 
 impl Node {
@@ -340,7 +341,8 @@ impl Node {
         }));
         let events = leader.events();
         let relay = relay::Relay::new(&self.raft, self.dialer.clone());
-        let asked = fleet::Fleet::new(api.clone(), self.raft.clone(), events.clone());
+        let asked =
+            fleet::Fleet::new(api.clone(), self.raft.clone(), events.clone(), Arc::clone(&self.metrics));
         let streams =
             worker_service::WorkerStreams::new(self.raft.node_id(), events, relay, (asked, api.clone()));
         let routes = api::routes(api)?.add_service(

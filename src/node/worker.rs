@@ -4,16 +4,18 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::Surroundings;
 pub use super::worker_output::{Folder, Output, OutputLimits, keep};
+use crate::client::{Client, Endpoint, EndpointError};
 use crate::clock::Clock;
 use crate::config::connections::Connections;
 use crate::spool::SpoolError;
 pub use crate::target::ExecStreams;
-use crate::target::{Targets, TargetsConfig, TargetsError};
-use crate::worker::{OptionsError, Worker, WorkerEnd, WorkerOptions};
+use crate::target::{Targets, TargetsConfig, TargetsError, TaskWatch};
+use crate::worker::{OptionsError, Worker, WorkerEnd, WorkerOptions, WorkerStatus, tasks};
 
 /// Bounds of the output that a worker keeps.
 pub mod limits {
@@ -56,6 +58,9 @@ pub enum WorkerError {
     /// What it is to say of itself.
     #[error(transparent)]
     Options(#[from] OptionsError),
+    /// Whom it is to ask.
+    #[error(transparent)]
+    Endpoint(#[from] EndpointError),
     /// Where it is to keep output.
     #[error("output cannot be kept: {0}")]
     Output(#[from] SpoolError),
@@ -66,11 +71,42 @@ pub(super) fn life(place: &str, clock: &Clock) -> String {
     format!("{place}/{:08x}", clock.random() & 0xffff_ffff)
 }
 
+/// A worker that can be run, and what watches the tasks that it and others leave by its connections.
+#[derive(Debug)]
+pub struct Prepared {
+    worker: Worker,
+    watches: Vec<(TaskWatch, Client)>,
+    name: String,
+}
+
+impl Prepared {
+    /// What the worker is doing.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<WorkerStatus> {
+        self.worker.status()
+    }
+
+    /// Serves until `stop` is cancelled and the worker has drained; see [`Worker::run`].
+    pub async fn run(self, stop: CancellationToken) -> WorkerEnd {
+        let rest = CancellationToken::new();
+        let mut watching = tokio::task::JoinSet::new();
+        for (watch, client) in self.watches {
+            watching.spawn(tasks::watch(watch, client, self.name.clone(), rest.clone()));
+        }
+        let end = self.worker.run(stop).await;
+        // What they have not told stays with the broker, for others.
+        rest.cancel();
+        watching.shutdown().await;
+        end
+    }
+}
+
 /// Makes a worker, to be run.
 ///
 /// # Errors
 /// [`WorkerError`] when its setup cannot be put into effect.
-pub fn prepare(setup: WorkerSetup, with: &Surroundings) -> Result<Worker, WorkerError> {
+pub fn prepare(setup: WorkerSetup, with: &Surroundings) -> Result<Prepared, WorkerError> {
+    let mut watches = Vec::new();
     let carrier = match &with.carrier {
         Some(carrier) => carrier.clone(),
         None => {
@@ -85,7 +121,11 @@ pub fn prepare(setup: WorkerSetup, with: &Surroundings) -> Result<Worker, Worker
                 clock: with.clock.clone(),
                 ..TargetsConfig::default()
             };
-            Arc::new(Targets::new(&config)?).into()
+            let targets = Arc::new(Targets::new(&config)?);
+            for watch in targets.task_watches() {
+                watches.push((watch, client(&setup, with)?));
+            }
+            targets.into()
         }
     };
     let clock = &with.clock;
@@ -111,7 +151,16 @@ pub fn prepare(setup: WorkerSetup, with: &Surroundings) -> Result<Worker, Worker
         version: env!("CARGO_PKG_VERSION").to_owned(),
         spool: setup.output.map(|output| output.spool),
     };
-    Ok(Worker::new(options, carrier)?)
+    let name = options.name.clone();
+    Ok(Prepared { worker: Worker::new(options, carrier)?, watches, name })
+}
+
+/// For the calls that a worker makes beside its stream.
+fn client(setup: &WorkerSetup, with: &Surroundings) -> Result<Client, WorkerError> {
+    let endpoints: Result<Vec<Endpoint>, EndpointError> =
+        setup.endpoints.iter().map(|endpoint| endpoint.parse()).collect();
+    let clock = with.clock.clone();
+    Ok(Client::over(&with.dialer, &endpoints?, tasks::CALL_MAX, move || clock.random_id())?)
 }
 
 /// Runs a stand-alone worker until `stop` is cancelled and it has drained.

@@ -22,6 +22,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::fleet::Fleet;
 use super::relay::Relay;
+use super::reports::read_report;
 use crate::api::{Api, Asked};
 use crate::leader::{
     DrainAsked, Hello, Leader, Message, OutputAsked, OutputWanted, SessionEvent, SessionId, StreamWanted,
@@ -29,9 +30,8 @@ use crate::leader::{
 use crate::pb::instant as pb_instant;
 use crate::pb::protocol::{self, Versions};
 use crate::pb::v1 as pb;
-use crate::state::limits;
-use crate::state::run::{AttemptOutcome, Report, RunId};
-use crate::state::spec::{GRPC_CODES, Program, Target};
+use crate::state::run::RunId;
+use crate::state::spec::{Program, Target};
 use crate::state::time::Timestamp;
 use crate::view::broker;
 
@@ -148,6 +148,13 @@ impl pb::worker_service_server::WorkerService for WorkerStreams {
         request: Request<pb::ListWorkersRequest>,
     ) -> Result<Response<pb::ListWorkersResponse>, Status> {
         self.fleet.list(request).await
+    }
+
+    async fn report_tasks(
+        &self,
+        request: Request<pb::ReportTasksRequest>,
+    ) -> Result<Response<pb::ReportTasksResponse>, Status> {
+        self.fleet.report_tasks(request).await
     }
 
     async fn drain_worker(
@@ -279,67 +286,13 @@ fn read_drain(drain: pb::Drain) -> DrainAsked {
 }
 
 /// At most so many bytes of a text.
-fn cut(mut text: String, bytes: usize) -> String {
+pub(super) fn cut(mut text: String, bytes: usize) -> String {
     let mut end = text.len().min(bytes);
     while !text.is_char_boundary(end) {
         end -= 1;
     }
     text.truncate(end);
     text
-}
-
-pub(super) fn read_report(session: SessionId, report: pb::Report) -> Result<SessionEvent, Status> {
-    let invalid = |text: &str| Status::invalid_argument(format!("report.{text}"));
-    let run: RunId = report.run_id.parse().map_err(|_| invalid("run_id: expected a run id"))?;
-    let outcome = match pb::Outcome::try_from(report.outcome) {
-        Ok(pb::Outcome::Succeeded) => AttemptOutcome::Succeeded,
-        Ok(pb::Outcome::Failed) => AttemptOutcome::Failed,
-        Ok(pb::Outcome::Timeout) => AttemptOutcome::TimedOut,
-        Ok(pb::Outcome::Cancelled) => AttemptOutcome::Cancelled,
-        Ok(pb::Outcome::Lost) => AttemptOutcome::Lost,
-        Ok(pb::Outcome::Running | pb::Outcome::Unspecified) | Err(_) => {
-            return Err(invalid("outcome: expected SUCCEEDED, FAILED, TIMEOUT, CANCELLED or LOST"));
-        }
-    };
-    let http_status = match report.http_status {
-        None => None,
-        Some(status) => {
-            Some(u16::try_from(status).map_err(|_| invalid("http_status: expected a status code"))?)
-        }
-    };
-    let error = cut(report.error, limits::ERROR_BYTES);
-    let mut output = report.output;
-    let surplus = output.len().saturating_sub(limits::OUTPUT_BYTES);
-    let output_truncated = report.output_truncated || surplus > 0;
-    output.drain(..surplus);
-    let (fence, exit_code) = (report.fence, report.exit_code);
-    let (result, remark) = read_result(report.result);
-    let whole =
-        if error.is_empty() || remark.is_empty() { error + &remark } else { format!("{error}; {remark}") };
-    let error = cut(whole, limits::ERROR_BYTES);
-    let grpc_status = match report.grpc_status {
-        None => None,
-        Some(status) => {
-            let status = u8::try_from(status).ok().filter(|status| usize::from(*status) < GRPC_CODES.len());
-            Some(status.ok_or_else(|| invalid("grpc_status: expected 0 to 16"))?)
-        }
-    };
-    let report =
-        Arc::new(Report { exit_code, http_status, error, output, output_truncated, result, grpc_status });
-    Ok(SessionEvent::Report { session, run, fence, outcome, report })
-}
-
-/// The result, or none and why. The attempt has ended whatever it says of itself, so that is no reason to refuse the
-/// report.
-fn read_result(text: String) -> (String, String) {
-    if text.len() > limits::RESULT_BYTES {
-        let why = format!("result: {} bytes are more than {}; not kept", text.len(), limits::RESULT_BYTES);
-        return (String::new(), why);
-    }
-    if !text.is_empty() && serde_json::from_str::<serde::de::IgnoredAny>(&text).is_err() {
-        return (String::new(), "result: no JSON; not kept".to_owned());
-    }
-    (text, String::new())
 }
 
 fn write(message: Message) -> pb::LeaderMessage {
@@ -362,6 +315,7 @@ fn write(message: Message) -> pb::LeaderMessage {
             inputs,
             cluster,
             next_at,
+            delivery,
         } => Kind::Order(pb::Order {
             run_id: run.to_string(),
             fence,
@@ -377,6 +331,7 @@ fn write(message: Message) -> pb::LeaderMessage {
             inputs: inputs.as_ref().clone(),
             cluster_id: cluster.map(|id| id.to_string()).unwrap_or_default(),
             next_at: next_at.map(instant),
+            delivery,
         }),
         Message::Cancel { run, fence } => Kind::Cancel(pb::Cancel { run_id: run.to_string(), fence }),
         Message::Acknowledged { run, fence, refused } => {

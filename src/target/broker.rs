@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -24,22 +25,26 @@ pub const BROKER_IN_FLIGHT: usize = 1_024;
 pub(super) struct Brokers(BTreeMap<String, Link>);
 
 /// A connection, whatever answers at its other end.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Link {
-    Redis(redis::Link),
-    Amqp(amqp::Link),
+    Redis(Arc<redis::Link>),
+    Amqp(Arc<amqp::Link>),
 }
 
 impl Brokers {
     pub(super) fn new(connections: &Connections) -> Self {
         let links = connections.iter().map(|(name, connection)| {
             let link = match connection.broker() {
-                Broker::Redis => Link::Redis(redis::Link::new(connection.clone())),
-                Broker::Amqp => Link::Amqp(amqp::Link::new(connection.clone())),
+                Broker::Redis => Link::Redis(Arc::new(redis::Link::new(connection.clone()))),
+                Broker::Amqp => Link::Amqp(Arc::new(amqp::Link::new(connection.clone()))),
             };
             (name.clone(), link)
         });
         Self(links.collect())
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Link)> {
+        self.0.iter().map(|(name, link)| (name.as_str(), link))
     }
 
     /// The connection of that name.
@@ -171,11 +176,16 @@ pub(super) async fn password(password: &Password) -> Result<Option<String>, Fail
     })
 }
 
-/// Tells a run from all others, also from those of other clusters that use the same broker.
+/// Tells a run from all others, also from those of other clusters that use the same broker; and what it leaves anew after
+/// the end of what it had left from that.
 pub(super) struct Mark<'a>(pub(super) &'a Order);
 
 impl fmt::Display for Mark<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.0.cluster_id, self.0.run_id)
+        write!(f, "{}:{}", self.0.cluster_id, self.0.run_id)?;
+        match self.0.delivery {
+            0 => Ok(()),
+            delivery => write!(f, ":{delivery}"),
+        }
     }
 }

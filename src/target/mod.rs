@@ -33,6 +33,7 @@ mod interrupt;
 mod method;
 mod params;
 mod redis;
+mod report;
 mod success;
 mod tail;
 mod told;
@@ -56,11 +57,13 @@ use crate::state::time::Timestamp;
 
 pub use amqp::{AMQP_CHANNELS_MAX, AMQP_HEARTBEAT};
 pub use broker::{BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT};
+pub use celery::watch::{TASKS_MAX, TaskEnd, TaskWatch, WatchError};
 pub use exec::{EXEC_ENV_BYTES_MAX, EXEC_GRACE_DEFAULT, EXEC_PATH_DEFAULT};
 pub use grpc::{DescribeError, GRPC_ANSWER_BYTES_MAX, GRPC_TIMEOUT_DEFAULT, check as check_grpc};
 pub use http::reach::{AddressScope, HostRuleError};
 pub use http::{HTTP_BODY_BYTES_MAX, HTTP_CONNECT_TIMEOUT, HTTP_REDIRECTS_MAX, HTTP_TIMEOUT_DEFAULT};
 pub use method::{Method, UnknownMethod};
+pub use report::{Handed, Outcome, Report};
 pub use success::{SUCCESS_RANGES_MAX, SuccessError, default_success, parse_success};
 
 /// The output that a report carries, at most; the last bytes are kept.
@@ -102,6 +105,8 @@ pub struct Order {
     pub cluster_id: String,
     /// When the next occurrence of the job is due, for a run of the schedule.
     pub next_at: Option<Timestamp>,
+    /// Which of the run's tasks it leaves, from 0; for targets that leave tasks with others.
+    pub delivery: u32,
     /// What to do.
     pub target: Target,
 }
@@ -175,88 +180,6 @@ pub struct Http {
     pub body: Option<Vec<u8>>,
     /// The status codes that mean success; empty: 200 to 299. A redirect code named here is not followed.
     pub success: Vec<RangeInclusive<u16>>,
-}
-
-/// How an attempt ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
-    /// Exit code 0, or a status code that means success.
-    Succeeded,
-    /// It was tried and did not succeed.
-    Failed,
-    /// It ran longer than the order's timeout and was stopped.
-    TimedOut,
-    /// The token was cancelled and it was stopped.
-    Cancelled,
-    /// The worker's configuration or the order itself forbids it; nothing was touched.
-    Refused,
-    /// It was asked for, and nobody answered: it may have happened, and `on_lost` decides.
-    Unknown,
-}
-
-/// What is known of an attempt after its end.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Report {
-    /// How it ended.
-    pub outcome: Outcome,
-    /// exec: the code with which the process ended by itself, also after a timeout.
-    pub exit_code: Option<i32>,
-    /// exec: the signal that ended the process.
-    pub signal: Option<i32>,
-    /// http: the status of the last response.
-    pub http_status: Option<u16>,
-    /// grpc: the number of the status.
-    pub grpc_status: Option<u8>,
-    /// What went wrong, or a remark on a success; one line, at most [`ERROR_BYTES_MAX`].
-    pub error: Option<String>,
-    /// The last bytes of the output or response body, at most [`OUTPUT_TAIL_BYTES`].
-    pub output: Vec<u8>,
-    /// There was more output than `output` holds.
-    pub output_truncated: bool,
-    /// What the attempt gave as its result: JSON text, at most [`RESULT_BYTES_MAX`].
-    pub result: Option<String>,
-}
-
-impl Report {
-    /// A report that carries no more than how the attempt ended.
-    pub fn of(outcome: Outcome) -> Self {
-        Self {
-            outcome,
-            exit_code: None,
-            signal: None,
-            http_status: None,
-            grpc_status: None,
-            error: None,
-            output: Vec::new(),
-            output_truncated: false,
-            result: None,
-        }
-    }
-
-    /// The same with something more in its error text.
-    fn with_remark(self, remark: impl fmt::Display) -> Self {
-        match self.error.clone() {
-            Some(error) => self.with_error(format_args!("{error}; {remark}")),
-            None => self.with_error(remark),
-        }
-    }
-
-    /// The same with an error text, cut at [`ERROR_BYTES_MAX`] and freed of control characters: it ends up in
-    /// terminals and logs.
-    #[must_use]
-    pub fn with_error(mut self, error: impl std::fmt::Display) -> Self {
-        let mut text: String =
-            error.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        text.truncate(text.floor_char_boundary(ERROR_BYTES_MAX));
-        self.error = Some(text);
-        self
-    }
-
-    fn with_output(mut self, tail: tail::Tail) -> Self {
-        self.output_truncated = tail.is_truncated();
-        self.output = tail.into_bytes();
-        self
-    }
 }
 
 /// What this worker's operator allows, and where programs live.
@@ -393,6 +316,12 @@ impl Targets {
         })
     }
 
+    /// What watches the tasks that are left by each connection.
+    #[must_use]
+    pub fn task_watches(&self) -> Vec<TaskWatch> {
+        self.brokers.iter().map(|(name, link)| TaskWatch::new(name, link, &self.clock)).collect()
+    }
+
     /// Carries out one attempt, from start to end; every ending is a report.
     ///
     /// Cancelling the token stops the attempt in good order (a process gets its grace); dropping the future
@@ -424,7 +353,8 @@ impl Targets {
                 let (by, sent) = ((self.clock.now(), self.origin.as_str()), Sent::default());
                 let link = self.brokers.get(&celery.broker);
                 let left = async { celery::send(order, celery, (link?, &sent), by).await };
-                broker::report(order, &cancel, &sent, left).await
+                let report = broker::report(order, &cancel, &sent, left).await;
+                celery::handed_over(order, celery, report)
             }
         }
     }
@@ -467,19 +397,5 @@ impl From<Arc<Targets>> for Carrier {
 impl fmt::Debug for Carrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Carrier")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_text_is_one_line_and_is_cut_at_its_limit_between_characters() {
-        let report = Report::of(Outcome::Failed).with_error(format!("a\nb\u{1b}{}", "é".repeat(400)));
-        let error = report.error.expect("set above");
-        assert!(error.starts_with("a b é"));
-        assert_eq!(error.len(), ERROR_BYTES_MAX, "4 bytes and 254 characters of two");
-        assert!(!error.contains(char::is_control));
     }
 }

@@ -66,6 +66,7 @@ pub fn celery(target: &CeleryTarget) -> pb::Target {
         shadow: target.shadow.clone().unwrap_or_default(),
         reply_to: target.reply_to.clone().unwrap_or_default(),
         transient: !target.persistent,
+        wait_for_completion: (!target.wait_for_completion).then_some(false),
         ..pb::CeleryTarget::default()
     };
     match &target.to {

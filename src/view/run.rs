@@ -134,5 +134,7 @@ fn attempt(attempt: &Attempt) -> pb::Attempt {
         probe: attempt.probe.is_some(),
         grpc_status: report.and_then(|report| report.grpc_status).map(u32::from),
         result: report.map(|report| report.result.clone()).unwrap_or_default(),
+        task_id: attempt.handed.as_ref().map(|handed| handed.task.to_string()).unwrap_or_default(),
+        handed_over_at: attempt.handed.as_ref().map(|handed| instant(handed.at)),
     }
 }

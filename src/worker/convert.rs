@@ -62,6 +62,7 @@ pub(super) fn order(order: pb::Order) -> Result<target::Order, OrderError> {
         inputs: order.inputs,
         cluster_id: order.cluster_id,
         next_at: order.next_at.map(|at| timestamp(&at)),
+        delivery: order.delivery,
     })
 }
 
@@ -73,6 +74,7 @@ pub(super) fn report(key: &Key, report: target::Report) -> pb::Report {
         target::Outcome::TimedOut => pb::Outcome::Timeout,
         target::Outcome::Cancelled => pb::Outcome::Cancelled,
         target::Outcome::Unknown => pb::Outcome::Lost,
+        target::Outcome::HandedOver => pb::Outcome::Running,
     };
     let surplus = report.output.len().saturating_sub(OUTPUT_TAIL_BYTES);
     let mut output = report.output;
@@ -88,6 +90,9 @@ pub(super) fn report(key: &Key, report: target::Report) -> pb::Report {
         output_truncated: report.output_truncated || surplus > 0,
         result: report.result.unwrap_or_default(),
         grpc_status: report.grpc_status.map(u32::from),
+        handed_over: report
+            .handed
+            .map(|handed| pb::HandedOver { connection: handed.connection, task_id: handed.task_id }),
     }
 }
 

@@ -112,6 +112,13 @@ impl WorkerService for Service {
         Err(Status::unimplemented("no worker asks for this"))
     }
 
+    async fn report_tasks(
+        &self,
+        _: Request<pb::ReportTasksRequest>,
+    ) -> Result<Response<pb::ReportTasksResponse>, Status> {
+        Err(Status::unimplemented("no worker asks for this"))
+    }
+
     async fn drain_worker(&self, _: Request<pb::DrainWorkerRequest>) -> Result<Response<pb::Worker>, Status> {
         Err(Status::unimplemented("no worker asks for this"))
     }

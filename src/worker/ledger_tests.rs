@@ -28,6 +28,7 @@ fn order(key: &Key) -> Result<target::Order, OrderError> {
         inputs: BTreeMap::new(),
         cluster_id: String::new(),
         next_at: None,
+        delivery: 0,
         target: Target::Exec(exec),
     })
 }

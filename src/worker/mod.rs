@@ -43,6 +43,7 @@ mod link;
 mod phase;
 mod reads;
 mod serve;
+pub mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -122,6 +122,11 @@ impl Harness {
         self.client.get_job(request).await.expect("the job is there")
     }
 
+    pub(crate) async fn resume(&self, name: &str) {
+        let request = v1::ResumeJobRequest { name: name.to_owned(), ..v1::ResumeJobRequest::default() };
+        self.client.resume_job(request).await.expect("it is there");
+    }
+
     pub(crate) async fn pause(&self, name: &str) {
         let request = v1::PauseJobRequest {
             namespace: "default".into(),
@@ -169,6 +174,17 @@ impl Harness {
     pub(crate) async fn breaker(&self, name: &str) -> v1::Breaker {
         let request = v1::GetBreakerRequest { namespace: "default".into(), name: name.into(), stale: false };
         self.client.get_breaker(request).await.expect("the breaker is there")
+    }
+
+    /// The cluster's, for ever.
+    pub(crate) async fn cluster_id(&self) -> String {
+        let leader = self.leader().await;
+        self.status(leader).await.expect("the leader answers").cluster_id
+    }
+
+    pub(crate) async fn cancel(&self, run_id: &str) {
+        let request = v1::CancelRunRequest { run_id: run_id.to_owned(), ..v1::CancelRunRequest::default() };
+        self.client.cancel_run(request).await.expect("the run is there");
     }
 
     /// Waits until nothing is live, so that counting makes sense.

@@ -93,6 +93,7 @@ mod tests {
             outcome: AttemptOutcome::Succeeded,
             report: Some(Arc::new(Report { output, output_truncated, http_status, ..Report::default() })),
             probe: None,
+            handed: None,
         }
     }
 

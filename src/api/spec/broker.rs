@@ -208,6 +208,7 @@ pub(super) fn celery(target: &pb::CeleryTarget, problems: &mut Problems) -> Targ
         shadow: some(&target.shadow),
         reply_to: some(&target.reply_to),
         persistent: !target.transient,
+        wait_for_completion: target.wait_for_completion.unwrap_or(true),
     }))
 }
 

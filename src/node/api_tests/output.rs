@@ -38,7 +38,12 @@ async fn worker(node: &Node, script: Script) -> Arc<AtomicUsize> {
     let address = listener.local_addr().unwrap();
     let (events, mut none) = mpsc::channel(1);
     let relay = Relay::new(&node.raft, Dialer::tcp());
-    let fleet = Fleet::new(node.api.clone(), node.raft.clone(), events.clone());
+    let fleet = Fleet::new(
+        node.api.clone(),
+        node.raft.clone(),
+        events.clone(),
+        Arc::new(crate::metrics::Metrics::new()),
+    );
     let streams = WorkerStreams::new(1, events, relay, (fleet, node.api.clone()));
     let service = WorkerServiceServer::new(streams);
     let server = crate::api::server().add_service(service);

@@ -19,6 +19,11 @@ use crate::state::{
 };
 use crate::view::fixture::minutely;
 
+#[path = "targets.rs"]
+mod targets;
+
+use targets::{amqp, celery, grpc, redis};
+
 const VARIANTS: usize = 30;
 
 /// Numbers all variants: a new one does not get past this, and then has to be in [`commands`].
@@ -179,61 +184,6 @@ fn cron(line: &str, dialect: Dialect) -> Rule {
 fn completed(report: Report) -> Command {
     let (outcome, retry_after) = (AttemptOutcome::Failed, Duration::ZERO);
     Command::Complete { run: RUN, fence: 3, outcome, report: Arc::new(report), retry_after }
-}
-
-fn redis() -> Target {
-    Target::Redis(Box::new(RedisTarget {
-        connection: "main".to_owned(),
-        to: RedisPlace::Left("k".to_owned()),
-        payload: String::new(),
-        headers: [].into(),
-        bare: false,
-    }))
-}
-
-fn celery() -> Target {
-    Target::Celery(Box::new(CeleryTarget {
-        broker: "main".to_owned(),
-        task: "t".to_owned(),
-        args: "[]".to_owned(),
-        kwargs: "{}".to_owned(),
-        to: CeleryPlace::Queue("celery".to_owned()),
-        headers: "{}".to_owned(),
-        priority: None,
-        expires: CeleryExpiry::Next,
-        time_limit: None,
-        soft_time_limit: None,
-        ignore_result: None,
-        shadow: None,
-        reply_to: None,
-        persistent: true,
-        wait_for_completion: true,
-    }))
-}
-
-fn amqp() -> Target {
-    Target::Amqp(Box::new(AmqpTarget {
-        connection: "main".to_owned(),
-        exchange: String::new(),
-        routing_key: "q".to_owned(),
-        payload: String::new(),
-        headers: [].into(),
-        content_type: None,
-        priority: None,
-        expiration: None,
-        persistent: true,
-    }))
-}
-
-fn grpc() -> Target {
-    Target::Grpc {
-        address: "localhost:1".to_owned(),
-        method: "a.B/C".to_owned(),
-        request: "{}".to_owned(),
-        metadata: BTreeMap::new(),
-        descriptor: vec![1],
-        tls: true,
-    }
 }
 
 /// What came with a level, alone; and in what words its refusal names it.

@@ -30,7 +30,7 @@ use lapin::{
 };
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::{Mutex, OnceCell, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::super::broker::{
@@ -108,14 +108,16 @@ fn note(place: &StdMutex<Socket>, socket: std::net::TcpStream) -> std::io::Resul
 }
 
 /// A connection as long as it lasts.
-struct Opened {
-    connection: Connection,
+pub(super) struct Opened {
+    pub(super) connection: Connection,
     /// Channels without a message on its way.
     idle: StdMutex<Vec<Channel>>,
     /// Why the server takes nothing just now.
     blocked: Arc<StdMutex<String>>,
     /// What of it is too long for a frame.
     headers_bytes_max: usize,
+    /// The queue of ended tasks is there.
+    pub(super) has_ends: OnceCell<()>,
 }
 
 impl std::fmt::Debug for Link {
@@ -155,7 +157,7 @@ impl Link {
         left
     }
 
-    async fn connected(&self) -> Result<Arc<Opened>, Failure> {
+    pub(super) async fn connected(&self) -> Result<Arc<Opened>, Failure> {
         let asked_at = Instant::now();
         let mut open = self.open.lock().await;
         if let Some(current) = open.current.take_if(|current| !current.connection.status().connected()) {
@@ -234,7 +236,8 @@ impl Link {
             }
         });
         let headers_bytes_max = frame.saturating_sub(FRAME_RESERVE_BYTES);
-        Ok(Opened { connection, idle: StdMutex::default(), blocked, headers_bytes_max })
+        let has_ends = OnceCell::new();
+        Ok(Opened { connection, idle: StdMutex::default(), blocked, headers_bytes_max, has_ends })
     }
 
     async fn uri(&self) -> Result<AMQPUri, Failure> {
@@ -343,7 +346,7 @@ async fn publish(channel: &Channel, message: Message) -> (Result<Left, Failure>,
 }
 
 /// Why a message was not confirmed. A channel that the server closed had this one message, which it then did not take.
-fn failure(error: &lapin::Error) -> Failure {
+pub(in crate::target) fn failure(error: &lapin::Error) -> Failure {
     match error.kind() {
         ErrorKind::ProtocolError(error) => match error.kind() {
             AMQPErrorKind::Soft(_) => Failure::Refused(words(error)),
@@ -354,7 +357,7 @@ fn failure(error: &lapin::Error) -> Failure {
 }
 
 /// Why there is no connection or channel.
-fn unreachable(error: &lapin::Error) -> Failure {
+pub(super) fn unreachable(error: &lapin::Error) -> Failure {
     Failure::Unreachable(match error.kind() {
         ErrorKind::ProtocolError(error) => words(error),
         ErrorKind::IOError(error) => error.to_string(),

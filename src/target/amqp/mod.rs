@@ -9,13 +9,15 @@
 //! Neither exchanges nor queues are declared: whoever consumes knows what they are to be like, and a guess that differs
 //! keeps the consumer's own declaration from succeeding.
 
+mod apart;
 mod link;
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-pub(super) use self::link::Link;
+pub(super) use self::apart::REPLY_SUCCESS;
 pub use self::link::{AMQP_CHANNELS_MAX, AMQP_HEARTBEAT};
+pub(super) use self::link::{Link, failure};
 use super::Order;
 use super::broker::{Failure, Left, Mark, Sent};
 use super::told::{IDEMPOTENCY_KEY, is_reserved_header, told};

@@ -35,6 +35,7 @@ fn order(target: &AmqpTarget) -> Order {
         inputs: BTreeMap::new(),
         cluster_id: "c1".to_owned(),
         next_at: None,
+        delivery: 0,
         target: target::Target::Amqp(Box::new(target.clone())),
     }
 }

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::super::broker::{Failure, Mark};
 use super::super::told::{IDEMPOTENCY_KEY, told};
 use super::super::{Order, amqp};
-use super::{python, table};
+use super::{completion, python, table};
 use crate::state::broker::{CeleryExpiry, CeleryPlace, CeleryTarget};
 use crate::state::time::Timestamp;
 
@@ -82,7 +82,16 @@ impl Message {
         for (name, value) in &own {
             set(name, value.clone());
         }
-        let embed = json!({ "callbacks": null, "errbacks": null, "chain": null, "chord": null });
+        let told = |how| match waits(order, target) {
+            true => json!([completion::signature(order, &id, how)]),
+            false => Value::Null,
+        };
+        let embed = json!({
+            "callbacks": told(completion::SUCCESS),
+            "errbacks": told(completion::FAILURE),
+            "chain": null,
+            "chord": null,
+        });
         Ok(Self {
             tag: Uuid::new_v5(&space(order), format!("delivery of {}", order.fence).as_bytes()).to_string(),
             body: json!([args, kwargs, embed]).to_string(),
@@ -158,9 +167,14 @@ impl Message {
     }
 }
 
-/// The id of the task. All attempts of a run send the same one: what a broker has of an attempt of which nobody heard
-/// is then the same task, and not another one.
-fn task_id(order: &Order) -> String {
+/// Whether the run goes on until the task has ended. A leader that does not say what cluster it is of cannot be told.
+pub(super) fn waits(order: &Order, target: &CeleryTarget) -> bool {
+    target.wait_for_completion && !order.cluster_id.is_empty()
+}
+
+/// The id of the task. Attempts of a run send the same one, until it has ended: what a broker has of an attempt of which
+/// nobody heard is then the same task, and not another one.
+pub(super) fn task_id(order: &Order) -> String {
     space(order).to_string()
 }
 
@@ -175,6 +189,9 @@ fn expires(order: &Order, target: &CeleryTarget, now: Timestamp) -> Option<Times
         CeleryExpiry::Never => None,
         CeleryExpiry::After(span) => Some(now.plus(span)),
         CeleryExpiry::At(at) => Some(at),
+        // Nobody tells of a task that expires before a worker comes to it, so its run would stay open; and what the next
+        // occurrence is for, that tasks do not pile up, `overlap` sees to where the run is open for as long as its task.
+        CeleryExpiry::Next if waits(order, target) => None,
         CeleryExpiry::Next => order.next_at.filter(|next| *next > now),
     }
 }

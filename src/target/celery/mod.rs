@@ -10,6 +10,7 @@
 
 #[cfg(test)]
 mod amqp_tests;
+pub(super) mod completion;
 mod harmless;
 mod message;
 mod python;
@@ -17,11 +18,12 @@ mod route;
 mod table;
 #[cfg(test)]
 mod tests;
+pub(super) mod watch;
 
-use super::Order;
 use super::broker::{Failure, Left, Link, Sent};
 use super::redis::{self, How, Leave, note};
 use super::told::is_reserved_header;
+use super::{Handed, Order, Outcome, Report};
 use crate::state::broker::{CeleryPlace, CeleryTarget};
 use crate::state::time::Timestamp;
 
@@ -42,6 +44,9 @@ pub(super) async fn send(
         Link::Amqp(link) => {
             let message = message.for_amqp(target)?;
             harmless::check_amqp(&message).map_err(|why| Failure::Invalid(why.to_string()))?;
+            if message::waits(order, target) {
+                link.declare_ends(&order.cluster_id).await?;
+            }
             link.leave(message, sent).await
         }
     }
@@ -71,7 +76,19 @@ async fn by_redis(
     };
     let places: Vec<String> =
         queues.iter().map(|queue| route::list(queue, target.priority.unwrap_or(0), options)).collect();
+    if message::waits(order, target) {
+        link.ask::<()>(&completion::bindings(&order.cluster_id, options)).await?;
+    }
     let note = note(order, &options.global_keyprefix);
     let leave = Leave { note: &note, how: How::PushLeft, places: &places, what: &[text] };
     link.leave(&leave).await
+}
+
+/// The report of an attempt that has sent a task and waits for its end.
+pub(super) fn handed_over(order: &Order, target: &CeleryTarget, report: Report) -> Report {
+    if report.outcome != Outcome::Succeeded || !message::waits(order, target) {
+        return report;
+    }
+    let handed = Handed { connection: target.broker.clone(), task_id: message::task_id(order) };
+    Report { handed: Some(handed), ..Report::of(Outcome::HandedOver) }
 }

@@ -29,6 +29,7 @@ fn target() -> CeleryTarget {
         shadow: None,
         reply_to: None,
         persistent: true,
+        wait_for_completion: false,
     }
 }
 
@@ -47,6 +48,7 @@ pub(super) fn order(target: CeleryTarget) -> Order {
         inputs: BTreeMap::new(),
         cluster_id: "c1".to_owned(),
         next_at: Some(Timestamp::from_millis(60_000)),
+        delivery: 0,
         target: target::Target::Celery(Box::new(target)),
     }
 }
@@ -266,6 +268,29 @@ fn a_task_expires_when_the_next_one_is_due_unless_that_is_over() {
     assert_eq!(expires(CeleryExpiry::Next, None), Ok((Value::Null, Value::Null)));
     assert_eq!(expires(CeleryExpiry::Never, at(60_000)), Ok((Value::Null, Value::Null)));
     assert!(expires(CeleryExpiry::At(NOW), None).is_err_and(|why| why.starts_with("expires_at: is over")));
+}
+
+#[test]
+fn a_task_that_is_waited_for_has_who_to_tell_and_expires_only_where_its_job_says_so() {
+    let waits = CeleryTarget { wait_for_completion: true, expires: CeleryExpiry::Next, ..target() };
+    let sent = message(&waits);
+    assert_eq!(sent["headers"]["expires"], Value::Null);
+    let body = STANDARD.decode(sent["body"].as_str().expect("text")).expect("base64");
+    let body: Value = serde_json::from_slice(&body).expect("JSON");
+    for (of, how) in [("callbacks", "success"), ("errbacks", "failure")] {
+        let signature = &body[2][of][0];
+        let id = sent["headers"]["id"].as_str().expect("an id");
+        assert_eq!(signature["args"], json!(["7-1000", 0, id, how]));
+        assert_eq!((&signature["task"], &signature["immutable"]), (&json!("chronarch.done"), &json!(true)));
+        // Not a queue: that one may not be made by a worker (`task_create_missing_queues`).
+        let options = &signature["options"];
+        assert_eq!((&options["exchange"], &options["routing_key"]), (&json!("chronarch.done"), &json!("c1")));
+        assert!(options.get("queue").is_none() && options["ignore_result"] == true);
+        let done = completion::read(&json!([signature["args"], {}, {}])).expect("ours");
+        assert_eq!((done.task_id.as_str(), done.succeeded), (id, how == "success"));
+    }
+    let limited = CeleryTarget { expires: CeleryExpiry::After(Duration::from_secs(9)), ..waits };
+    assert!(message(&limited)["headers"]["expires"].is_string());
 }
 
 #[test]

@@ -48,6 +48,7 @@ fn order(run_id: &str, exec: Exec) -> Order {
         inputs: BTreeMap::new(),
         cluster_id: String::new(),
         next_at: None,
+        delivery: 0,
         target: Target::Exec(exec),
     }
 }

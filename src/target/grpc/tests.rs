@@ -104,6 +104,7 @@ fn order(grpc: Grpc) -> Order {
         inputs: BTreeMap::new(),
         cluster_id: String::new(),
         next_at: None,
+        delivery: 0,
         target: Target::Grpc(grpc),
     }
 }

@@ -124,6 +124,7 @@ fn order(http: Http) -> Order {
         inputs: BTreeMap::new(),
         cluster_id: String::new(),
         next_at: None,
+        delivery: 0,
         target: Target::Http(http),
     }
 }

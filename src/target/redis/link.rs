@@ -5,10 +5,10 @@
 
 use std::sync::LazyLock;
 
-use ::redis::aio::MultiplexedConnection;
+use ::redis::aio::{MultiplexedConnection, PubSubStream};
 use ::redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, IntoConnectionInfo, RedisConnectionInfo,
-    RedisError, Script, TlsCertificates,
+    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
+    RedisConnectionInfo, RedisError, Script, TlsCertificates,
 };
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
@@ -108,17 +108,41 @@ impl Link {
 
     /// The members of a set.
     pub(in crate::target) async fn members(&self, key: &str) -> Result<Vec<String>, Failure> {
+        let mut ask = ::redis::pipe();
+        ask.cmd("SMEMBERS").arg(key);
+        self.ask::<(Vec<String>,)>(&ask).await.map(|(members,)| members)
+    }
+
+    /// What the server answers to commands that leave no message, and may be repeated.
+    pub(in crate::target) async fn ask<T: FromRedisValue>(&self, commands: &Pipeline) -> Result<T, Failure> {
         let _room = self.room.acquire().await.expect("it is never closed");
         let (number, mut connection) = self.connected().await?;
-        let members = ::redis::cmd("SMEMBERS").arg(key).query_async(&mut connection).await;
-        match members {
-            Ok(members) => Ok(members),
+        match commands.query_async(&mut connection).await {
+            Ok(answer) => Ok(answer),
             Err(error) => Err(match self.failed(number, &error).await {
                 // It changes nothing, so that it was not answered says nothing of the message.
                 Failure::Unanswered(why) => Failure::Unreachable(why),
                 other => other,
             }),
         }
+    }
+
+    /// The database that the connection is to.
+    pub(in crate::target) fn database(&self) -> i64 {
+        self.connection.url.path().trim_start_matches('/').parse().unwrap_or(0)
+    }
+
+    /// Whatever is published on the channels of a pattern from now on, by a connection of its own.
+    pub(in crate::target) async fn listen(&self, pattern: &str) -> Result<PubSubStream, Failure> {
+        let greeted = async {
+            let client = self.client().await?;
+            let unreachable = |error: RedisError| Failure::Unreachable(words(&error));
+            let mut listener = client.get_async_pubsub().await.map_err(unreachable)?;
+            listener.psubscribe(pattern).await.map_err(unreachable)?;
+            Ok(listener.into_on_message())
+        };
+        let late = |_| Failure::Unreachable("it did not answer in time".to_owned());
+        tokio::time::timeout(BROKER_CONNECT_TIMEOUT, greeted).await.map_err(late)?
     }
 
     async fn connected(&self) -> Result<(u64, MultiplexedConnection), Failure> {
@@ -179,7 +203,7 @@ impl Link {
             true => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
         };
         let mut greeting = RedisConnectionInfo::default()
-            .set_db(url.path().trim_start_matches('/').parse().unwrap_or(0))
+            .set_db(self.database())
             .set_lib_name("chronarch", env!("CARGO_PKG_VERSION"));
         if let Some(name) = self.connection.username() {
             greeting = greeting.set_username(name);

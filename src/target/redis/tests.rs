@@ -114,6 +114,7 @@ fn order(run: &str, target: RedisTarget) -> Order {
         inputs: BTreeMap::new(),
         cluster_id: "c1".to_owned(),
         next_at: None,
+        delivery: 0,
         target: Target::Redis(Box::new(target)),
     }
 }

@@ -131,6 +131,21 @@ impl Explaining<'_> {
         if attempt.probe.is_some() {
             facts.add("it is a probe of a half-open breaker");
         }
+        if let Some(handed) = &attempt.handed {
+            facts.add(format!("worker {} has left task {} at {}", attempt.worker, handed.task, handed.at));
+            let ends =
+                run.overdue_at.map(|at| format!("; the task is revoked at {at}, when its time is over"));
+            facts.maybe(ends.filter(|_| run.cancel.is_none() && handed.overdue_since.is_none()));
+            facts.maybe(
+                handed
+                    .overdue_since
+                    .map(|at| format!("its time was over at {at}: the task is being revoked")),
+            );
+            return format!(
+                "run {} is running: attempt {} waits for its task, which was left by connection {}",
+                run.id, attempt.number, handed.connection
+            );
+        }
         let lease = self.state.lease(&attempt.worker);
         facts.maybe(
             lease

@@ -75,5 +75,6 @@ pub(super) fn celery(celery: pb::CeleryTarget) -> Result<CeleryTarget, OrderErro
         shadow: present(celery.shadow),
         reply_to: present(celery.reply_to),
         persistent: !celery.transient,
+        wait_for_completion: celery.wait_for_completion.unwrap_or(true),
     })
 }

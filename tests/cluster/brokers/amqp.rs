@@ -60,6 +60,7 @@ fn order(number: u64, target: AmqpTarget) -> Order {
         inputs: BTreeMap::new(),
         cluster_id: "c1".to_owned(),
         next_at: None,
+        delivery: 0,
         target: Target::Amqp(Box::new(target)),
     }
 }

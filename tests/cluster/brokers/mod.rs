@@ -3,6 +3,7 @@
 mod amqp;
 mod rabbit;
 mod server;
+mod tasks;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -115,10 +116,16 @@ async fn python() -> PathBuf {
     place.join("bin/python")
 }
 
-async fn celery_worker(broker: &str, ran: &Server, folder: &Path) -> Child {
+async fn celery_worker(at: (&str, &Server), folder: &Path, pool: &[&str]) -> Child {
+    celery(at, folder, pool).await.spawn().expect("a process")
+}
+
+async fn celery((broker, ran): (&str, &Server), folder: &Path, pool: &[&str]) -> Command {
     let log = std::fs::File::create(folder.join("celery.log")).expect("a file");
-    Command::new(python().await)
-        .args(["-m", "celery", "-A", "shop", "worker", "--pool", "solo", "--loglevel", "INFO"])
+    let mut command = Command::new(python().await);
+    command
+        .args(["-m", "celery", "-A", "shop", "worker", "--loglevel", "INFO"])
+        .args(pool)
         .args(["--without-gossip", "--without-mingle"])
         .env("SHOP_BROKER", broker)
         .env("SHOP_RAN", ran.url())
@@ -127,9 +134,8 @@ async fn celery_worker(broker: &str, ran: &Server, folder: &Path) -> Child {
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a file"))
         .stderr(log)
-        .kill_on_drop(true)
-        .spawn()
-        .expect("a process")
+        .kill_on_drop(true);
+    command
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -137,7 +143,7 @@ async fn a_celery_worker_as_it_is_runs_what_a_job_sends() {
     let server = Server::start().await;
     let harness = Harness::start(&connection(&server)).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let _worker = celery_worker(&server.url(), &server, folder.path()).await;
+    let _worker = celery_worker((&server.url(), &server), folder.path(), &["--pool", "solo"]).await;
     harness
         .apply(
             "name: plain\nparams: {day: monday}\nschedule: {every: 100d}\n\
@@ -188,7 +194,7 @@ async fn a_celery_worker_runs_what_comes_by_rabbitmq_from_queues_of_all_kinds() 
     let text = format!("\n[connections.main]\nurl = \"{}\"\n", broker.url());
     let harness = Harness::start(&text).await;
     let folder = tempfile::tempdir().expect("a folder");
-    let _worker = celery_worker(&broker.url(), &ran, folder.path()).await;
+    let _worker = celery_worker((&broker.url(), &ran), folder.path(), &["--pool", "solo"]).await;
     let job = |name: &str, more: &str| {
         format!(
             "name: {name}\nschedule: {{every: 100d}}\n\

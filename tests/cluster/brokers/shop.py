@@ -1,6 +1,8 @@
 """A Celery app as any: what it ran, it writes to a list, for the test to read."""
 import json
 import os
+import signal
+import time
 
 import redis
 from celery import Celery
@@ -17,6 +19,8 @@ app.conf.update(
         Queue("feeds", Exchange("media", type="topic"), routing_key="media.feed.#"),
     ],
 )
+if "SHOP_PREFIX" in os.environ:
+    app.conf.broker_transport_options = {"global_keyprefix": os.environ["SHOP_PREFIX"]}
 if app.conf.broker_url.startswith("amqp"):
     app.conf.task_queues += [
         Queue("solid", queue_arguments={"x-queue-type": "quorum"}),
@@ -45,3 +49,27 @@ def note(self, *args, **kwargs):
             default=str,
         ),
     )
+
+
+@app.task(name="shop.fail", ignore_result=True)
+def fail(text):
+    raise ValueError(text)
+
+
+@app.task(name="shop.flaky", bind=True, ignore_result=True)
+def flaky(self, times):
+    """Fails for its first attempts; Celery's own retries are part of one task."""
+    if self.request.retries < times:
+        raise self.retry(countdown=0, exc=RuntimeError("not yet"))
+    ran.rpush("ran", json.dumps({"id": self.request.id, "retries": self.request.retries}))
+
+
+@app.task(name="shop.sleep", ignore_result=True)
+def sleep(seconds):
+    ran.rpush("begun", seconds)
+    time.sleep(seconds)
+
+
+@app.task(name="shop.die", ignore_result=True)
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -166,6 +166,13 @@ fn a_task_has_the_defaults_of_celery_and_expires_when_the_next_is_due() {
     assert_eq!((celery.args.as_str(), celery.kwargs.as_str()), ("[]", "{}"));
     assert_eq!((celery.expires, celery.persistent), (CeleryExpiry::Next, true));
     assert_eq!((celery.priority, celery.ignore_result), (None, None));
+    assert_eq!(
+        (celery.wait_for_completion, spec.timeout.as_secs()),
+        (true, 86_400),
+        "it is the user's to stop"
+    );
+    let spec = job(r#"{"celery": {"broker": "main", "task": "shop.add", "wait_for_completion": false}}"#);
+    assert_eq!(spec.timeout.as_secs(), 3_600);
 }
 
 #[test]

@@ -1,0 +1,256 @@
+//! How tasks that attempts have left with others have ended.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use super::problem::Problems;
+use super::spec::value;
+use super::{Api, limits, status};
+use crate::pb::v1 as pb;
+use crate::pb::v1::worker_service_client::WorkerServiceClient;
+use crate::scheduler::backoff;
+use crate::state::run::{Attempt, AttemptOutcome, Report, Run, RunId};
+use crate::state::{self, Command, Outcome, State};
+
+/// A listener that says nothing for so long is replaced by another one.
+const LISTENS_FOR: Duration = Duration::from_secs(5);
+/// Connections whose listeners are remembered; of further ones everybody listens, which is harmless.
+const LISTENERS_MAX: usize = 1_000;
+
+/// Who listens for each connection, since when it was last heard; each leader remembers its own.
+#[derive(Debug, Default)]
+pub(super) struct Listeners(Mutex<BTreeMap<String, (String, Instant)>>);
+
+impl Listeners {
+    /// Whether this one is to listen: it does already, or nobody does.
+    fn choose(&self, connection: &str, worker: &str) -> bool {
+        let now = Instant::now();
+        let mut listeners = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        listeners.retain(|_, (_, heard)| now.duration_since(*heard) < LISTENS_FOR);
+        if let Some((listener, heard)) = listeners.get_mut(connection) {
+            if listener != worker {
+                return false;
+            }
+            *heard = now;
+        } else if listeners.len() < LISTENERS_MAX {
+            listeners.insert(connection.to_owned(), (worker.to_owned(), now));
+        }
+        true
+    }
+}
+
+/// What an end is to the state.
+enum Met {
+    /// It ends this attempt; one that is not known to have left its task has done so.
+    Ends(RunId, u64, bool),
+    /// The run's next attempt will say that it has left this task.
+    Early,
+    /// It makes no difference any more.
+    Over,
+}
+
+impl Api {
+    /// `ReportTasks`. `ended` is told of each attempt that ended by it.
+    pub(crate) async fn report_tasks(
+        &self,
+        request: Request<pb::ReportTasksRequest>,
+        ended: Arc<dyn Fn(AttemptOutcome) + Send + Sync>,
+    ) -> Result<Response<pb::ReportTasksResponse>, Status> {
+        let here = move |api: Self, message| {
+            let ended = Arc::clone(&ended);
+            async move { api.tasks_here(message, ended.as_ref()).await }
+        };
+        let there =
+            |channel, request| async { WorkerServiceClient::new(channel).report_tasks(request).await };
+        self.write(request, here, there).await
+    }
+
+    async fn tasks_here(
+        self,
+        message: pb::ReportTasksRequest,
+        count: &(dyn Fn(AttemptOutcome) + Send + Sync),
+    ) -> Result<pb::ReportTasksResponse, Status> {
+        check(&message)?;
+        let cluster = self.shared.raft.cluster_id().ok_or_else(|| status::not_leader(None))?;
+        let taken = match message.ended.is_empty() {
+            true => Vec::new(),
+            false => {
+                // A leader that was deposed and does not know it would take what the next one knows for over.
+                self.barrier().await?;
+                self.take_ends(&self.shared.raft.state(), &message, count).await?
+            }
+        };
+        let connection = Arc::from(message.connection.as_str());
+        let state = self.shared.raft.state();
+        let to_end =
+            state.ending_tasks(&connection).filter_map(|id| to_end(state.run(id)?)).take(limits::TASKS);
+        Ok(pb::ReportTasksResponse {
+            taken: taken.into_iter().map(Into::into).collect(),
+            listen: self.shared.listeners.choose(&message.connection, &message.worker),
+            awaited: state.awaits_tasks(&connection),
+            to_end: to_end.collect(),
+            cluster_id: cluster.to_string(),
+        })
+    }
+
+    async fn take_ends(
+        &self,
+        state: &State,
+        message: &pb::ReportTasksRequest,
+        count: &(dyn Fn(AttemptOutcome) + Send + Sync),
+    ) -> Result<Vec<pb::TaskTaken>, Status> {
+        let at = self.stamp(state).await?;
+        let mut taken = Vec::with_capacity(message.ended.len());
+        let mut commands = Vec::new();
+        // The place of what each command that ends an attempt is about.
+        let mut places = Vec::new();
+        let mut met = HashSet::new();
+        for (place, end) in message.ended.iter().enumerate() {
+            let (answer, found) = match self.meet(state, end) {
+                Met::Ends(run, fence, is_handed) if met.insert(run) => {
+                    (pb::TaskTaken::Later, Some((run, fence, is_handed)))
+                }
+                Met::Ends(..) | Met::Early => (pb::TaskTaken::Later, None),
+                Met::Over => (pb::TaskTaken::Done, None),
+            };
+            taken.push(answer);
+            let Some((run, fence, is_handed)) = found else { continue };
+            if !is_handed {
+                let (connection, task) = (message.connection.as_str().into(), end.task_id.as_str().into());
+                commands.push(Command::HandOver { run, fence, connection, task });
+                places.push(None);
+            }
+            commands.push(self.ends(state, (run, fence), end));
+            places.push(Some(place));
+        }
+        // Both commands about one attempt stay in one entry, or the second waits for the next call.
+        let mut outcomes = Vec::with_capacity(commands.len());
+        let proposed = match commands.is_empty() {
+            true => None,
+            false => Some(self.propose(at, commands.clone(), "").await?),
+        };
+        outcomes.extend(proposed.iter().flat_map(|proposed| &proposed.applied.outcomes));
+        for ((command, outcome), place) in commands.iter().zip(outcomes).zip(places) {
+            if let (Command::Complete { outcome: how, .. }, Outcome::Completed { .. }, Some(place)) =
+                (command, outcome, place)
+            {
+                taken[place] = pb::TaskTaken::Done;
+                count(*how);
+            }
+        }
+        Ok(taken)
+    }
+
+    fn meet(&self, state: &State, end: &pb::TaskEnded) -> Met {
+        let by_task = || state.run_of_task(&end.task_id);
+        let id = end.run_id.parse().ok().or_else(by_task);
+        let Some(run) = id.and_then(|id: RunId| state.run(id)) else {
+            // Of an event nobody can tell; whoever has heard it gives up in time.
+            return if end.run_id.is_empty() { Met::Early } else { Met::Over };
+        };
+        match run.running() {
+            Some(Attempt { handed: Some(handed), fence, .. }) if *handed.task == *end.task_id => {
+                Met::Ends(run.id, *fence, true)
+            }
+            Some(Attempt { handed: Some(_), .. }) => Met::Over,
+            _ if end.run_id.is_empty() || run.delivery() != end.delivery => Met::Over,
+            // It was quicker than the word of the worker that has left it.
+            Some(attempt) => Met::Ends(run.id, attempt.fence, false),
+            None => Met::Early,
+        }
+    }
+
+    fn ends(&self, state: &State, (run, fence): (RunId, u64), end: &pb::TaskEnded) -> Command {
+        let live = state.run(run);
+        let is_cancelled = live.is_some_and(|live| live.cancel.is_some());
+        let handed = live.and_then(|live| live.handed());
+        let is_overdue = handed.is_some_and(|handed| handed.overdue_since.is_some());
+        let outcome = match pb::Outcome::try_from(end.outcome) {
+            Ok(pb::Outcome::Succeeded) => AttemptOutcome::Succeeded,
+            // Of one that is being ended, in whatever words its end is told: the event of its revocation may come first.
+            _ if is_cancelled => AttemptOutcome::Cancelled,
+            Ok(pb::Outcome::Cancelled) => AttemptOutcome::TimedOut,
+            _ if is_overdue => AttemptOutcome::TimedOut,
+            _ => AttemptOutcome::Failed,
+        };
+        let chance = || self.shared.clock.clock().random();
+        let both = live.zip(state.job(run.job));
+        let retry_after = both.map_or(Duration::ZERO, |(live, job)| backoff::after(live, job, chance()));
+        let error = match (end.error.as_str(), end.by.as_str()) {
+            (error, "") => error.to_owned(),
+            ("", by) => format!("run by {by}"),
+            (error, by) => format!("{error}; run by {by}"),
+        };
+        let report = Arc::new(Report { error, result: end.result.clone(), ..Report::default() });
+        Command::Complete { run, fence, outcome, report, retry_after }
+    }
+}
+
+fn to_end(run: &Arc<Run>) -> Option<pb::TaskToEnd> {
+    let handed = run.handed()?;
+    Some(pb::TaskToEnd {
+        run_id: run.id.to_string(),
+        delivery: run.delivery(),
+        task_id: handed.task.to_string(),
+    })
+}
+
+fn check(message: &pb::ReportTasksRequest) -> Result<(), Status> {
+    let mut problems = Problems::default();
+    for (name, text) in [("connection", &message.connection), ("worker", &message.worker)] {
+        if text.is_empty() {
+            problems.add(name, "is missing");
+        }
+        value::length(name, text, limits::BROKER_NAME_BYTES, &mut problems);
+    }
+    value::most("ended", "tasks", message.ended.len(), limits::TASKS, &mut problems);
+    for (place, end) in message.ended.iter().take(limits::TASKS).enumerate() {
+        let path = |name: &str| format!("ended[{place}].{name}");
+        if end.task_id.is_empty() {
+            problems.add(path("task_id"), "is missing");
+        }
+        value::length(&path("task_id"), &end.task_id, state::limits::TASK_ID_BYTES, &mut problems);
+        if !end.run_id.is_empty() && end.run_id.parse::<RunId>().is_err() {
+            problems.add(path("run_id"), "is no run id");
+        }
+        let how = pb::Outcome::try_from(end.outcome);
+        if !matches!(how, Ok(pb::Outcome::Succeeded | pb::Outcome::Failed | pb::Outcome::Cancelled)) {
+            problems.add(path("outcome"), "expected SUCCEEDED, FAILED or CANCELLED");
+        }
+        let texts = [
+            ("by", &end.by, limits::BROKER_NAME_BYTES),
+            ("result", &end.result, state::limits::RESULT_BYTES),
+        ];
+        for (name, text, most) in texts {
+            value::length(&path(name), text, most, &mut problems);
+        }
+    }
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(status::invalid(&problems)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_listens_until_it_falls_silent() {
+        let listeners = Listeners::default();
+        assert!(listeners.choose("main", "one"));
+        assert!(!listeners.choose("main", "other"));
+        assert!(listeners.choose("second", "other"), "of another connection");
+        tokio::time::advance(LISTENS_FOR / 2).await;
+        assert!(listeners.choose("main", "one"));
+        tokio::time::advance(LISTENS_FOR / 2).await;
+        assert!(!listeners.choose("main", "other"));
+        tokio::time::advance(LISTENS_FOR / 2).await;
+        assert!(listeners.choose("main", "other"));
+        assert!(!listeners.choose("main", "one"));
+    }
+}

@@ -1,0 +1,169 @@
+//! How tasks end that attempts have left with others.
+
+use super::*;
+use crate::node::fleet::Fleet;
+use crate::state::run::AttemptOutcome;
+
+struct Told {
+    node: Node,
+    fleet: Fleet,
+    metrics: Arc<Metrics>,
+}
+
+impl Told {
+    async fn start() -> Self {
+        let node = Node::start().await;
+        let metrics = Arc::new(Metrics::new());
+        let (events, _) = tokio::sync::mpsc::channel(1);
+        let fleet = Fleet::new(node.api.clone(), node.raft.clone(), events, Arc::clone(&metrics));
+        node.apply(vec![job("a")], false).await;
+        Self { node, fleet, metrics }
+    }
+
+    async fn report(&self, ended: Vec<pb::TaskEnded>) -> Result<pb::ReportTasksResponse, tonic::Status> {
+        let (connection, worker) = ("main".to_owned(), "w".to_owned());
+        let request = pb::ReportTasksRequest { connection, worker, ended };
+        self.fleet.report_tasks(Request::new(request)).await.map(tonic::Response::into_inner)
+    }
+
+    async fn taken(&self, ended: Vec<pb::TaskEnded>) -> Vec<pb::TaskTaken> {
+        self.report(ended).await.unwrap().taken().collect()
+    }
+
+    async fn begun(&self) -> pb::Run {
+        let run = self.node.trigger("a", "").await;
+        self.node.begin(&run).await;
+        run
+    }
+
+    async fn hand_over(&self, run: &pb::Run, task: &str) {
+        let id = run.run_id.parse().unwrap();
+        let fence = self.node.raft.state().run(id).unwrap().running().unwrap().fence;
+        let hand = Command::HandOver { run: id, fence, connection: "main".into(), task: task.into() };
+        self.node.propose(vec![hand]).await;
+    }
+
+    async fn record(&self, run: &pb::Run) -> pb::Run {
+        let request = pb::GetRunRequest { run_id: run.run_id.clone(), stale: false };
+        self.node.api.get_run(Request::new(request)).await.unwrap().into_inner()
+    }
+}
+
+fn ended(run: &pb::Run, task: &str, outcome: pb::Outcome) -> pb::TaskEnded {
+    pb::TaskEnded {
+        run_id: run.run_id.clone(),
+        task_id: task.to_owned(),
+        outcome: outcome.into(),
+        error: "boom".to_owned(),
+        by: "celery@here".to_owned(),
+        ..pb::TaskEnded::default()
+    }
+}
+
+const DONE: pb::TaskTaken = pb::TaskTaken::Done;
+const LATER: pb::TaskTaken = pb::TaskTaken::Later;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_is_taken_once_and_by_whatever_name_it_is_told() {
+    let told = Told::start().await;
+    let (one, other) = (told.begun().await, told.begun().await);
+    told.hand_over(&one, "t1").await;
+    told.hand_over(&other, "t2").await;
+    let state = told.node.raft.state();
+    assert!(state.awaits_tasks(&"main".into()) && !state.awaits_tasks(&"second".into()));
+    // The second says no run: it was heard, and did not lie in the list.
+    let heard = pb::TaskEnded { run_id: String::new(), ..ended(&other, "t2", pb::Outcome::Failed) };
+    let both = vec![ended(&one, "t1", pb::Outcome::Succeeded), heard.clone()];
+    assert_eq!(told.taken(both).await, [DONE, DONE]);
+    let (one, other) = (told.record(&one).await, told.record(&other).await);
+    assert_eq!((one.state(), other.state()), (pb::RunState::Succeeded, pb::RunState::Failed));
+    assert_eq!(other.attempts[0].error, "boom; run by celery@here");
+    // Of an event alone nobody can tell whether it is over, or early.
+    assert_eq!(told.taken(vec![ended(&one, "t1", pb::Outcome::Failed), heard]).await, [DONE, LATER]);
+    assert_eq!(told.record(&one).await, one, "told again it changes nothing");
+    let counted = told.metrics.text();
+    assert!(
+        counted.contains(r#"outcome="succeeded"} 1"#) && counted.contains(r#"outcome="failed"} 1"#),
+        "{counted}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_ends_before_its_worker_has_said_a_word_ends_its_run() {
+    let told = Told::start().await;
+    let run = told.begun().await;
+    assert_eq!(told.taken(vec![ended(&run, "t1", pb::Outcome::Succeeded)]).await, [DONE]);
+    let run = told.record(&run).await;
+    assert_eq!(run.state(), pb::RunState::Succeeded);
+    assert_eq!((run.attempts[0].task_id.as_str(), run.attempts[0].worker.as_str()), ("t1", "w"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_waits_for_the_attempt_that_it_is_of_and_one_of_an_earlier_task_is_over() {
+    let told = Told::start().await;
+    // Its worker was lost, and nobody knows whether the task was left.
+    let run = told.begun().await;
+    let id = run.run_id.parse().unwrap();
+    let fence = told.node.raft.state().run(id).unwrap().running().unwrap().fence;
+    let complete = |fence, outcome| Command::Complete {
+        run: id,
+        fence,
+        outcome,
+        report: Arc::default(),
+        retry_after: Duration::ZERO,
+    };
+    told.node.propose(vec![complete(fence, AttemptOutcome::Lost)]).await;
+    let end = ended(&run, "t1", pb::Outcome::Failed);
+    assert_eq!(told.taken(vec![end.clone()]).await, [LATER]);
+    let lease_until = Clock::system().now().plus(Duration::from_secs(60));
+    told.node.propose(vec![Command::Start { run: id, attempt: 2, worker: "w".into(), lease_until }]).await;
+    told.hand_over(&run, "t1").await;
+    let second = ended(&run, "t2", pb::Outcome::Failed);
+    assert_eq!(told.taken(vec![second]).await, [DONE], "of a task that is none of this run's");
+    assert!(told.node.raft.state().run(id).is_some());
+    // Twice in one call: the first is taken, and the second is over the next time.
+    assert_eq!(told.taken(vec![end.clone(), end.clone()]).await, [DONE, LATER]);
+    assert_eq!(told.taken(vec![end]).await, [DONE]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_to_end_is_named_until_its_end_is_told() {
+    let told = Told::start().await;
+    let run = told.begun().await;
+    told.hand_over(&run, "t1").await;
+    assert!(told.report(Vec::new()).await.unwrap().to_end.is_empty());
+    let cancel = pb::CancelRunRequest { run_id: run.run_id.clone(), ..Default::default() };
+    told.node.api.cancel_run(Request::new(cancel)).await.unwrap();
+    for _ in 0..2 {
+        let answer = told.report(Vec::new()).await.unwrap();
+        assert_eq!(answer.to_end.iter().map(|task| task.task_id.as_str()).collect::<Vec<_>>(), ["t1"]);
+        assert!(answer.awaited && answer.listen && !answer.cluster_id.is_empty());
+    }
+    // An event of its revocation comes before the word of who had it revoked.
+    assert_eq!(told.taken(vec![ended(&run, "t1", pb::Outcome::Failed)]).await, [DONE]);
+    let run = told.record(&run).await;
+    assert_eq!((run.state(), run.attempts[0].outcome()), (pb::RunState::Cancelled, pb::Outcome::Cancelled));
+    let answer = told.report(Vec::new()).await.unwrap();
+    assert!(answer.to_end.is_empty() && !answer.awaited);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_makes_no_sense_is_refused_by_its_field() {
+    let told = Told::start().await;
+    let run = told.begun().await;
+    let good = ended(&run, "t1", pb::Outcome::Succeeded);
+    for (end, field) in [
+        (pb::TaskEnded { task_id: String::new(), ..good.clone() }, "ended[1].task_id: is missing"),
+        (pb::TaskEnded { task_id: "t".repeat(156), ..good.clone() }, "ended[1].task_id: 156 bytes"),
+        (pb::TaskEnded { run_id: "x".to_owned(), ..good.clone() }, "ended[1].run_id: is no run id"),
+        (pb::TaskEnded { outcome: pb::Outcome::Lost.into(), ..good.clone() }, "ended[1].outcome: expected"),
+        (pb::TaskEnded { result: "1".repeat(4_097), ..good.clone() }, "ended[1].result: 4097 bytes"),
+    ] {
+        let refused = told.report(vec![good.clone(), end]).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().contains(field), "{field}: {}", refused.message());
+    }
+    let refused = told.report(vec![good; 501]).await.unwrap_err();
+    assert!(refused.message().starts_with("ended: "), "{}", refused.message());
+    assert_eq!(told.record(&run).await.state(), pb::RunState::Running, "nothing was taken");
+}

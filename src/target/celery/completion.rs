@@ -1,0 +1,84 @@
+//! The queue in which Celery's workers tell how tasks have ended.
+//!
+//! A task that a run waits for has a signature among its callbacks, and one among its errbacks, of a task that nobody
+//! registers. Celery's worker sends it when the task has ended: with the result backend of its app or without one,
+//! whatever the task says of its result, also for a child that was killed. It goes to an exchange of ours, by which it
+//! lies in a list of the cluster, until it is in the log.
+//!
+//! The signature names exchange and routing key, not a queue: with `task_create_missing_queues = False` an unknown queue
+//! is an error inside the worker, at the cost of the user's own task. It is immutable, so what the task returned is not
+//! copied.
+
+use ::redis::Pipeline;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::super::Order;
+use crate::config::connections::CeleryOptions;
+
+pub(super) const SUCCESS: &str = "success";
+pub(super) const FAILURE: &str = "failure";
+/// The exchange, and the name of the task.
+pub(in crate::target) const NAME: &str = "chronarch.done";
+
+/// What a worker is to send when the task has ended in that way.
+pub(super) fn signature(order: &Order, task_id: &str, how: &str) -> Value {
+    let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("chronarch:done:{task_id}:{how}").as_bytes());
+    json!({
+        "task": NAME,
+        "args": [order.run_id, order.delivery, task_id, how],
+        "kwargs": {},
+        "options": {
+            "task_id": id.to_string(),
+            "ignore_result": true,
+            "serializer": "json",
+            "exchange": NAME,
+            "routing_key": order.cluster_id,
+        },
+        "subtask_type": null,
+        "immutable": true,
+    })
+}
+
+/// The list in which a cluster finds what was sent.
+pub(super) fn list(cluster: &str, options: &CeleryOptions) -> String {
+    format!("{}{}", options.global_keyprefix, queue(cluster))
+}
+
+/// Binds the list to the exchange, as kombu keeps bindings; in its second set too, or a sweep of kombu 5.7 may drop it.
+pub(super) fn bindings(cluster: &str, options: &CeleryOptions) -> Pipeline {
+    let (prefix, sep) = (&options.global_keyprefix, &options.sep);
+    let binding = format!("{cluster}{sep}{sep}{}", queue(cluster));
+    let mut commands = ::redis::pipe();
+    for set in ["binding", "binding_permanent"] {
+        commands.cmd("SADD").arg(format!("{prefix}_kombu.{set}.{NAME}")).arg(&binding).ignore();
+    }
+    commands
+}
+
+/// What lies in the list, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Done {
+    pub(super) run_id: String,
+    pub(super) delivery: u32,
+    pub(super) task_id: String,
+    pub(super) succeeded: bool,
+}
+
+/// The queue in which a cluster finds what was sent.
+pub(in crate::target) fn queue(cluster: &str) -> String {
+    format!("{NAME}.{cluster}")
+}
+
+/// Reads the body of a message of ours; None: it is not one.
+pub(super) fn read(body: &Value) -> Option<Done> {
+    let args = body[0].as_array()?;
+    let text = |place: usize| args.get(place)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let succeeded = match args.get(3)?.as_str()? {
+        SUCCESS => true,
+        FAILURE => false,
+        _ => return None,
+    };
+    let delivery = args.get(1)?.as_u64().and_then(|number| u32::try_from(number).ok())?;
+    Some(Done { run_id: text(0)?, delivery, task_id: text(2)?, succeeded })
+}

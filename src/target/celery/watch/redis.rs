@@ -1,0 +1,154 @@
+//! With Redis: a list, and what is published.
+
+use std::sync::Arc;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use futures::{FutureExt, StreamExt};
+use redis::aio::PubSubStream;
+use serde_json::{Value, json};
+
+use super::super::super::broker::Failure;
+use super::super::super::redis::Link;
+use super::super::completion;
+use super::{Control, Place};
+
+pub(super) struct Redis {
+    link: Arc<Link>,
+    listening: Option<PubSubStream>,
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Redis").field("link", &self.link).finish_non_exhaustive()
+    }
+}
+
+impl Redis {
+    pub(super) fn new(link: Arc<Link>) -> Self {
+        Self { link, listening: None }
+    }
+
+    pub(super) async fn rest(&mut self) {
+        self.listening = None;
+    }
+
+    pub(super) async fn look(
+        &mut self,
+        cluster: &str,
+        from: usize,
+        most: usize,
+    ) -> Result<Vec<(Place, Option<Value>)>, Failure> {
+        let mut commands = redis::pipe();
+        // Workers push to the head; the oldest lie at the end.
+        let (first, last) = (-isize(from + most), -isize(from + 1));
+        commands.cmd("LRANGE").arg(self.list(cluster)).arg(first).arg(last);
+        let (texts,): (Vec<String>,) = self.link.ask(&commands).await?;
+        let read = |text: String| {
+            let body = body_of(&text);
+            (Place::Text(text), body)
+        };
+        Ok(texts.into_iter().rev().map(read).collect())
+    }
+
+    pub(super) async fn remove(&mut self, cluster: &str, places: &[Place]) -> Result<(), Failure> {
+        let list = self.list(cluster);
+        let mut commands = redis::pipe();
+        for place in places {
+            if let Place::Text(text) = place {
+                // From the end, where it lies. By what it says: another listener may have removed what lay behind it.
+                commands.cmd("LREM").arg(&list).arg(-1).arg(text).ignore();
+            }
+        }
+        self.link.ask::<()>(&commands).await
+    }
+
+    pub(super) async fn bind(&mut self, cluster: &str) -> Result<(), Failure> {
+        self.link.ask::<()>(&completion::bindings(cluster, self.link.celery())).await
+    }
+
+    pub(super) const fn hears(&self) -> bool {
+        self.listening.is_some()
+    }
+
+    pub(super) async fn listen(&mut self) -> Result<(), Failure> {
+        let pattern = format!("{}celeryev/*", self.channel_prefix());
+        self.listening = Some(self.link.listen(&pattern).await?);
+        Ok(())
+    }
+
+    pub(super) fn next_event(&mut self) -> Option<Value> {
+        loop {
+            match self.listening.as_mut()?.next().now_or_never()? {
+                Some(message) => {
+                    let text = message.get_payload::<String>().ok();
+                    if let Some(body) = text.as_deref().and_then(body_of) {
+                        return Some(body);
+                    }
+                }
+                None => self.listening = None,
+            }
+        }
+    }
+
+    pub(super) async fn broadcast(&mut self, control: &Control) -> Result<(), Failure> {
+        let message = json!({
+            "body": STANDARD.encode(&control.body),
+            "content-encoding": "utf-8",
+            "content-type": "application/json",
+            "headers": { "clock": 1, "expires": control.expires },
+            "properties": {
+                "delivery_mode": 2,
+                "delivery_info": { "exchange": "celery.pidbox", "routing_key": "" },
+                "priority": 0,
+                "body_encoding": "base64",
+                "delivery_tag": control.tag.to_string(),
+            },
+        });
+        let mut commands = redis::pipe();
+        let channel = format!("{}celery.pidbox", self.channel_prefix());
+        commands.cmd("PUBLISH").arg(channel).arg(message.to_string()).ignore();
+        self.link.ask::<()>(&commands).await
+    }
+
+    fn list(&self, cluster: &str) -> String {
+        completion::list(cluster, self.link.celery())
+    }
+
+    /// kombu tells databases apart, which Redis does not for what is published.
+    fn channel_prefix(&self) -> String {
+        format!("{}/{}.", self.link.celery().global_keyprefix, self.link.database())
+    }
+}
+
+/// The body of a message of kombu.
+fn body_of(text: &str) -> Option<Value> {
+    let message: Value = serde_json::from_str(text).ok()?;
+    let body = message["body"].as_str()?;
+    match message["properties"]["body_encoding"].as_str() {
+        Some("base64") => serde_json::from_slice(&STANDARD.decode(body).ok()?).ok(),
+        Some(_) | None => serde_json::from_str(body).ok(),
+    }
+}
+
+fn isize(length: usize) -> isize {
+    isize::try_from(length).unwrap_or(isize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_are_read_in_both_encodings_and_anything_else_is_none() {
+        let body = json!([["1-1", 0], {}, {}]);
+        let message = |body: &str, encoding: Option<&str>| {
+            json!({ "body": body, "properties": { "body_encoding": encoding } }).to_string()
+        };
+        assert_eq!(body_of(&message(&STANDARD.encode(body.to_string()), Some("base64"))), Some(body.clone()));
+        assert_eq!(body_of(&message(&body.to_string(), None)), Some(body));
+        for text in ["", "{}", "[1]", "{\"body\": 3}", &message("!", Some("base64")), &message("!", None)] {
+            assert_eq!(body_of(text), None, "{text}");
+        }
+    }
+}
