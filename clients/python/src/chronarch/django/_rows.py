@@ -1,0 +1,107 @@
+"""One row as one job: made, changed, paused, resumed, or removed."""
+
+import logging
+import time
+from typing import Any, Dict, Iterable, Optional
+
+from .._options import Options
+from ..celery.entries import DJANGO, MANAGED_BY, MANAGER, SOURCE, CannotCarry, from_row, legal_name, to_job
+from ..client import Client
+from ..errors import NotFound
+from ..models import Job
+from . import _checks, _look
+
+log = logging.getLogger(__name__)
+
+# Why sync pauses a job; one that somebody else paused stays so.
+PAUSED = "disabled in its source"
+# Columns that say nothing about what is run, and when.
+_UNTOLD = ("last_run_at", "total_run_count", "date_changed")
+
+
+class Target:
+    """The jobs that rows are told to."""
+
+    def __init__(self, client: Client, options: Options, using: str) -> None:
+        self._client, self._options, self._using = client, options, using
+        self._app = _checks.celery_app(options)
+        self._jobs = _look.job_names(using)
+
+    def read(self, names: Iterable[str]) -> Dict[str, Any]:
+        """The rows as they are, by their names."""
+        from django_celery_beat.models import PeriodicTask
+
+        rows = PeriodicTask.objects.using(self._using).filter(name__in=list(names))
+        return {row.name: row for row in rows.select_related("interval", "crontab", "solar", "clocked")}
+
+    def tell(self, name: str, row: Optional[Any], deadline: float) -> None:
+        """Makes the cluster's job what the row says; None: there is no such row any more.
+
+        Raises:
+            ChronarchError: the cluster refuses, or does not answer.
+        """
+        if row is None:
+            self._remove(name, deadline)
+            return
+        entry = from_row(row, self._app)
+        job_name = self._jobs.get(name) or legal_name(name)
+        if entry.problem is not None:
+            log.warning("%s has no job: %s", name, entry.problem)
+            return
+        try:
+            job = to_job(
+                entry, self._app, broker=self._options.broker, namespace=self._options.namespace, name=job_name
+            )
+        except CannotCarry as refusal:
+            log.warning("%s has no job: %s", name, refusal)
+            return
+        present = self._find(job_name, deadline)
+        namespace = self._options.namespace
+        if not entry.enabled and (present is None or present.pause is None):
+            # Before it is changed, for a job that has run its course may have another run by the change.
+            if present is not None:
+                self._client.pause_job(job_name, namespace=namespace, reason=PAUSED, timeout=_left(deadline))
+        self._client.apply_jobs([job], reason="saved in Django", timeout=_left(deadline))
+        if not entry.enabled and present is None:
+            self._client.pause_job(job_name, namespace=namespace, reason=PAUSED, timeout=_left(deadline))
+        if entry.enabled and present is not None and present.pause is not None and present.pause.reason == PAUSED:
+            self._client.resume_job(job_name, namespace=namespace, reason="enabled", timeout=_left(deadline))
+
+    def _remove(self, name: str, deadline: float) -> None:
+        job_name = legal_name(name)
+        # Another row may have the name by now.
+        if job_name in self._jobs.values():
+            return
+        present = self._find(job_name, deadline)
+        if present is None or present.spec is None:
+            return
+        labels = present.spec.labels
+        if labels.get(MANAGED_BY) == MANAGER and labels.get(SOURCE) == DJANGO:
+            try:
+                self._client.delete_job(
+                    job_name, namespace=self._options.namespace, reason="deleted in Django", timeout=_left(deadline)
+                )
+            except NotFound:
+                pass
+
+    def _find(self, job_name: str, deadline: float) -> Optional[Job]:
+        try:
+            return self._client.get_job(job_name, namespace=self._options.namespace, timeout=_left(deadline))
+        except NotFound:
+            return None
+
+
+def fingerprint(row: Optional[Any]) -> Any:
+    """What of a row a job is made of, to see whether it has changed."""
+    if row is None:
+        return None
+    values = {field.attname: getattr(row, field.attname) for field in row._meta.concrete_fields}
+    for name in _UNTOLD:
+        values.pop(name, None)
+    part = row.scheduler
+    own = None if part is None else tuple(str(getattr(part, field.attname)) for field in part._meta.concrete_fields)
+    return tuple(str(value) for value in values.values()), own
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.1)
