@@ -183,13 +183,13 @@ class PeriodicTaskMixin:
         deadline = time.monotonic() + RUNS_PATIENCE
         for name, operation_id in wanted:
             if time.monotonic() > deadline:
-                messages.error(request, _("There was no time left for %s and those behind it.") % name)
+                messages.error(request, _("There was no time left for %s and those after it.") % name)
                 break
             try:
                 _look.run_now(name, operation_id, actor)
                 done += 1
             except NotFound:
-                messages.error(request, _("%s is not in the cluster (yet).") % name)
+                messages.error(request, _("Not in the cluster (yet): %s") % name)
             except (ChronarchError, ValueError, OSError) as error:
                 messages.error(request, f"{name}: {error}")
                 if not isinstance(error, ChronarchError) or isinstance(error, ConnectionError):
