@@ -1,10 +1,14 @@
 """The Django app, with django-celery-beat's real tables and admin, against real nodes."""
 
+import io
 import logging
 import multiprocessing
 import os
 import re
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta, timezone
 from typing import Any, Dict, Iterator, List, Optional
 
 import django_shop
@@ -16,7 +20,7 @@ from chronarch import Client, NotFound, models
 django_shop.set_up()
 
 from django.core import checks, management  # noqa: E402
-from django.db import transaction  # noqa: E402
+from django.db import connections, transaction  # noqa: E402
 from django.test import Client as Browser  # noqa: E402
 from django.test import override_settings  # noqa: E402
 from django.urls import reverse  # noqa: E402
@@ -30,6 +34,7 @@ from django_celery_beat.models import (  # noqa: E402
 from chronarch.django import _checks, _connect, _look, _mirror, _push, client as found_client  # noqa: E402
 
 APP = "django_shop.celery:app"
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @pytest.fixture
@@ -398,3 +403,117 @@ def test_a_class_of_the_project_s_own_is_extended() -> None:
     assert issubclass(made, PeriodicTaskMixin)
     assert issubclass(made, Mine)
     assert made.__mro__.count(PeriodicTaskMixin) == 1
+
+
+def _sync(*arguments: str) -> "tuple[int, str]":
+    """The exit code and the output of `manage.py chronarch_sync`."""
+    out = io.StringIO()
+    try:
+        management.call_command("chronarch_sync", *arguments, stdout=out, stderr=out)
+    except management.CommandError as error:
+        return error.returncode, out.getvalue() + str(error)
+    return 0, out.getvalue()
+
+
+def test_bulk_changes_are_caught_by_a_comparison(namespace: str, client: Client) -> None:
+    code, text = _sync()
+    assert code == 0, text
+    schedule, _ = IntervalSchedule.objects.get_or_create(every=36_500, period="days")
+    rows = [PeriodicTask(name=name, task="shop.nothing", interval=schedule) for name in ("a", "b")]
+    PeriodicTask.objects.bulk_create(rows)
+    assert job(client, namespace, "a") is None
+    code, text = _sync("--check")
+    assert code == 2
+    assert "+ a\n+ b\n" in text
+    assert job(client, namespace, "a") is None, "a check changes nothing"
+    assert _sync()[0] == 0
+    assert _sync("--check")[0] == 0
+    PeriodicTask.objects.filter(name="a").update(args="[7]", enabled=False)
+    code, text = _sync("--check")
+    assert code == 2
+    assert 'target.celery.args: (unset) -> [7]' in text
+    assert "~ a: paused" in text
+    assert _sync()[0] == 0
+    assert _state(client, namespace) == "paused"
+    PeriodicTask.objects.filter(name="b")._raw_delete("default")
+    code, text = _sync()
+    assert (code, job(client, namespace, "b") is not None) == (0, True)
+    assert "--prune removes them: b" in text
+    assert "- b\n" in _sync("--prune")[1]
+    assert job(client, namespace, "b") is None
+    assert job(client, namespace, "a") is not None
+
+
+def test_an_entry_that_cannot_be_carried_is_named_and_holds_nothing_up(namespace: str, client: Client) -> None:
+    with _push.muted():
+        hourly("bad", args="[1")
+        hourly("good")
+    code, text = _sync()
+    assert code == 1
+    assert "bad: args: " in text
+    assert job(client, namespace, "good") is not None
+
+
+def test_a_command_says_that_the_cluster_does_not_answer(down: None) -> None:
+    code, text = _sync("--check")
+    assert code == 3
+    assert "no endpoint answered" in text
+
+
+def test_rows_are_told_when_they_ran_and_how_often(namespace: str, client: Client) -> None:
+    schedule = IntervalSchedule.objects.create(every=1, period="seconds")
+    row = PeriodicTask.objects.create(name="a", task="shop.nothing", interval=schedule)
+    changed, definition = row.date_changed, job(client, namespace, "a")
+    assert definition is not None
+
+    def told() -> bool:
+        # As two beats at once do it.
+        with ThreadPoolExecutor(2) as pool:
+            for done in [pool.submit(_write_back, client, namespace) for _ in range(2)]:
+                done.result()
+        row.refresh_from_db()
+        return row.total_run_count >= 4
+
+    eventually("four runs to be counted", told)
+    runs = client.list_runs(namespace=namespace, job="a", to=row.last_run_at + timedelta(milliseconds=1)).runs
+    assert row.last_run_at == max(run.scheduled_at for run in runs if run.scheduled_at)
+    assert row.total_run_count == len(runs)
+    assert row.date_changed == changed, "no signals, and no change that anybody would push"
+    # What is told does not change the job: the interval goes on in its phase.
+    assert _sync()[0] == 0
+    again = job(client, namespace, "a")
+    assert again is not None
+    first, then = (one.spec.schedule[0] for one in (definition, again) if one.spec is not None)
+    assert (then.every, then.offset or timedelta()) == (first.every, (row.last_run_at - EPOCH) % first.every)
+    assert _sync("--check")[0] == 0
+
+
+def _write_back(client: Client, namespace: str) -> None:
+    try:
+        _mirror.write_back(client, namespace, deadline=time.monotonic() + 20)
+    finally:
+        connections.close_all()
+
+
+def test_runs_by_hand_are_not_counted(namespace: str, client: Client) -> None:
+    row = hourly("a")
+    _run(client, namespace, "a")
+    _write_back(client, namespace)
+    row.refresh_from_db()
+    assert (row.last_run_at, row.total_run_count) == (None, 0)
+
+
+def test_a_row_that_runs_once_is_disabled_when_it_has_run(namespace: str, client: Client) -> None:
+    at = datetime.now(timezone.utc) + timedelta(seconds=1)
+    clocked = ClockedSchedule.objects.create(clocked_time=at)
+    row = PeriodicTask.objects.create(name="a", task="shop.nothing", clocked=clocked, one_off=True)
+
+    def told() -> bool:
+        _write_back(client, namespace)
+        row.refresh_from_db()
+        return not row.enabled
+
+    eventually("the row to be disabled", told)
+    assert (row.last_run_at, row.total_run_count) == (None, 0)
+    assert _sync()[0] == 0
+    assert len(client.list_runs(namespace=namespace, job="a").runs) == 1

@@ -29,6 +29,7 @@ from .._text import format_instant, parse_instant
 from ..client import Client
 from ..errors import NotFound
 from ..models import Job, JobState
+from . import _pages
 from .entries import APP, MANAGED_BY, SOURCE, CannotCarry, Entry, app_label, to_job
 
 log = logging.getLogger("celery.beat")
@@ -77,7 +78,7 @@ class Once:
         """
         found: Dict[str, List[Job]] = {}
         labels = {MANAGED_BY: MANAGER, APP: app_label(self._app)}
-        for job in client.iter_jobs(namespace=self._namespace, labels=labels, page_size=1_000):
+        for job in _pages.jobs(client, self._namespace, labels):
             if job.spec is not None and ENTRY in job.spec.labels:
                 found.setdefault(job.spec.labels[ENTRY], []).append(job)
         states = {}

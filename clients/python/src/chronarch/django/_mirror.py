@@ -16,6 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+from ..celery import _pages
 from ..celery.entries import DJANGO, MANAGED_BY, MANAGER, SOURCE
 from ..client import Client
 from ..models import Cause, Run, RunState
@@ -23,7 +24,7 @@ from . import _look
 
 log = logging.getLogger(__name__)
 
-# Jobs, and runs, that are asked for at once.
+# Runs that are asked for at once.
 PAGE = 1_000
 # Pages of runs that are read at most to count them; the rest of a longer absence is not in the counts.
 RUN_PAGES_MAX = 100
@@ -86,18 +87,15 @@ def _aware(at: Optional[datetime.datetime]) -> datetime.datetime:
 
 def _behind(client: Client, namespace: str, rows: Mapping[str, _Row], deadline: float) -> Dict[str, _Row]:
     """Those whose job has run since."""
-    found, token = {}, ""
-    while True:
-        page = client.list_jobs(
-            namespace=namespace, labels=LABELS, page_size=PAGE, page_token=token, timeout=_left(deadline)
-        )
-        for job in page.jobs:
-            row = rows.get("" if job.spec is None else job.spec.name)
-            if row is not None and job.last_run is not None and _newest(job.last_run) > row.since:
-                found[job.last_run.job] = row
-        token = page.next_page_token
-        if not token:
-            return found
+    found = {}
+    for job in _pages.jobs(client, namespace, LABELS, timeout=_left(deadline)):
+        row = None if job.spec is None else rows.get(job.spec.name)
+        if job.spec is None or row is None:
+            continue
+        # A run that has not ended is not told with its job; it is looked for.
+        if job.live_runs or (job.last_run is not None and _newest(job.last_run) > row.since):
+            found[job.spec.name] = row
+    return found
 
 
 def _count(

@@ -11,9 +11,13 @@ from . import _push
 log = logging.getLogger(__name__)
 
 
-def store(app: Any) -> None:
+def store(app: Any, *, is_new_only: bool = False) -> None:
     """Writes the entries of the app that the tables can hold. Those that they cannot hold, for only Python can evaluate
     them, are taken from `beat_schedule` itself.
+
+    Args:
+        app: the app.
+        is_new_only: leave rows that are there as they are; beat writes them anew each time that it starts.
 
     Raises:
         django.db.Error: the tables cannot be written.
@@ -22,7 +26,10 @@ def store(app: Any) -> None:
     from django_celery_beat.schedulers import ModelEntry
 
     with _push.muted():
+        there = stored() if is_new_only else set()
         for name, entry in entries(app).items():
+            if name in there:
+                continue
             try:
                 ModelEntry.from_entry(name, app=app, **entry)
             except DatabaseError:

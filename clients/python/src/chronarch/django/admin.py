@@ -81,9 +81,11 @@ class PeriodicTaskMixin:
 
     @admin.display(description=_("last outcome"))
     def chronarch_outcome(self, row: Any) -> str:
-        """How the last run went."""
-        run = _seen(row).last_run
-        return NOTHING if run is None else _look.outcome(run)
+        """How the last run went, and how many have not ended: they wait for a worker, or are being sent."""
+        seen = _seen(row)
+        ended = NOTHING if seen.last_run is None else _look.outcome(seen.last_run)
+        live = 0 if seen.job is None else len(seen.job.live_runs)
+        return ended if not live else str(_("%(ended)s; %(live)d not ended") % {"ended": ended, "live": live})
 
     @admin.display(description=_("lateness"))
     def chronarch_lateness(self, row: Any) -> str:

@@ -1,0 +1,107 @@
+"""`manage.py chronarch_sync`: what the project's schedule and the cluster have otherwise."""
+
+import dataclasses
+import time
+from argparse import ArgumentParser
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from chronarch._options import Misconfigured
+from chronarch.celery._beat_options import of_app
+from chronarch.celery._reconcile import Reconciler
+from chronarch.celery.entries import DJANGO
+from chronarch.django import _checks, _connect, _table
+from chronarch.errors import ChronarchError
+
+# As `chronarch-celery sync` has it.
+EXIT_FAILED, EXIT_DIFFERENT, EXIT_UNREACHABLE = 1, 2, 3
+# The longest pause after a comparison that failed, seconds.
+PAUSE_MAX = 60.0
+
+
+class Command(BaseCommand):
+    """See the module."""
+
+    help = (
+        "Tells the cluster what the project's schedule is: django-celery-beat's tables and beat_schedule. "
+        "Ends with 0; with 1 where an entry cannot be carried; under --check with 2 where something differs; with 3 "
+        "where the cluster does not answer."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        """See `BaseCommand.add_arguments`."""
+        parser.add_argument("--check", action="store_true", help="change nothing; end with 2 where something differs")
+        parser.add_argument("--prune", action="store_true", help="remove jobs whose entries are gone")
+        parser.add_argument(
+            "--watch", action="store_true", help="go on, and bring last_run_at and total_run_count up to date"
+        )
+        parser.add_argument("--every", type=float, default=60.0, metavar="SECONDS", help="with --watch; 60")
+
+    def handle(self, *_: Any, **given: Any) -> None:
+        """See `BaseCommand.handle`."""
+        if given["watch"] and given["check"]:
+            raise CommandError("--check and --watch exclude one another")
+        if not given["every"] > 0:
+            raise CommandError("--every: expected seconds above 0")
+        try:
+            app = _checks.celery_app(_connect.options())
+            app.loader.import_default_modules()
+            app.finalize()
+            options = dataclasses.replace(of_app(app), prune=given["prune"])
+            reconciler = Reconciler(app, options, _connect.client())
+        except Misconfigured as error:
+            raise CommandError(str(error)) from None
+        except (OSError, ValueError, ImportError, AttributeError) as error:
+            raise CommandError(f"{type(error).__name__}: {error}") from None
+        if DJANGO in options.sources and not given["check"]:
+            _table.store(app, is_new_only=True)
+        if given["watch"]:
+            self._watch(reconciler, given)
+        else:
+            self._once(reconciler, given)
+
+    def _once(self, reconciler: Reconciler, given: Any) -> None:
+        try:
+            found = reconciler.compare(reconciler.entries())
+            if not given["prune"] and not given["check"]:
+                left, found.removed = found.removed, []
+            else:
+                left = []
+            for line in found.lines():
+                self.stdout.write(line)
+            if not given["check"]:
+                reconciler.apply(found, given["prune"])
+                reconciler.write_back()
+        except ChronarchError as error:
+            self._silent(error)
+        for name, problem in found.problems.items():
+            self.stderr.write(f"{name}: {problem}")
+        if left:
+            self.stderr.write(f"{len(left)} job(s) have no entry any more; --prune removes them: {', '.join(left[:10])}")
+        if given["check"] and found:
+            raise CommandError("the cluster has it otherwise", returncode=EXIT_DIFFERENT)
+        if found.problems:
+            raise CommandError(f"{len(found.problems)} entries cannot be carried", returncode=EXIT_FAILED)
+        if not found:
+            self.stdout.write("the cluster has it all")
+
+    def _silent(self, error: ChronarchError) -> None:
+        code = EXIT_UNREACHABLE if isinstance(error, ConnectionError) else EXIT_FAILED
+        raise CommandError(str(error), returncode=code)
+
+    def _watch(self, reconciler: Reconciler, given: Any) -> None:
+        pause = 1.0
+        while True:
+            try:
+                for line in reconciler.run().lines():
+                    self.stdout.write(line)
+                self.stdout.flush()
+                pause, wait = 1.0, given["every"]
+            except Exception as error:
+                self.stderr.write(f"{type(error).__name__}: {error}; next try in {pause:.0f} s")
+                pause, wait = min(pause * 2, PAUSE_MAX), pause
+            try:
+                time.sleep(wait)
+            except KeyboardInterrupt:
+                return
