@@ -1,5 +1,6 @@
 """The settings, and one client a process."""
 
+import dataclasses
 import os
 import threading
 from typing import Any, Optional
@@ -18,6 +19,7 @@ class _Held:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.client: Optional[Client] = None
+        self.hasty: Optional[Client] = None
 
 
 _held = _Held()
@@ -44,6 +46,16 @@ def client() -> Client:
         return held.client
 
 
+def hasty_client(timeout: float) -> Client:
+    """One whose calls take so many seconds at most: for what somebody waits for."""
+    held = _held
+    with held.lock:
+        if held.hasty is None:
+            mine = options()
+            held.hasty = dataclasses.replace(mine, timeout=min(timeout, mine.timeout)).client(ACTOR)
+        return held.hasty
+
+
 def _forget() -> None:
     # The lock as well: another thread of the parent may hold it for ever in the child. The parent's connections stay
     # its own; they are not closed here.
@@ -53,10 +65,11 @@ def _forget() -> None:
 
 def _changed(*, setting: str, **_: Any) -> None:
     if setting == SETTING:
-        old = _held.client
+        old = (_held.client, _held.hasty)
         _forget()
-        if old is not None:
-            old.close()
+        for client in old:
+            if client is not None:
+                client.close()
 
 
 os.register_at_fork(after_in_child=_forget)

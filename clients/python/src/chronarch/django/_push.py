@@ -168,7 +168,7 @@ def _tell(names: List[str], using: str) -> List[str]:
     if time.monotonic() < _Hold.until:
         raise _Refrained("a moment ago no node answered")
     deadline = time.monotonic() + PATIENCE
-    target = _rows.Target(_connect.client(), _connect.options(), using)
+    target = _rows.Target(_connect.hasty_client(PATIENCE), _connect.options(), using)
     left: Set[str] = set(names)
     told: Dict[str, Any] = {}
     for _ in range(ROUNDS_MAX):

@@ -1,11 +1,14 @@
 """One row as one job: made, changed, paused, resumed, or removed."""
 
+import dataclasses
 import logging
 import time
 from typing import Any, Dict, Iterable, Optional
 
 from .._options import Options
-from ..celery.entries import DJANGO, MANAGED_BY, MANAGER, SOURCE, CannotCarry, from_row, legal_name, to_job
+from ..celery import sync
+from ..celery._reconcile import is_held
+from ..celery.entries import DJANGO, MANAGED_BY, MANAGER, SOURCE, CannotCarry, Entry, from_row, legal_name, to_job
 from ..client import Client
 from ..errors import NotFound
 from ..models import Job
@@ -13,8 +16,6 @@ from . import _checks, _look
 
 log = logging.getLogger(__name__)
 
-# Why sync pauses a job; one that somebody else paused stays so.
-PAUSED = "disabled in its source"
 # Columns that say nothing about what is run, and when.
 _UNTOLD = ("last_run_at", "total_run_count", "date_changed")
 
@@ -56,16 +57,14 @@ class Target:
             log.warning("%s has no job: %s", name, refusal)
             return
         present = self._find(job_name, deadline)
-        namespace = self._options.namespace
-        if not entry.enabled and (present is None or present.pause is None):
-            # Before it is changed, for a job that has run its course may have another run by the change.
-            if present is not None:
-                self._client.pause_job(job_name, namespace=namespace, reason=PAUSED, timeout=_left(deadline))
-        self._client.apply_jobs([job], reason="saved in Django", timeout=_left(deadline))
-        if not entry.enabled and present is None:
-            self._client.pause_job(job_name, namespace=namespace, reason=PAUSED, timeout=_left(deadline))
-        if entry.enabled and present is not None and present.pause is not None and present.pause.reason == PAUSED:
-            self._client.resume_job(job_name, namespace=namespace, reason="enabled", timeout=_left(deadline))
+        if present is not None and not _is_ours(present):
+            log.warning("%s has no job: a job %s is there that was not made of a row", name, job_name)
+            return
+        step = _step(entry, job, present, hold=present is None and self._is_held())
+        sync.apply(self._client, sync.Plan(self._options.namespace, (step,)))
+
+    def _is_held(self) -> bool:
+        return is_held(self._client, self._options.namespace, self._app)
 
     def _remove(self, name: str, deadline: float) -> None:
         job_name = legal_name(name)
@@ -75,8 +74,7 @@ class Target:
         present = self._find(job_name, deadline)
         if present is None or present.spec is None:
             return
-        labels = present.spec.labels
-        if labels.get(MANAGED_BY) == MANAGER and labels.get(SOURCE) == DJANGO:
+        if _is_ours(present):
             try:
                 self._client.delete_job(
                     job_name, namespace=self._options.namespace, reason="deleted in Django", timeout=_left(deadline)
@@ -89,6 +87,22 @@ class Target:
             return self._client.get_job(job_name, namespace=self._options.namespace, timeout=_left(deadline))
         except NotFound:
             return None
+
+
+def _is_ours(job: Job) -> bool:
+    labels: Dict[str, str] = {} if job.spec is None else dict(job.spec.labels)
+    return labels.get(MANAGED_BY) == MANAGER and labels.get(SOURCE) == DJANGO
+
+
+def _step(entry: Entry, job: Dict[str, Any], present: Optional[Job], hold: bool) -> sync.Step:
+    """What becomes of a job. One that somebody else has paused stays so, and so does one that waits to be adopted."""
+    step = sync.Step("+" if present is None else "~", job["name"], entry.source, entry, job)
+    if present is None:
+        return dataclasses.replace(step, pause=sync.DISABLED if not entry.enabled else sync.HELD if hold else None)
+    paused = None if present.pause is None else present.pause.reason
+    if not entry.enabled and paused in (None, sync.HELD):
+        return dataclasses.replace(step, pause=sync.DISABLED, was_paused=paused is not None)
+    return dataclasses.replace(step, resume=entry.enabled and paused == sync.DISABLED)
 
 
 def fingerprint(row: Optional[Any]) -> Any:

@@ -3,13 +3,13 @@
 import dataclasses
 import time
 from argparse import ArgumentParser
-from typing import Any
+from typing import Any, NoReturn
 
 from django.core.management.base import BaseCommand, CommandError
 
 from chronarch._options import Misconfigured
 from chronarch.celery._beat_options import of_app
-from chronarch.celery._reconcile import Reconciler
+from chronarch.celery._reconcile import Reconciler, lines
 from chronarch.celery.entries import DJANGO
 from chronarch.django import _checks, _connect, _table
 from chronarch.errors import ChronarchError
@@ -63,30 +63,32 @@ class Command(BaseCommand):
 
     def _once(self, reconciler: Reconciler, given: Any) -> None:
         try:
-            found = reconciler.compare(reconciler.entries())
-            if not given["prune"] and not given["check"]:
-                left, found.removed = found.removed, []
+            entries = reconciler.entries()
+            if given["check"]:
+                planned = reconciler.plan(entries, prune=given["prune"])
             else:
-                left = []
-            for line in found.lines():
-                self.stdout.write(line)
-            if not given["check"]:
-                reconciler.apply(found, given["prune"])
+                planned = reconciler.apply(entries)
                 reconciler.write_back()
         except ChronarchError as error:
             self._silent(error)
-        for name, problem in found.problems.items():
-            self.stderr.write(f"{name}: {problem}")
-        if left:
-            self.stderr.write(f"{len(left)} job(s) have no entry any more; --prune removes them: {', '.join(left[:10])}")
-        if given["check"] and found:
+        for line in lines(planned):
+            self.stdout.write(line)
+        for problem in planned.problems:
+            self.stderr.write(f"{problem.name}: {problem.reason}")
+        for entry in entries:
+            if entry.only_python:
+                self.stderr.write(f"{entry.name}: only Python can evaluate it; `celery beat -S chronarch` does")
+        if planned.orphans:
+            names = ", ".join(planned.orphans[:10])
+            self.stderr.write(f"{len(planned.orphans)} job(s) have no entry any more; --prune removes them: {names}")
+        if given["check"] and planned.changes:
             raise CommandError("the cluster has it otherwise", returncode=EXIT_DIFFERENT)
-        if found.problems:
-            raise CommandError(f"{len(found.problems)} entries cannot be carried", returncode=EXIT_FAILED)
-        if not found:
+        if planned.problems:
+            raise CommandError(f"{len(planned.problems)} entries cannot be carried", returncode=EXIT_FAILED)
+        if not planned.changes:
             self.stdout.write("the cluster has it all")
 
-    def _silent(self, error: ChronarchError) -> None:
+    def _silent(self, error: ChronarchError) -> NoReturn:
         code = EXIT_UNREACHABLE if isinstance(error, ConnectionError) else EXIT_FAILED
         raise CommandError(str(error), returncode=code)
 
@@ -94,7 +96,7 @@ class Command(BaseCommand):
         pause = 1.0
         while True:
             try:
-                for line in reconciler.run().lines():
+                for line in lines(reconciler.run()):
                     self.stdout.write(line)
                 self.stdout.flush()
                 pause, wait = 1.0, given["every"]
