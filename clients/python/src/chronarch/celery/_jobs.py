@@ -32,6 +32,9 @@ _NEEDLESS = {
     *("mandatory", "immediate", "exchange_type", "router", "result_cls", "route_name", "task_type", "declare"),
     "confirm_timeout",
 }
+# What begins like a param of the cluster's in an argument is none there, so that its braces are a param themselves.
+_LIKE_PARAM = re.compile(r"\{\{(?= *params(?![A-Za-z0-9_]))")
+_BRACES = "braces"
 _CANVAS = ("link", "link_error", "chain", "chord", "group_id", "group_index", "callbacks", "errbacks")
 _CARRIED = {
     *("queue", "exchange", "routing_key", "priority", "headers", "expires", "time_limit", "soft_time_limit"),
@@ -103,6 +106,9 @@ def convert(
         headers = {"periodic_task_name": entry.name, **json.loads(target.get("headers", "{}"))}
         target["headers"] = json.dumps(headers, separators=(",", ":"))
     job["target"] = {"celery": target}
+    if any(_LIKE_PARAM.search(target.get(name, "")) for name in ("args", "kwargs")):
+        # Written so by `_body`.
+        job["params"] = {_BRACES: "{{"}
     # The latest that was missed, however late, as beat does when it starts; and beat sends whatever runs.
     job["catch_up"] = {"runs": "latest", "window": "366d"}
     job["overlap"] = {"policy": "allow"}
@@ -153,7 +159,7 @@ def _body(entry: "Entry") -> Dict[str, Any]:
     for name, value, kind in (("args", entry.args, (list, tuple)), ("kwargs", entry.kwargs, Mapping)):
         text = _json(name, value, kind)
         if text not in ("[]", "{}"):
-            body[name] = text
+            body[name] = _LIKE_PARAM.sub(f"{{{{ params.{_BRACES} }}}}", text)
     if sum(len(text.encode()) for text in body.values()) > BODY_BYTES_MAX:
         raise CannotCarry(
             "args: with kwargs they are more than 64 KiB", "send a key, and let the task look the rest up"
@@ -190,8 +196,7 @@ def _json(name: str, value: Any, kind: Any) -> str:
         raise CannotCarry(
             f"{name}: {error}", "pass what JSON can say, or kombu.utils.json.register_type() the class"
         ) from None
-    # What begins like a param of the cluster's is none here.
-    return re.sub(r"\{(?=\{ *params(?![A-Za-z0-9_]))", r"\\u007b", str(text))
+    return str(text)
 
 
 def _destination(entry: "Entry", app: Any, options: Mapping[str, Any]) -> Dict[str, Any]:
