@@ -2,80 +2,23 @@
 `manage.py chronarch_sync --watch`, by any number of processes at once."""
 
 import logging
-import re
 import time
-from dataclasses import dataclass, field
-from typing import Any, Dict, Hashable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Hashable, Iterator, List, Mapping, Optional, Sequence
 
 from ..client import Client
-from ..errors import InvalidArgument, NotFound
-from ..models import Change, FieldChange, Job
-from . import _pages
+from ..errors import NotFound
+from . import _pages, sync
 from ._beat_options import BeatOptions
 from ._once import Once
-from .entries import (
-    APP,
-    BEAT_SCHEDULE,
-    DJANGO,
-    MANAGED_BY,
-    MANAGER,
-    REDBEAT,
-    SOURCE,
-    CannotCarry,
-    Entry,
-    app_label,
-    from_app,
-    from_django,
-    from_redbeat,
-    named,
-    to_job,
-)
+from .entries import APP, DJANGO, MANAGED_BY, MANAGER, Entry, app_label, named
 
 log = logging.getLogger("celery.beat")
 
-# Jobs of one request.
-JOBS_AT_ONCE = 200
-# Why a job is paused by this; one that somebody else paused stays so.
-PAUSED = "disabled in its source"
 # Seconds that rows may be brought up to date in one comparison.
 WRITE_BACK_MAX = 20.0
+# How often a plan is made anew, because another process was carrying out the same one.
+TRIES_MAX = 3
 ACTOR = "celery beat"
-
-
-@dataclass
-class Difference:
-    """What differs, and is changed by `Reconciler.apply`."""
-
-    created: List[Dict[str, Any]] = field(default_factory=list)
-    updated: List[Tuple[Dict[str, Any], List[FieldChange]]] = field(default_factory=list)
-    paused: List[str] = field(default_factory=list)
-    resumed: List[str] = field(default_factory=list)
-    removed: List[str] = field(default_factory=list)
-    """Jobs without an entry."""
-    problems: Dict[str, str] = field(default_factory=dict)
-    """Entries that cannot be carried, by their names, and why."""
-
-    def __bool__(self) -> bool:
-        return bool(self.created or self.updated or self.paused or self.resumed or self.removed)
-
-    def lines(self) -> Iterator[str]:
-        """For people: what would be made, changed and removed."""
-        for job in self.created:
-            yield f"+ {job['name']}"
-        for job, changes in self.updated:
-            yield f"~ {job['name']}"
-            for one in changes:
-                yield f"    {one.path}: {_said(one.from_)} -> {_said(one.to)}"
-        for name in self.paused:
-            yield f"~ {name}: paused"
-        for name in self.resumed:
-            yield f"~ {name}: resumed"
-        for name in self.removed:
-            yield f"- {name}"
-
-
-def _said(text: Optional[str]) -> str:
-    return "(unset)" if text is None else text
 
 
 class Reconciler:
@@ -91,7 +34,8 @@ class Reconciler:
         self.app, self.options = app, options
         self._client, self._is_own = client, client is None
         self._once = Once(app, broker=options.cluster.broker, namespace=options.cluster.namespace)
-        self._told: Mapping[str, str] = {}
+        self._told: Dict[str, str] = {}
+        self._is_held = False
 
     @property
     def client(self) -> Client:
@@ -126,117 +70,37 @@ class Reconciler:
         return mine, PeriodicTasks.last_change()
 
     def entries(self) -> List[Entry]:
-        """All entries of the sources. Where the tables of django-celery-beat are one of them, what they hold of
-        `beat_schedule` is taken from there.
+        """All entries of the sources.
 
         Raises:
             Exception: a source cannot be read.
         """
-        found: List[Entry] = []
-        held: Set[str] = set()
         if DJANGO in self.options.sources:
             _reconnect_database()
-            found += from_django(self.app)
-            held = {entry.name for entry in found}
-        if BEAT_SCHEDULE in self.options.sources:
-            found += [entry for entry in from_app(self.app) if entry.name not in held]
-        if REDBEAT in self.options.sources:
-            held |= {entry.name for entry in found}
-            found += [entry for entry in from_redbeat(self.app) if entry.name not in held]
-        return found
+        return sync.collect(self.app, self.options.sources)
 
-    def compare(self, entries: Sequence[Entry]) -> Difference:
-        """What the cluster has otherwise.
+    def plan(self, entries: Sequence[Entry], *, prune: bool) -> sync.Plan:
+        """What would be changed. Entries that only Python can evaluate are not in it.
 
         Raises:
             ChronarchError: the cluster cannot be asked.
         """
-        found = Difference()
-        namespace = self.options.cluster.namespace
-        labels = {MANAGED_BY: MANAGER, APP: app_label(self.app)}
-        present = {
-            job.spec.name: job
-            for job in _pages.jobs(self.client, namespace, labels)
-            if job.spec is not None and job.spec.labels.get(SOURCE) in self.options.sources
-        }
-        jobs: List[Dict[str, Any]] = []
-        kept: Set[str] = set()
-        by_name: Dict[str, Entry] = {}
-        for entry, name in named(entries):
-            if entry.only_python:
-                continue
-            kept.add(name)
-            job = self._job(entry, name, found.problems)
-            if job is not None:
-                jobs.append(job)
-                by_name[name] = entry
-        for at in range(0, len(jobs), JOBS_AT_ONCE):
-            self._try(jobs[at : at + JOBS_AT_ONCE], by_name, found)
-        for name, entry in by_name.items():
-            _compare_pause(name, entry, present.get(name), found)
-        found.removed = [name for name in present if name not in kept]
-        return found
+        options = self.options
+        self._is_held = is_held(self.client, options.cluster.namespace, self.app)
+        return sync.plan(
+            self.client,
+            self.app,
+            [entry for entry in entries if not entry.only_python],
+            sources=options.sources,
+            broker=options.cluster.broker,
+            namespace=options.cluster.namespace,
+            prune=prune,
+            hold=self._is_held,
+            # Beat sends by name, whether or not its own process has the task.
+            allow_unknown=True,
+        )
 
-    def _job(self, entry: Entry, name: str, problems: Dict[str, str]) -> Optional[Dict[str, Any]]:
-        if entry.problem is not None:
-            problems[entry.name] = entry.problem
-            return None
-        cluster = self.options.cluster
-        try:
-            return to_job(entry, self.app, broker=cluster.broker, namespace=cluster.namespace, name=name)
-        except CannotCarry as refusal:
-            problems[entry.name] = str(refusal)
-        return None
-
-    def _try(self, jobs: List[Dict[str, Any]], entries: Mapping[str, Entry], found: Difference) -> None:
-        """What would become of jobs; those that the cluster refuses are left out, with its reason."""
-        left = list(jobs)
-        while left:
-            try:
-                results = self.client.apply_jobs(left, dry_run=True).results
-            except InvalidArgument as refusal:
-                wrong = {index: problem for problem in refusal.problems for index in _indices(problem.path)}
-                if not wrong:
-                    raise
-                for index, problem in wrong.items():
-                    found.problems[entries[left[index]["name"]].name] = str(problem)
-                left = [job for index, job in enumerate(left) if index not in wrong]
-                continue
-            for job, result in zip(left, results):
-                if result.change is Change.CREATED:
-                    found.created.append(job)
-                elif result.change is Change.UPDATED:
-                    found.updated.append((job, result.changes))
-            return
-
-    def apply(self, found: Difference, prune: bool) -> None:
-        """Makes the cluster have it.
-
-        Raises:
-            ChronarchError: it does not let itself, or cannot be asked; part of it may be done.
-        """
-        namespace, client = self.options.cluster.namespace, self.client
-        created = {job["name"] for job in found.created}
-        # Before they are changed, for a job that has run its course may have another run by the change.
-        for name in found.paused:
-            if name not in created:
-                client.pause_job(name, namespace=namespace, reason=PAUSED)
-        jobs = found.created + [job for job, _ in found.updated]
-        for at in range(0, len(jobs), JOBS_AT_ONCE):
-            client.apply_jobs(jobs[at : at + JOBS_AT_ONCE], reason="sync")
-        for name in found.paused:
-            if name in created:
-                client.pause_job(name, namespace=namespace, reason=PAUSED)
-        for name in found.resumed:
-            client.resume_job(name, namespace=namespace, reason="enabled in its source")
-        for name in found.removed if prune else ():
-            try:
-                client.delete_job(name, namespace=namespace, reason="its entry is gone")
-            except NotFound:
-                # Another one was first.
-                continue
-
-    def run(self) -> Difference:
+    def run(self) -> sync.Plan:
         """One comparison and all that follows from it; returns what differed.
 
         Raises:
@@ -244,13 +108,35 @@ class Reconciler:
             Exception: a source cannot be read.
         """
         entries = self.entries()
-        found = self.compare(entries)
-        self.apply(found, self.options.prune)
-        self._tell(found)
-        if BEAT_SCHEDULE in self.options.sources or REDBEAT in self.options.sources:
-            self._once.refresh(self.client, {name: entry for entry, name in named(entries) if entry.only_python})
+        planned = self.apply(entries)
+        self._tell(planned, entries)
+        only_python = {name: entry for entry, name in named(entries) if entry.only_python}
+        self._remove_plain(planned, only_python)
+        self._once.refresh(self.client, only_python)
         self.write_back()
-        return found
+        return planned
+
+    def apply(self, entries: Sequence[Entry]) -> sync.Plan:
+        """Makes the cluster have them.
+
+        Raises:
+            ChronarchError: it cannot be asked, or refuses; part of it may be done.
+        """
+        for number in range(1, TRIES_MAX + 1):
+            planned = self.plan(entries, prune=self.options.prune)
+            try:
+                sync.apply(self.client, planned)
+                break
+            except NotFound:
+                # Another beat was faster, and has deleted what this one was about to.
+                if number == TRIES_MAX:
+                    raise
+        return planned
+
+    def _remove_plain(self, planned: sync.Plan, only_python: Mapping[str, Entry]) -> None:
+        """An entry that has become one for Python alone has no job any more that would fire beside it."""
+        for name in set(planned.orphans) & set(only_python):
+            self.client.delete_job(name, namespace=planned.namespace, reason="only Python can evaluate it")
 
     def write_back(self) -> int:
         """Tells django-celery-beat's rows when they last ran, and returns how many were changed.
@@ -274,35 +160,51 @@ class Reconciler:
         """
         return self._once.advance(self.client)
 
-    def _tell(self, found: Difference) -> None:
-        """Each problem once, for as long as it is the same."""
-        for name, problem in found.problems.items():
-            if self._told.get(name) != problem:
-                log.error("%s is not sent by the cluster: %s", name, problem)
-        self._told = dict(found.problems)
-        if found:
-            log.info(
-                "beat: the cluster has been told: %d created, %d changed, %d paused, %d resumed, %d without an entry%s",
-                len(found.created),
-                len(found.updated),
-                len(found.paused),
-                len(found.resumed),
-                len(found.removed),
-                "" if self.options.prune else " left",
-            )
+    def _tell(self, planned: sync.Plan, entries: Sequence[Entry]) -> None:
+        """Each thing once, for as long as it is the same."""
+        said = {f"{one.name} is not sent by the cluster": one.reason for one in planned.problems}
+        if self._is_held:
+            said["jobs are held and send nothing"] = "`chronarch-celery adopt` lets them go when the old beat is stopped"
+        for what, why in said.items():
+            if self._told.get(what) != why:
+                log.error("beat: %s: %s", what, why)
+        unknown = {entry.task for entry in entries if entry.task and entry.task not in self.app.tasks}
+        for task in sorted(unknown):
+            said[task] = "unknown"
+            if task not in self._told:
+                log.warning("beat: no task %s is registered in this process; workers that lack it too drop it", task)
+        self._told = said
+        if planned.changes:
+            counts = (planned.count("+"), planned.count("~"), planned.count("-"))
+            log.info("beat: the cluster has been told: %d new, %d changed, %d removed", *counts)
 
 
-def _compare_pause(name: str, entry: Entry, present: Optional[Job], found: Difference) -> None:
-    pause = None if present is None else present.pause
-    if not entry.enabled and pause is None:
-        found.paused.append(name)
-    elif entry.enabled and pause is not None and pause.reason == PAUSED:
-        found.resumed.append(name)
+def is_held(client: Client, namespace: str, app: Any) -> bool:
+    """Whether the app's jobs wait for `chronarch-celery adopt`: then new ones wait with them. Where none waits, none does,
+    unlike with `chronarch-celery sync`: who starts this has chosen what sends.
+
+    Raises:
+        ChronarchError: the cluster cannot be asked.
+    """
+    jobs = _pages.jobs(client, namespace, {MANAGED_BY: MANAGER, APP: app_label(app)})
+    return any(job.pause is not None and job.pause.reason == sync.HELD for job in jobs)
 
 
-def _indices(path: str) -> List[int]:
-    found = re.match(r"jobs\[(\d+)\]", path)
-    return [int(found.group(1))] if found else []
+def lines(planned: sync.Plan) -> Iterator[str]:
+    """A plan for people: what is made, changed and removed, field by field."""
+    for step in planned.changes:
+        yield f"{step.sign} {step.name}"
+        if step.sign == "~":
+            for one in step.fields:
+                yield f"    {one.path}: {_said(one.from_)} -> {_said(one.to)}"
+        if step.pause:
+            yield f"    paused: {step.pause}"
+        if step.resume:
+            yield "    resumed"
+
+
+def _said(text: Optional[str]) -> str:
+    return "(unset)" if text is None else text
 
 
 def _reconnect_database() -> None:
