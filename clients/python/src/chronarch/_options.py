@@ -1,4 +1,5 @@
-"""How a program that is configured by others reaches the cluster: what Django's settings and Celery's say, as one value.
+"""How a program that is configured by others reaches the cluster: what Django's settings and Celery's say, as one
+value.
 
 Each part may also come from the environment, under the name that the command line uses; what the settings say goes
 before it.

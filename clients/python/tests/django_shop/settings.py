@@ -45,8 +45,11 @@ TEMPLATES = [
 ]
 STATIC_URL = "/static/"
 CELERY_BROKER_URL = os.environ.get("SHOP_BROKER", "memory://")
+CELERY_RESULT_EXPIRES = None
 CELERY_TIMEZONE = "Europe/Berlin"
 CHRONARCH = {
     "CELERY_APP": "django_shop.celery:app",
-    "NAMESPACE": os.environ.get("SHOP_NAMESPACE", "default"),
+    "NAMESPACE": os.environ.get("SHOP_NAMESPACE"),
 }
+CELERY_BEAT_SCHEDULE = {"static": {"task": "shop.nothing", "schedule": 36_500 * 86_400.0 / 100}}
+CELERY_CHRONARCH_SYNC_EVERY = float(os.environ.get("CELERY_SYNC_EVERY", "60"))

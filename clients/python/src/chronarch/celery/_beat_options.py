@@ -82,12 +82,12 @@ def _has_django(installed: str) -> bool:
         return False
     from django.apps import apps
 
-    return apps.ready and apps.is_installed(installed)
+    return bool(apps.ready and apps.is_installed(installed))
 
 
 def _found_sources(app: Any) -> Tuple[str, ...]:
-    """Beat's own schedule, and the tables of django-celery-beat where they are installed. RedBeat's keys are taken when they
-    are named: that it is configured does not say that its entries are still wanted."""
+    """Beat's own schedule, and the tables of django-celery-beat where they are installed. RedBeat's keys are taken when
+    they are named: that it is configured does not say that its entries are still wanted."""
     return (BEAT_SCHEDULE, DJANGO) if _has_django("django_celery_beat") else (BEAT_SCHEDULE,)
 
 

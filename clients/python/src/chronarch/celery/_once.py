@@ -1,15 +1,15 @@
 """Entries that only Python can evaluate, as jobs of one occurrence each.
 
-A class of the app's own says when an entry is due, or a `BeatLazyFunc` what is sent: both are asked when the time has come,
-as `celery beat` would, and what comes of it is left with the cluster as a job with one instant, a moment ahead. From there
-on it is the cluster's, whoever dies.
+A class of the app's own says when an entry is due, or a `BeatLazyFunc` what is sent: both are asked when the time has
+come, as `celery beat` would, and what comes of it is left with the cluster as a job with one instant, a moment ahead.
+From there on it is the cluster's, whoever dies.
 
 # Why none is sent twice
 An occurrence is named by the one before it: `report-after-20261126t020000.000z`. All that a beat goes by lies in the
-cluster, where the newest occurrence says when it was due, so any number of beats come to the same name, and the id of the
-operation is made of the name: the first one makes the job, and the others are told so. A beat that was stopped in the
-middle and goes on an hour later does no harm either: an instant that has passed never fires in a job that is made, or
-changed, behind it.
+cluster, where the newest occurrence says when it was due, so any number of beats come to the same name, and the id of
+the operation is made of the name: the first one makes the job, and the others are told so. A beat that was stopped in
+the middle and goes on an hour later does no harm either: an instant that has passed never fires in a job that is made,
+or changed, behind it.
 
 # Why none is lost
 A job whose instant had passed by the time it arrived is left for dead: it is exhausted, and has no run. Then, and only
@@ -39,8 +39,8 @@ ENTRY, DUE, TRY, FIRST = "celery-entry", "celery-due", "celery-try", "celery-fir
 # Seconds ahead that an occurrence is given; doubled for each one that arrived too late.
 LEAD = 1.0
 TRIES_MAX = 6
-# How long a cluster without a leader may take to send one, and how long they are kept behind that: longer than the cluster
-# remembers the ids of operations.
+# How long a cluster without a leader may take to send one, and how long they are kept behind that: longer than the
+# cluster remembers the ids of operations.
 WINDOW = datetime.timedelta(hours=1)
 KEPT = 2 * WINDOW + datetime.timedelta(minutes=5)
 # Deleted in one pass; the others wait for the next.
@@ -245,7 +245,9 @@ class Once:
 
     def _apply(self, client: Client, job: Dict[str, Any]) -> Optional[Job]:
         digest = hashlib.sha256(f"{self._namespace}/{job['name']}".encode()).hexdigest()
-        client.apply_jobs([job], operation_id=f"{MANAGER}-{digest[:40]}", reason="an entry that only Python can evaluate")
+        client.apply_jobs(
+            [job], operation_id=f"{MANAGER}-{digest[:40]}", reason="an entry that only Python can evaluate"
+        )
         # Where another beat was first, its job stands.
         return self._find(client, job["name"])
 

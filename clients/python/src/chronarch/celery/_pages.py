@@ -9,7 +9,9 @@ from ..models import Job
 PAGE = 1_000
 
 
-def jobs(client: Client, namespace: str, labels: Mapping[str, str], *, timeout: Optional[float] = None) -> Iterator[Job]:
+def jobs(
+    client: Client, namespace: str, labels: Mapping[str, str], *, timeout: Optional[float] = None
+) -> Iterator[Job]:
     """The jobs, in the order of their names.
 
     Args:
@@ -23,9 +25,7 @@ def jobs(client: Client, namespace: str, labels: Mapping[str, str], *, timeout: 
     """
     token = ""
     while True:
-        page = client.list_jobs(
-            namespace=namespace, labels=labels, page_size=PAGE, page_token=token, timeout=timeout
-        )
+        page = client.list_jobs(namespace=namespace, labels=labels, page_size=PAGE, page_token=token, timeout=timeout)
         yield from page.jobs
         token = page.next_page_token
         if not token:

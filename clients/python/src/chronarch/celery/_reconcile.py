@@ -1,5 +1,5 @@
-"""One comparison of a Celery project with the cluster, and what follows from it; made over and over by the thin beat and by
-`manage.py chronarch_sync --watch`, by any number of processes at once."""
+"""One comparison of a Celery project with the cluster, and what follows from it; made over and over by the thin beat
+and by `manage.py chronarch_sync --watch`, by any number of processes at once."""
 
 import logging
 import time
@@ -164,7 +164,9 @@ class Reconciler:
         """Each thing once, for as long as it is the same."""
         said = {f"{one.name} is not sent by the cluster": one.reason for one in planned.problems}
         if self._is_held:
-            said["jobs are held and send nothing"] = "`chronarch-celery adopt` lets them go when the old beat is stopped"
+            said["jobs are held and send nothing"] = (
+                "`chronarch-celery adopt` lets them go when the old beat is stopped"
+            )
         for what, why in said.items():
             if self._told.get(what) != why:
                 log.error("beat: %s: %s", what, why)
@@ -180,8 +182,8 @@ class Reconciler:
 
 
 def is_held(client: Client, namespace: str, app: Any) -> bool:
-    """Whether the app's jobs wait for `chronarch-celery adopt`: then new ones wait with them. Where none waits, none does,
-    unlike with `chronarch-celery sync`: who starts this has chosen what sends.
+    """Whether the app's jobs wait for `chronarch-celery adopt`: then new ones wait with them. Where none waits, none
+    does, unlike with `chronarch-celery sync`: who starts this has chosen what sends.
 
     Raises:
         ChronarchError: the cluster cannot be asked.

@@ -1,24 +1,25 @@
 """`celery beat -S chronarch`: a beat that sends nothing itself.
 
 It hands the schedule to the cluster and sees to it that the two stay the same: `beat_schedule`, the tables of
-django-celery-beat where the project has them, RedBeat's keys where they are named. The cluster sends the tasks, also while
-no beat runs. So as many may run as one likes, on as many machines, and it does not matter when one dies.
+django-celery-beat where the project has them, RedBeat's keys where they are named. The cluster sends the tasks, also
+while no beat runs. So as many may run as one likes, on as many machines, and it does not matter when one dies.
 
-Only for what Python alone can evaluate (a schedule class of the app's own, a `BeatLazyFunc`) one beat has to be alive when
-it is due: see `_once`.
+Only for what Python alone can evaluate (a schedule class of the app's own, a `BeatLazyFunc`) one beat has to be alive
+when it is due: see `_once`.
 
     app.conf.chronarch_endpoints = ["10.0.0.1:7401", "10.0.0.2:7401", "10.0.0.3:7401"]
 
     $ celery -A shop beat -S chronarch
 
 Options, each also without `app.conf` as CHRONARCH in Django's settings or as CHRONARCH_… in the environment:
-`chronarch_endpoints`, `_token`, `_tls`, `_insecure`, `_timeout` (seconds), `_namespace`, `_broker` (the connection of the
-cluster's workers, `celery`). Of the app alone: `chronarch_from` (of `beat_schedule`, `django`, `redbeat`),
-`chronarch_sync_every` (60 s), `chronarch_prune` (True), `chronarch_write_back` (True), `chronarch_give_up_after` (never).
+`chronarch_endpoints`, `_token`, `_tls`, `_insecure`, `_timeout` (seconds), `_namespace`, `_broker` (the connection of
+the cluster's workers, `celery`). Of the app alone: `chronarch_from` (of `beat_schedule`, `django`, `redbeat`),
+`chronarch_sync_every` (60 s), `chronarch_prune` (True), `chronarch_write_back` (True), `chronarch_give_up_after`
+(never).
 
-A cluster that is down does not end it: it tries again, after 1 s, then 2 s, up to a minute, and says so. It ends, with the
-exit code 1, when its options make no sense, when the cluster refuses its token, and after `chronarch_give_up_after` seconds
-without an answer.
+A cluster that is down does not end it: it tries again, after 1 s, then 2 s, up to a minute, and says so. It ends, with
+the exit code 1, when its options make no sense, when the cluster refuses its token, and after `chronarch_give_up_after`
+seconds without an answer.
 """
 
 import logging
@@ -126,7 +127,7 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         self._sync_at = time.monotonic() + wait
         text = error.message if isinstance(error, ChronarchError) else f"{type(error).__name__}: {error}"
         log.error(
-            "beat: the schedule was not compared with the cluster, next try in %.0f s: %s. What the cluster has goes on.",
+            "beat: the schedule was not compared with the cluster, next try in %.0f s; what it has goes on: %s",
             wait,
             text,
         )

@@ -35,7 +35,7 @@ def check_settings(**_: Any) -> List[checks.CheckMessage]:
     if not apps.is_installed(BEAT):
         found.append(
             checks.Info(
-                "django_celery_beat is not installed: periodic tasks are those of beat_schedule, and the admin shows none",
+                "django_celery_beat is not installed: periodic tasks are those of beat_schedule alone",
                 id="chronarch.I001",
             )
         )
@@ -65,7 +65,7 @@ def check_schedulers(**_: Any) -> List[checks.CheckMessage]:
         return []
     return [
         checks.Warning(
-            f"{named}, while chronarch.django hands the same tasks to the cluster: where both run, each task is sent twice",
+            f"{named}, while chronarch.django hands the same tasks to the cluster: each is sent twice where both run",
             hint="stop that beat, or start it as `celery beat -S chronarch`, and set beat_scheduler to 'chronarch'",
             id="chronarch.W002",
         )

@@ -4,6 +4,7 @@ import datetime
 import time
 from typing import Dict, Iterable, List, Optional, Tuple
 
+from .._options import Options
 from ..celery.entries import DJANGO, MANAGED_BY, MANAGER, SOURCE, Entry, named
 from ..errors import ChronarchError, NotFound
 from ..models import Job, Run, RunState
@@ -31,8 +32,8 @@ def job_names(using: Optional[str] = None) -> Dict[str, str]:
 
 
 def jobs_of(names: Iterable[str]) -> Tuple[Dict[str, Job], bool]:
-    """Those of the periodic tasks that have a job, by their names, and whether all were looked for: in a project of many
-    thousands the time may be over before.
+    """Those of the periodic tasks that have a job, by their names, and whether all were looked for: in a project of
+    many thousands the time may be over before.
 
     Raises:
         Silent: the cluster did not tell.
@@ -95,7 +96,7 @@ def run_now(name: str, operation_id: str, actor: str) -> str:
     return run.run_id
 
 
-def _options() -> "_connect.Options":
+def _options() -> Options:
     return _connect.options()
 
 

@@ -3,11 +3,11 @@
 So that pages and reports that show them stay right, and so that a project can go back to the old scheduler at any time
 without a task running at once.
 
-`last_run_at` is the instant that the newest run of the schedule stood for, and at the same time the mark up to which runs
-are counted. A row is changed only while it still has the mark that was read: of several processes that do this at once one
-counts, and a row that was saved meanwhile with old figures is counted again from the older mark. Rows are changed by
-`update`, which sends no signals and leaves `date_changed` as it is. Runs that somebody asked for do not count, as in
-django-celery-beat.
+`last_run_at` is the instant that the newest run of the schedule stood for, and at the same time the mark up to which
+runs are counted. A row is changed only while it still has the mark that was read: of several processes that do this at
+once one counts, and a row that was saved meanwhile with old figures is counted again from the older mark. Rows are
+changed by `update`, which sends no signals and leaves `date_changed` as it is. Runs that somebody asked for do not
+count, as in django-celery-beat.
 """
 
 import datetime

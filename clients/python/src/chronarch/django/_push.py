@@ -1,11 +1,11 @@
 """Rows of django-celery-beat that are saved or deleted, told to the cluster when their transaction commits.
 
-Never before: what is rolled back is not told. And never in the way: a push takes PATIENCE seconds at most, raises nothing,
-and after one that found nobody the next ones are left out for a while, for each would make somebody wait. What is not
-told by a push is found by `celery beat -S chronarch` or `chronarch_sync --watch`, which compare everything.
+Never before: what is rolled back is not told. And never in the way: a push takes PATIENCE seconds at most, raises
+nothing, and after one that found nobody the next ones are left out for a while, for each would make somebody wait. What
+is not told by a push is found by `celery beat -S chronarch` or `chronarch_sync --watch`, which compare everything.
 
-A push tells what a row is when it is told, not what it was when it was saved: it reads the row after the commit, and again
-after the push. So of two processes that save one row at once, the one that is told last tells the newest.
+A push tells what a row is when it is told, not what it was when it was saved: it reads the row after the commit, and
+again after the push. So of two processes that save one row at once, the one that is told last tells the newest.
 """
 
 import contextlib
@@ -89,7 +89,9 @@ def _before_task(sender: Any, instance: Any, using: str, raw: bool = False, **_:
     # A row that gets another name leaves a job behind.
     instance.chronarch_was = None
     if instance.pk is not None and not raw and not _local.muted:
-        instance.chronarch_was = sender._base_manager.using(using).filter(pk=instance.pk).values_list("name", flat=True).first()
+        instance.chronarch_was = (
+            sender._base_manager.using(using).filter(pk=instance.pk).values_list("name", flat=True).first()
+        )
 
 
 def _after_task(instance: Any, using: str, raw: bool = False, **_: Any) -> None:
@@ -104,7 +106,9 @@ def _after_schedule(sender: Any, instance: Any, using: str, raw: bool = False, c
         return
     from django_celery_beat.models import PeriodicTask
 
-    column = _COLUMN.get(sender.__name__) or next(_COLUMN[one.__name__] for one in sender.__mro__ if one.__name__ in _COLUMN)
+    column = _COLUMN.get(sender.__name__) or next(
+        _COLUMN[one.__name__] for one in sender.__mro__ if one.__name__ in _COLUMN
+    )
     names = PeriodicTask.objects.using(using).filter(**{f"{column}_id": instance.pk}).values_list("name", flat=True)
     changed(list(names[: ROWS_MAX + 1]), using)
 
@@ -127,8 +131,8 @@ def changed(names: Iterable[str], using: str) -> None:
 
 
 def push(names: Iterable[str], using: str) -> bool:
-    """Tells the cluster of rows, and returns whether all were told. Raises nothing: what goes wrong is logged, and noted
-    for `take_problem`."""
+    """Tells the cluster of rows, and returns whether all were told. Raises nothing: what goes wrong is logged, and
+    noted for `take_problem`."""
     wanted = list(names)
     try:
         left = _tell(wanted, using)

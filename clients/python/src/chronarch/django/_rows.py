@@ -1,5 +1,6 @@
 """One row as one job: made, changed, paused, resumed, or removed."""
 
+import contextlib
 import dataclasses
 import logging
 import time
@@ -75,12 +76,11 @@ class Target:
         if present is None or present.spec is None:
             return
         if _is_ours(present):
-            try:
+            # Another process may be faster.
+            with contextlib.suppress(NotFound):
                 self._client.delete_job(
                     job_name, namespace=self._options.namespace, reason="deleted in Django", timeout=_left(deadline)
                 )
-            except NotFound:
-                pass
 
     def _find(self, job_name: str, deadline: float) -> Optional[Job]:
         try:

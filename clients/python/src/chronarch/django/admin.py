@@ -1,8 +1,8 @@
-"""The admin of django-celery-beat, with what the cluster knows beside it: when a task is due next, how its last run went
-and how late it was, its newest runs, and a way to run it now.
+"""The admin of django-celery-beat, with what the cluster knows beside it: when a task is due next, how its last run
+went and how late it was, its newest runs, and a way to run it now.
 
-The class that is registered for PeriodicTask is extended, whichever it is. A project that registers its own one later, or
-on a site of its own, puts `PeriodicTaskMixin` before its base class.
+The class that is registered for PeriodicTask is extended, whichever it is. A project that registers its own one later,
+or on a site of its own, puts `PeriodicTaskMixin` before its base class.
 """
 
 import datetime
@@ -70,7 +70,7 @@ class PeriodicTaskMixin:
         if not is_complete:
             messages.warning(request, _("The cluster has so many jobs that not all were looked for in time."))
 
-    @admin.display(description=_("next run"))
+    @admin.display(description=_("next run"))  # type: ignore[untyped-decorator]
     def chronarch_next_run(self, row: Any) -> str:
         """When it is due next, in the current time zone."""
         seen = _seen(row)
@@ -79,7 +79,7 @@ class PeriodicTaskMixin:
         at = _look.next_at(seen.job)
         return _instant(at) if at is not None else str(seen.job.state)
 
-    @admin.display(description=_("last outcome"))
+    @admin.display(description=_("last outcome"))  # type: ignore[untyped-decorator]
     def chronarch_outcome(self, row: Any) -> str:
         """How the last run went, and how many have not ended: they wait for a worker, or are being sent."""
         seen = _seen(row)
@@ -87,7 +87,7 @@ class PeriodicTaskMixin:
         live = 0 if seen.job is None else len(seen.job.live_runs)
         return ended if not live else str(_("%(ended)s; %(live)d not ended") % {"ended": ended, "live": live})
 
-    @admin.display(description=_("lateness"))
+    @admin.display(description=_("lateness"))  # type: ignore[untyped-decorator]
     def chronarch_lateness(self, row: Any) -> str:
         """How long after it was due the last run was sent."""
         run = _seen(row).last_run
@@ -108,7 +108,7 @@ class PeriodicTaskMixin:
             return shown
         return [*shown, (_("Chronarch"), {"fields": _FIELDS, "classes": ("wide",)})]
 
-    @admin.display(description=_("newest runs"))
+    @admin.display(description=_("newest runs"))  # type: ignore[untyped-decorator]
     def chronarch_history(self, row: Any) -> str:
         """The newest runs as the cluster has them."""
         seen = _seen(row)
@@ -116,12 +116,17 @@ class PeriodicTaskMixin:
             return seen.missing() if seen.job is None else NOTHING
         heads = (_("due"), _("outcome"), _("lateness"), _("cause"), _("run"))
         head = format_html_join("", "<th>{}</th>", ((text,) for text in heads))
-        lines = format_html_join("", "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>", _lines(seen.runs))
-        return format_html(
+        lines = format_html_join(
+            "", "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>", _lines(seen.runs)
+        )
+        table: str = format_html(
             '<table class="chronarch-history"><thead><tr>{}</tr></thead><tbody>{}</tbody></table>', head, lines
         )
+        return table
 
-    def render_change_form(self, request: HttpRequest, context: Dict[str, Any], *args: Any, **kwargs: Any) -> HttpResponse:
+    def render_change_form(
+        self, request: HttpRequest, context: Dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
         """See `ModelAdmin.render_change_form`."""
         obj = kwargs.get("obj")
         inherited = getattr(super(), "change_form_template", None)
@@ -201,17 +206,17 @@ class PeriodicTaskMixin:
 
     # The actions of django-celery-beat change rows without signals.
 
-    @admin.action(description=_("Enable selected tasks"))
+    @admin.action(description=_("Enable selected tasks"))  # type: ignore[untyped-decorator]
     def enable_tasks(self, request: HttpRequest, queryset: Any) -> None:
         """As in django-celery-beat, and the cluster is told."""
         self._told(request, queryset, super().enable_tasks)  # type: ignore[misc]
 
-    @admin.action(description=_("Disable selected tasks"))
+    @admin.action(description=_("Disable selected tasks"))  # type: ignore[untyped-decorator]
     def disable_tasks(self, request: HttpRequest, queryset: Any) -> None:
         """As in django-celery-beat, and the cluster is told."""
         self._told(request, queryset, super().disable_tasks)  # type: ignore[misc]
 
-    @admin.action(description=_("Toggle activity of selected tasks"))
+    @admin.action(description=_("Toggle activity of selected tasks"))  # type: ignore[untyped-decorator]
     def toggle_tasks(self, request: HttpRequest, queryset: Any) -> None:
         """As in django-celery-beat, and the cluster is told."""
         self._told(request, queryset, super().toggle_tasks)  # type: ignore[misc]

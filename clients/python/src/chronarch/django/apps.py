@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 BEAT = "django_celery_beat"
 
 
-class ChronarchConfig(AppConfig):
+class ChronarchConfig(AppConfig):  # type: ignore[misc]
     """Connects signals and checks."""
 
     name = "chronarch.django"

@@ -3,14 +3,15 @@
 import dataclasses
 import time
 from argparse import ArgumentParser
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Sequence
 
 from django.core.management.base import BaseCommand, CommandError
 
 from chronarch._options import Misconfigured
 from chronarch.celery._beat_options import of_app
 from chronarch.celery._reconcile import Reconciler, lines
-from chronarch.celery.entries import DJANGO
+from chronarch.celery.entries import DJANGO, Entry
+from chronarch.celery.sync import Plan
 from chronarch.django import _checks, _connect, _table
 from chronarch.errors import ChronarchError
 
@@ -20,7 +21,7 @@ EXIT_FAILED, EXIT_DIFFERENT, EXIT_UNREACHABLE = 1, 2, 3
 PAUSE_MAX = 60.0
 
 
-class Command(BaseCommand):
+class Command(BaseCommand):  # type: ignore[misc]
     """See the module."""
 
     help = (
@@ -71,6 +72,15 @@ class Command(BaseCommand):
                 reconciler.write_back()
         except ChronarchError as error:
             self._silent(error)
+        self._tell(planned, entries)
+        if given["check"] and planned.changes:
+            raise CommandError("the cluster has it otherwise", returncode=EXIT_DIFFERENT)
+        if planned.problems:
+            raise CommandError(f"{len(planned.problems)} entries cannot be carried", returncode=EXIT_FAILED)
+        if not planned.changes:
+            self.stdout.write("the cluster has it all")
+
+    def _tell(self, planned: Plan, entries: Sequence[Entry]) -> None:
         for line in lines(planned):
             self.stdout.write(line)
         for problem in planned.problems:
@@ -81,12 +91,6 @@ class Command(BaseCommand):
         if planned.orphans:
             names = ", ".join(planned.orphans[:10])
             self.stderr.write(f"{len(planned.orphans)} job(s) have no entry any more; --prune removes them: {names}")
-        if given["check"] and planned.changes:
-            raise CommandError("the cluster has it otherwise", returncode=EXIT_DIFFERENT)
-        if planned.problems:
-            raise CommandError(f"{len(planned.problems)} entries cannot be carried", returncode=EXIT_FAILED)
-        if not planned.changes:
-            self.stdout.write("the cluster has it all")
 
     def _silent(self, error: ChronarchError) -> NoReturn:
         code = EXIT_UNREACHABLE if isinstance(error, ConnectionError) else EXIT_FAILED
