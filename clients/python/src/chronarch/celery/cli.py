@@ -11,6 +11,7 @@ from .._endpoints import ENDPOINTS_DEFAULT, Tls
 from .._request import TIMEOUT_DEFAULT
 from ..client import Client
 from ..errors import ChronarchError, PermissionDenied, Unauthenticated, Unreachable
+from . import doctor
 from . import sync as syncing
 from ._jobs import BROKER_DEFAULT
 from .entries import SOURCES
@@ -243,6 +244,30 @@ def tell(planned: syncing.Plan) -> None:
     counts = [(planned.count("+"), "to add"), (planned.count("~"), "to change"), (planned.count("-"), "to delete")]
     text = ", ".join(f"{count} {what}" for count, what in [*counts, (planned.count("="), "as they are")])
     click.echo(f"{text}, {len(planned.problems)} not carried", err=True)
+
+
+@main.command("doctor")
+@common
+@from_option
+@click.option("--watch", "seconds", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS")
+def doctor_command(context: Context, sources: Optional[List[str]], seconds: float) -> int:
+    """Looks at all that has to be right, and changes nothing: one line a finding, ok, warn or fail.
+
+    --watch is how long messages of a beat are looked out for. Ends with 1 where something fails.
+    """
+    entries = collected(context.app, sources)
+    levels = set()
+    for finding in doctor.examine(
+        context.app,
+        context.client,
+        entries,
+        broker=context.broker,
+        namespace=context.namespace,
+        seconds=seconds,
+    ):
+        click.echo(str(finding))
+        levels.add(finding.level)
+    return EXIT_FAILED if doctor.FAIL in levels else 0
 
 
 def _line(step: syncing.Step) -> str:
