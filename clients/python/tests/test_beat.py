@@ -1,6 +1,7 @@
 """`celery beat -S chronarch`: real beats, a real worker, a real Redis, real nodes."""
 
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
@@ -8,7 +9,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
@@ -17,6 +21,9 @@ import pytest
 from cluster import Cluster, binary, eventually, free_ports
 
 from chronarch import Client, models
+from chronarch.celery import _once
+from chronarch.celery._once import Once
+from chronarch.celery.entries import Entry
 
 HERE = Path(__file__).parent
 # The connection of the cluster's worker; other tests have other ones.
@@ -254,15 +261,13 @@ def test_options_that_make_no_sense_end_a_beat_at_once(shop: Shop) -> None:
 
 def test_rows_that_are_edited_arrive_and_are_told_when_they_ran(shop: Shop, sends: None) -> None:
     django_shop.set_up()
-    from django.test import override_settings
     from django_celery_beat.models import IntervalSchedule, PeriodicTask, PeriodicTasks
 
     from chronarch.django import _push
 
-    environment = django_shop.environment(
-        SHOP_DATABASE=os.environ["SHOP_DATABASE"], CELERY_SYNC_EVERY="1", **shop.environment
-    )
-    with override_settings(), _push.muted():
+    environment = {"DJANGO_SETTINGS_MODULE": "django_shop.settings", "CELERY_SYNC_EVERY": "1"}
+    environment["SHOP_DATABASE"] = os.environ["SHOP_DATABASE"]
+    with _push.muted():
         schedule = IntervalSchedule.objects.create(every=1, period="seconds")
         row = PeriodicTask.objects.create(name="a", task="shop.mark", interval=schedule, args='["a"]')
         try:
@@ -300,3 +305,137 @@ def test_celery_finds_the_scheduler_by_its_name() -> None:
     found = Service(Celery("x", broker="memory://"), scheduler_cls="chronarch").get_scheduler(lazy=True)
     assert isinstance(found, Scheduler)
     assert "cluster -> " in found.info
+
+
+class _Due(Once):
+    """What only Python can evaluate, of one entry that is due each second; the app sends nothing."""
+
+    def __init__(self, client: Client, namespace: str) -> None:
+        from celery import Celery
+        from celery.schedules import schedule
+
+        super().__init__(Celery("once"), broker="nobody", namespace=namespace)
+        self.client = client
+        self.wanted = {"e": Entry("e", "e", "t", schedule(1.0), "beat_schedule", only_python=True, problem="-")}
+
+    def read(self) -> "_Due":
+        """As each comparison does."""
+        self.refresh(self.client, self.wanted)
+        return self
+
+
+def _occurrences(client: Client, namespace: str) -> Dict[str, int]:
+    """The jobs, each with how often it ran."""
+    runs = [run.job for run in client.iter_runs(namespace=namespace)]
+    return {job.spec.name: runs.count(job.spec.name) for job in client.iter_jobs(namespace=namespace) if job.spec}
+
+
+@pytest.fixture
+def namespace(client: Client) -> Iterator[str]:
+    """One of its own."""
+    name = f"once-{uuid.uuid4().hex[:8]}"
+    yield name
+    for job in list(client.iter_jobs(namespace=name)):
+        if job.spec is not None:
+            client.delete_job(job.spec.name, namespace=name, cancel_runs=True)
+
+
+def test_two_beats_at_the_same_point_make_one_occurrence(
+    client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beats = [_Due(client, namespace).read() for _ in range(2)]
+    beats[0].advance(client)
+    beats[1].read().advance(client)
+    find, meet = Once._find, threading.Barrier(2, timeout=20)
+
+    def together(self: Once, client: Client, name: str) -> Optional[models.Job]:
+        found = find(self, client, name)
+        if found is None and "first" not in name:
+            # Neither has it, and both are about to make it.
+            meet.wait()
+        return found
+
+    monkeypatch.setattr(Once, "_find", together)
+    time.sleep(1.0)
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(beat.advance, client) for beat in beats]:
+            done.result()
+    eventually("the run", lambda: sum(_occurrences(client, namespace).values()))
+    found = _occurrences(client, namespace)
+    assert sorted(found.values()) == [0, 1], "the first one, that never fires, and the one that is due"
+    assert beats[0]._states["e"].last == beats[1]._states["e"].last
+
+
+def test_an_occurrence_that_came_too_late_is_made_again_and_runs_once(
+    client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beat = _Due(client, namespace).read()
+    beat.advance(client)
+    armed, leads = _once._armed, [-5.0]
+    monkeypatch.setattr(_once, "_armed", lambda job, lead: armed(job, leads.pop() if leads else lead))
+
+    def ran() -> bool:
+        beat.advance(client)
+        return not leads and sum(_occurrences(client, namespace).values()) > 0
+
+    eventually("the run", ran)
+    found = _occurrences(client, namespace)
+    (second,) = [name for name in found if name.endswith("-2")]
+    assert (found[second[:-2]], found[second]) == (0, 1)
+
+
+def test_a_beat_that_was_stopped_for_long_reads_before_it_adds(client: Client, namespace: str) -> None:
+    beat = _Due(client, namespace).read()
+    beat.advance(client)
+    beat._read_at -= _once.STALE
+    time.sleep(1.0)
+    assert beat.is_stale()
+    beat.advance(client)
+    assert len(_occurrences(client, namespace)) == 1
+    beat.read().advance(client)
+    assert len(_occurrences(client, namespace)) == 2
+
+
+def test_old_occurrences_are_removed_and_the_newest_is_kept(
+    client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beat = _Due(client, namespace).read()
+
+    def three() -> bool:
+        beat.advance(client)
+        return len(_occurrences(client, namespace)) >= 3
+
+    eventually("some occurrences", three)
+    assert len(_occurrences(beat.read().client, namespace)) >= 3, "a late beat could make them anew"
+    newest = max(name for name in _occurrences(client, namespace) if "first" not in name)
+    monkeypatch.setattr(_once, "KEPT", datetime.timedelta(0))
+    beat.read()
+    assert list(_occurrences(client, namespace)) == [newest]
+    beat.wanted = {}
+    beat.read()
+    assert _occurrences(client, namespace) == {}
+
+
+def test_an_entry_that_fails_holds_up_no_other_one(client: Client, namespace: str) -> None:
+    from celery.beat import BeatLazyFunc
+
+    beat = _Due(client, namespace)
+    good = beat.wanted["e"]
+
+    def fails() -> None:
+        raise RuntimeError("no")
+
+    beat.wanted = {
+        "a": dataclasses.replace(good, name="a", args=[BeatLazyFunc(fails)]),
+        "b": dataclasses.replace(good, name="b", args=[BeatLazyFunc(object)]),
+        "c": dataclasses.replace(good, name="c", args=["x" * 70_000]),
+        "e": good,
+    }
+    beat.read()
+
+    def ran() -> bool:
+        beat.advance(client)
+        return any(name.startswith("e-after-2") for name in _occurrences(client, namespace))
+
+    eventually("the good one", ran)
+    assert not any(name.startswith(("a-after-2", "b-after-2")) for name in _occurrences(client, namespace))

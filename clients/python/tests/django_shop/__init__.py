@@ -3,7 +3,6 @@
 import os
 import tempfile
 from pathlib import Path
-from typing import Dict
 
 _FOLDER = tempfile.TemporaryDirectory(prefix="chronarch-django-")
 
@@ -24,8 +23,3 @@ def set_up() -> str:
 
         call_command("migrate", verbosity=0)
     return "default"
-
-
-def environment(**given: str) -> Dict[str, str]:
-    """For a process of the project, such as `manage.py` or `celery -A django_shop`."""
-    return {**os.environ, "DJANGO_SETTINGS_MODULE": "django_shop.settings", **given}

@@ -12,7 +12,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 DATABASES = {
     "default": {
         "ENGINE": "django.db.backends.sqlite3",
-        "NAME": os.environ.get("SHOP_DATABASE", "db.sqlite3"),
+        "NAME": os.environ["SHOP_DATABASE"],
         "OPTIONS": {"timeout": 20},
     }
 }

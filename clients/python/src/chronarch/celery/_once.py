@@ -8,7 +8,7 @@ From there on it is the cluster's, whoever dies.
 An occurrence is named by the one before it: `report-after-20261126t020000.000z`. All that a beat goes by lies in the
 cluster, where the newest occurrence says when it was due, so any number of beats come to the same name, and the id of
 the operation is made of the name: the first one makes the job, and the others are told so. A beat that was stopped in
-the middle and goes on an hour later does no harm either: an instant that has passed never fires in a job that is made,
+the middle and goes on hours later does no harm either: an instant that has passed never fires in a job that is made,
 or changed, behind it.
 
 # Why none is lost
@@ -27,7 +27,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from .._text import format_instant, parse_instant
 from ..client import Client
-from ..errors import NotFound
+from ..errors import InvalidArgument, NotFound, Refused
 from ..models import Job, JobState
 from . import _pages
 from .entries import APP, MANAGED_BY, SOURCE, CannotCarry, Entry, app_label, to_job
@@ -43,6 +43,8 @@ TRIES_MAX = 6
 # cluster remembers the ids of operations.
 WINDOW = datetime.timedelta(hours=1)
 KEPT = 2 * WINDOW + datetime.timedelta(minutes=5)
+# Seconds that may lie between reading what there is and adding to it; far less than they are kept.
+STALE = WINDOW.total_seconds() / 2
 # Deleted in one pass; the others wait for the next.
 DELETED_MAX = 200
 # Seconds until an entry is asked again that could not tell, as beat does.
@@ -69,6 +71,12 @@ class Once:
     def __init__(self, app: Any, *, broker: str, namespace: str) -> None:
         self._app, self._broker, self._namespace = app, broker, namespace
         self._states: Dict[str, _State] = {}
+        self._read_at = 0.0
+
+    def is_stale(self) -> bool:
+        """Whether what was read of the cluster may lack what has been removed there since; `refresh` is due first."""
+        # By the clock on the wall, for the other one stands still while a machine sleeps.
+        return not 0 <= time.time() - self._read_at < STALE
 
     def refresh(self, client: Client, wanted: Mapping[str, Entry]) -> None:
         """Takes over entries, by the names of their jobs, and what the cluster knows of them; removes what is old.
@@ -77,6 +85,7 @@ class Once:
             ChronarchError: the cluster cannot be asked.
         """
         found: Dict[str, List[Job]] = {}
+        read_at = time.time()
         labels = {MANAGED_BY: MANAGER, APP: app_label(self._app)}
         for job in _pages.jobs(client, self._namespace, labels):
             if job.spec is not None and ENTRY in job.spec.labels:
@@ -90,7 +99,7 @@ class Once:
             state.entry = state.entry if state.entry == entry else entry
             self._note(state, max(found.get(name, []), key=_order, default=None))
             states[name] = state
-        self._states = states
+        self._states, self._read_at = states, read_at
         self._prune(client, found, wanted)
 
     def _note(self, state: _State, newest: Optional[Job]) -> None:
@@ -129,7 +138,12 @@ class Once:
         waits = [UNTOLD]
         for name, state in self._states.items():
             if state.ask_at <= time.monotonic():
-                state.ask_at = time.monotonic() + self._advance(client, name, state)
+                try:
+                    wait = self._advance(client, name, state)
+                except (CannotCarry, InvalidArgument, Refused) as refusal:
+                    # One of them must not hold up the others.
+                    wait = self._refused(state, str(refusal))
+                state.ask_at = time.monotonic() + wait
             waits.append(max(state.ask_at - time.monotonic(), 0.0))
         return min(waits)
 
@@ -168,11 +182,16 @@ class Once:
         if found is None:
             try:
                 job = self._job(name, state.entry, occurrence, due, {})
-            except CannotCarry as refusal:
-                return self._refused(state, str(refusal))
+            except CannotCarry:
+                raise
             except Exception as error:
+                # Of a function of the app's own.
                 return self._refused(state, f"{type(error).__name__}: {error}")
-            found = self._apply(client, _armed(job, LEAD))
+            job = _armed(job, LEAD)
+            if self.is_stale():
+                # Asked behind the choice of the instant: who is stopped from here on comes too late, and harms nobody.
+                return 0.0
+            found = self._apply(client, job)
             log.info("beat: %s is due, and left with the cluster as %s", state.entry.name, occurrence)
         state.problem = ""
         self._note(state, found)

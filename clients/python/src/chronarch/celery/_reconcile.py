@@ -36,6 +36,8 @@ class Reconciler:
         self._once = Once(app, broker=options.cluster.broker, namespace=options.cluster.namespace)
         self._told: Dict[str, str] = {}
         self._is_held = False
+        self._is_stored = False
+        self._only_python: Mapping[str, Entry] = {}
 
     @property
     def client(self) -> Client:
@@ -68,6 +70,19 @@ class Reconciler:
 
         _reconnect_database()
         return mine, PeriodicTasks.last_change()
+
+    def store(self) -> None:
+        """Writes `beat_schedule` to the tables of django-celery-beat, where they are a source; once.
+
+        Raises:
+            django.db.Error: the tables cannot be written.
+        """
+        if DJANGO in self.options.sources and not self._is_stored:
+            from ..django import _table
+
+            _reconnect_database()
+            _table.store(self.app)
+        self._is_stored = True
 
     def entries(self) -> List[Entry]:
         """All entries of the sources.
@@ -110,9 +125,9 @@ class Reconciler:
         entries = self.entries()
         planned = self.apply(entries)
         self._tell(planned, entries)
-        only_python = {name: entry for entry, name in named(entries) if entry.only_python}
-        self._remove_plain(planned, only_python)
-        self._once.refresh(self.client, only_python)
+        self._only_python = {name: entry for entry, name in named(entries) if entry.only_python}
+        self._remove_plain(planned)
+        self._once.refresh(self.client, self._only_python)
         self.write_back()
         return planned
 
@@ -133,9 +148,9 @@ class Reconciler:
                     raise
         return planned
 
-    def _remove_plain(self, planned: sync.Plan, only_python: Mapping[str, Entry]) -> None:
+    def _remove_plain(self, planned: sync.Plan) -> None:
         """An entry that has become one for Python alone has no job any more that would fire beside it."""
-        for name in set(planned.orphans) & set(only_python):
+        for name in set(planned.orphans) & set(self._only_python):
             self.client.delete_job(name, namespace=planned.namespace, reason="only Python can evaluate it")
 
     def write_back(self) -> int:
@@ -158,6 +173,8 @@ class Reconciler:
         Raises:
             ChronarchError: the cluster cannot be asked.
         """
+        if self._once.is_stale():
+            self._once.refresh(self.client, self._only_python)
         return self._once.advance(self.client)
 
     def _tell(self, planned: sync.Plan, entries: Sequence[Entry]) -> None:

@@ -32,7 +32,6 @@ from celery import beat
 from ..errors import ChronarchError, PermissionDenied, Unauthenticated
 from ._beat_options import BeatOptions, of_app
 from ._reconcile import Reconciler
-from .entries import DJANGO
 
 log = logging.getLogger("celery.beat")
 
@@ -71,10 +70,6 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         """Reads the schedule; it is handed over in the first tick, so that a cluster that is down holds nothing up."""
         self.merge_inplace(self.app.conf.beat_schedule)
         self.install_default_entries(self.schedule)
-        if DJANGO in self.options.sources:
-            from ..django import _table
-
-            _table.store(self.app)
         self._reconciler = Reconciler(self.app, self.options)
 
     def tick(self, *_: Any, **__: Any) -> float:
@@ -90,6 +85,7 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         is_waiting = self._pause > 0 and now < self._sync_at
         try:
             if now >= self._sync_at or (not is_waiting and self._has_changed(reconciler)):
+                reconciler.store()
                 self._mark = reconciler.mark()
                 reconciler.run()
                 self._sync_at = time.monotonic() + self.options.sync_every

@@ -5,10 +5,10 @@ import time
 from typing import Dict, Iterable, List, Optional, Tuple
 
 from .._options import Options
-from ..celery.entries import DJANGO, MANAGED_BY, MANAGER, SOURCE, Entry, named
+from ..celery.entries import APP, DJANGO, MANAGED_BY, MANAGER, SOURCE, Entry, app_label, named
 from ..errors import ChronarchError, NotFound
 from ..models import Job, Run, RunState
-from . import _connect
+from . import _checks, _connect
 
 # Seconds that a page waits for the cluster, all calls together.
 PATIENCE = 2.0
@@ -16,11 +16,15 @@ PATIENCE = 2.0
 JOBS_AT_ONCE = 1_000
 # Runs that the page of one task shows.
 RUNS_SHOWN = 20
-LABELS = {MANAGED_BY: MANAGER, SOURCE: DJANGO}
 
 
 class Silent(Exception):
     """The cluster did not tell; the text says why."""
+
+
+def labels() -> Dict[str, str]:
+    """Those that the jobs of this project's rows have."""
+    return {MANAGED_BY: MANAGER, SOURCE: DJANGO, APP: app_label(_checks.celery_app(_options()))}
 
 
 def job_names(using: Optional[str] = None) -> Dict[str, str]:
@@ -49,7 +53,7 @@ def jobs_of(names: Iterable[str]) -> Tuple[Dict[str, Job], bool]:
             return {wanted[job]: one for job, one in found.items()}, False
         try:
             page = _connect.client().list_jobs(
-                namespace=namespace, labels=LABELS, page_size=JOBS_AT_ONCE, page_token=token, timeout=left
+                namespace=namespace, labels=labels(), page_size=JOBS_AT_ONCE, page_token=token, timeout=left
             )
         except ChronarchError as error:
             raise Silent(error.message) from error

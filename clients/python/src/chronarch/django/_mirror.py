@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from ..celery import _pages
-from ..celery.entries import DJANGO, MANAGED_BY, MANAGER, SOURCE
 from ..client import Client
 from ..models import Cause, Run, RunState
 from . import _look
@@ -28,7 +27,6 @@ log = logging.getLogger(__name__)
 PAGE = 1_000
 # Pages of runs that are read at most to count them; the rest of a longer absence is not in the counts.
 RUN_PAGES_MAX = 100
-LABELS = {MANAGED_BY: MANAGER, SOURCE: DJANGO}
 _COUNTED = (Cause.SCHEDULE, Cause.CATCH_UP)
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 
@@ -88,7 +86,7 @@ def _aware(at: Optional[datetime.datetime]) -> datetime.datetime:
 def _behind(client: Client, namespace: str, rows: Mapping[str, _Row], deadline: float) -> Dict[str, _Row]:
     """Those whose job has run since."""
     found = {}
-    for job in _pages.jobs(client, namespace, LABELS, timeout=_left(deadline)):
+    for job in _pages.jobs(client, namespace, _look.labels(), timeout=_left(deadline)):
         row = None if job.spec is None else rows.get(job.spec.name)
         if job.spec is None or row is None:
             continue
@@ -104,11 +102,11 @@ def _count(
     """How many runs each has had since its mark, and the instant of the newest."""
     seen: Dict[str, Tuple[int, datetime.datetime]] = {}
     oldest = min(row.since for row in behind.values())
-    token = ""
+    token, labels = "", _look.labels()
     for _ in range(RUN_PAGES_MAX):
         page = client.list_runs(
             namespace=namespace,
-            labels=LABELS,
+            labels=labels,
             causes=list(_COUNTED),
             from_=oldest,
             page_size=PAGE,

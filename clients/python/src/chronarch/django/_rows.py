@@ -9,7 +9,7 @@ from typing import Any, Dict, Iterable, Optional
 from .._options import Options
 from ..celery import sync
 from ..celery._reconcile import is_held
-from ..celery.entries import DJANGO, MANAGED_BY, MANAGER, SOURCE, CannotCarry, Entry, from_row, legal_name, to_job
+from ..celery.entries import CannotCarry, Entry, from_row, legal_name, to_job
 from ..client import Client
 from ..errors import NotFound
 from ..models import Job
@@ -58,9 +58,12 @@ class Target:
             log.warning("%s has no job: %s", name, refusal)
             return
         present = self._find(job_name, deadline)
-        if present is not None and not _is_ours(present):
+        if present is not None and not self._is_ours(present):
             log.warning("%s has no job: a job %s is there that was not made of a row", name, job_name)
             return
+        if present is not None:
+            # As when everything is compared: an interval goes on, whatever its row says of its last run.
+            sync._keep_phase(job, present)
         step = _step(entry, job, present, hold=present is None and self._is_held())
         sync.apply(self._client, sync.Plan(self._options.namespace, (step,)))
 
@@ -75,23 +78,21 @@ class Target:
         present = self._find(job_name, deadline)
         if present is None or present.spec is None:
             return
-        if _is_ours(present):
+        if self._is_ours(present):
             # Another process may be faster.
             with contextlib.suppress(NotFound):
                 self._client.delete_job(
                     job_name, namespace=self._options.namespace, reason="deleted in Django", timeout=_left(deadline)
                 )
 
+    def _is_ours(self, job: Job) -> bool:
+        return job.spec is not None and _look.labels().items() <= job.spec.labels.items()
+
     def _find(self, job_name: str, deadline: float) -> Optional[Job]:
         try:
             return self._client.get_job(job_name, namespace=self._options.namespace, timeout=_left(deadline))
         except NotFound:
             return None
-
-
-def _is_ours(job: Job) -> bool:
-    labels: Dict[str, str] = {} if job.spec is None else dict(job.spec.labels)
-    return labels.get(MANAGED_BY) == MANAGER and labels.get(SOURCE) == DJANGO
 
 
 def _step(entry: Entry, job: Dict[str, Any], present: Optional[Job], hold: bool) -> sync.Step:
