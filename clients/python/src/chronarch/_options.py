@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from ._endpoints import Tls, check_token, parse_endpoints
 from ._request import TIMEOUT_DEFAULT
+from ._text import parse_span
 from .client import Client
 
 # The connection of the workers that tasks are sent through, unless the settings name another.
@@ -154,12 +155,12 @@ def _flag(value: Any) -> bool:
 
 
 def _seconds(value: Any) -> float:
-    text = str(value)
+    # A number, or text as the command line takes it: `90s`, `500ms`.
     try:
-        seconds = float(text[:-1] if text.endswith("s") else text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = parse_span(str(value)).total_seconds()
+    if isinstance(value, bool) or not 0 < seconds < float("inf"):
         raise ValueError(f"expected seconds above 0, found {value!r}")
     return seconds
 

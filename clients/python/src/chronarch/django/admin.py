@@ -18,7 +18,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import path, reverse
 from django.utils import timezone
-from django.utils.formats import localize
+from django.utils.formats import date_format
 from django.utils.html import format_html, format_html_join
 from django.utils.translation import gettext_lazy as _
 
@@ -281,7 +281,8 @@ def _lines(runs: Sequence[Run]) -> List[Tuple[Any, ...]]:
 
 
 def _instant(at: datetime.datetime) -> str:
-    return str(localize(timezone.template_localtime(at)))
+    # With the second, which the formats of most languages leave out.
+    return str(date_format(timezone.template_localtime(at), "Y-m-d H:i:s"))
 
 
 def _warn(request: HttpRequest, problem: Optional[str]) -> None:
