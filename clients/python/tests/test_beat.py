@@ -9,10 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
-import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
 
@@ -316,7 +313,14 @@ class _Due(Once):
 
         super().__init__(Celery("once"), broker="nobody", namespace=namespace)
         self.client = client
-        self.wanted = {"e": Entry("e", "e", "t", schedule(1.0), "beat_schedule", only_python=True, problem="-")}
+        entry = Entry("e", "e", "t", schedule(1.0), "beat_schedule", only_python=True, problem="-")
+        # So it is due at once.
+        since = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=10)
+        self.wanted = {"e": dataclasses.replace(entry, last_run_at=since)}
+
+    def begun(self) -> None:
+        """Notes since when the entry is there, and no more."""
+        self._begin(self.client, "e", self.read()._states["e"])
 
     def read(self) -> "_Due":
         """As each comparison does."""
@@ -340,43 +344,38 @@ def namespace(client: Client) -> Iterator[str]:
             client.delete_job(job.spec.name, namespace=name, cancel_runs=True)
 
 
-def test_two_beats_at_the_same_point_make_one_occurrence(
+def test_a_beat_that_missed_what_another_one_did_makes_no_second_occurrence(
     client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    beats = [_Due(client, namespace).read() for _ in range(2)]
-    beats[0].advance(client)
-    beats[1].read().advance(client)
-    find, meet = Once._find, threading.Barrier(2, timeout=20)
-
-    def together(self: Once, client: Client, name: str) -> Optional[models.Job]:
-        found = find(self, client, name)
-        if found is None and "first" not in name:
-            # Neither has it, and both are about to make it.
-            meet.wait()
-        return found
-
-    monkeypatch.setattr(Once, "_find", together)
-    time.sleep(1.0)
-    with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(beat.advance, client) for beat in beats]:
-            done.result()
+    _Due(client, namespace).begun()
+    first, second = (_Due(client, namespace).read() for _ in range(2))
+    first.advance(client)
     eventually("the run", lambda: sum(_occurrences(client, namespace).values()))
-    found = _occurrences(client, namespace)
-    assert sorted(found.values()) == [0, 1], "the first one, that never fires, and the one that is due"
-    assert beats[0]._states["e"].last == beats[1]._states["e"].last
+    find, missed = Once._find, [True]
+
+    def looked_before(self: Once, client: Client, name: str) -> Optional[models.Job]:
+        # The other one had not made it yet, when this one looked.
+        return None if missed and missed.pop() else find(self, client, name)
+
+    monkeypatch.setattr(Once, "_find", looked_before)
+    second.advance(client)
+    (made,) = [job for job in client.iter_jobs(namespace=namespace) if job.spec and "first" not in job.spec.name]
+    assert not missed
+    assert made.version == 1, "it was changed, and would run again"
+    assert made.next_at is None
+    assert first._states["e"].last == second._states["e"].last
 
 
 def test_an_occurrence_that_came_too_late_is_made_again_and_runs_once(
     client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     beat = _Due(client, namespace).read()
-    beat.advance(client)
     armed, leads = _once._armed, [-5.0]
     monkeypatch.setattr(_once, "_armed", lambda job, lead: armed(job, leads.pop() if leads else lead))
 
     def ran() -> bool:
         beat.advance(client)
-        return not leads and sum(_occurrences(client, namespace).values()) > 0
+        return any(times for name, times in _occurrences(client, namespace).items() if name.endswith("-2"))
 
     eventually("the run", ran)
     found = _occurrences(client, namespace)
@@ -385,10 +384,9 @@ def test_an_occurrence_that_came_too_late_is_made_again_and_runs_once(
 
 
 def test_a_beat_that_was_stopped_for_long_reads_before_it_adds(client: Client, namespace: str) -> None:
-    beat = _Due(client, namespace).read()
-    beat.advance(client)
-    beat._read_at -= _once.STALE
-    time.sleep(1.0)
+    beat = _Due(client, namespace)
+    beat.begun()
+    beat.read()._read_at -= _once.STALE
     assert beat.is_stale()
     beat.advance(client)
     assert len(_occurrences(client, namespace)) == 1
