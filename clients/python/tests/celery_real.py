@@ -2,6 +2,7 @@
 worker of the cluster that has the Redis as its connection `celery`."""
 
 import contextlib
+import functools
 import os
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ class Place:
             command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
             process = self._start("redis", command)
             self.redis: Any = redis.Redis(port=port)
-            eventually("redis to answer, or to end", lambda it=process: self._pings() or it.poll() is not None)
+            eventually("redis to answer, or to end", functools.partial(self._pings_or_ended, process))
             if process.poll() is None:
                 break
         self.url = f"redis://127.0.0.1:{port}/0"
@@ -41,6 +42,9 @@ class Place:
             "CHRONARCH_NAMESPACE": module.replace("_", "-"),
         }
         self.namespace = self.environment["CHRONARCH_NAMESPACE"]
+
+    def _pings_or_ended(self, process: "subprocess.Popen[bytes]") -> bool:
+        return self._pings() or process.poll() is not None
 
     def _pings(self) -> bool:
         import redis

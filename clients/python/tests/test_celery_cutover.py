@@ -1,13 +1,16 @@
 """`chronarch-celery doctor`, `shadow` and `adopt`: with a real Redis, Celery worker and beat, and a real cluster."""
 
+import datetime
+import json
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, List
 
 import pytest
 from celery_real import Place, place
 from cluster import Cluster, eventually
 
 from chronarch import Client
+from chronarch.celery import shadow
 
 APP = """
 import os
@@ -78,3 +81,73 @@ def test_doctor_sees_two_schedulers_at_once(shop: Place, client: Client) -> None
     told = shop.say("doctor")
     assert "ok    scheduler: the cluster: 2 jobs are active, and no beat was seen" in told.stdout
     assert told.returncode == 0, told.stdout
+
+
+def at(seconds: float) -> datetime.datetime:
+    return datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("due", "sent", "found"),
+    [
+        ([0, 60, 120], [0.1, 60.2, 119.9], shadow.Count(on_time=3)),
+        ([0, 60, 120], [0.1, 120.1], shadow.Count(on_time=2, missed=1)),
+        ([0, 60], [0.1, 0.2, 60.1], shadow.Count(on_time=2, doubled=1)),
+        ([0, 60], [0.1, 80], shadow.Count(on_time=1, late=1)),
+        ([60], [10, 60], shadow.Count(on_time=1, extra=1)),
+        ([0, 0], [0.1, 0.2], shadow.Count(on_time=2)),
+        ([0, 0], [0.1], shadow.Count(on_time=1, missed=1)),
+        ([], [], shadow.Count()),
+    ],
+)
+def test_messages_are_counted_beside_instants(due: List[float], sent: List[float], found: shadow.Count) -> None:
+    told: List[str] = []
+    tolerance = datetime.timedelta(seconds=5)
+    assert shadow.instants([at(one) for one in due], [at(one) for one in sent], tolerance, told) == found
+    assert bool(told) == found.differs
+
+
+@pytest.mark.parametrize(
+    ("sent", "found"),
+    [
+        ([3, 13, 23.5, 33], shadow.Count(on_time=4)),
+        ([3, 13, 33], shadow.Count(on_time=3, missed=1)),
+        ([3, 13, 14, 23, 33], shadow.Count(on_time=4, doubled=1)),
+        ([3, 13, 27, 36], shadow.Count(on_time=3, late=1)),
+        ([], shadow.Count(missed=4)),
+        ([3], shadow.Count(on_time=1, missed=3)),
+    ],
+)
+def test_messages_of_an_interval_are_counted_by_their_distances(sent: List[float], found: shadow.Count) -> None:
+    told: List[str] = []
+    window = (at(0), at(40), datetime.timedelta(seconds=2))
+    assert shadow.distances([at(one) for one in sent], datetime.timedelta(seconds=10), window, told) == found
+    assert bool(told) == found.differs
+
+
+def test_shadow_sees_a_beat_that_is_right_and_one_that_sends_twice(shop: Place) -> None:
+    shop.worker()
+    blind = shop.say("shadow", "--for", "1s", "--tolerance", "0s")
+    assert "! often: not compared: it has no job" in blind.stderr
+    assert shop.say("sync").returncode == 0
+    shop.beat()
+    told = shop.say("shadow", "--for", "5s", "--tolerance", "1s", "--json")
+    assert told.returncode == 0, told.stdout + told.stderr
+    report = json.loads(told.stdout)
+    lines = {line["names"][0]: line for line in report["entries"]}
+    assert report["workers"] == 1
+    assert lines["often"]["beat"]["on_time"] >= 2
+    assert lines["nightly"]["due"] == 0
+    assert lines["often"]["cluster"] is None, "its job is held"
+    # Another one, with a state of its own.
+    shop.beat("-s", "another", "--pidfile=")
+    told = shop.say("shadow", "--for", "5s", "--tolerance", "1s")
+    assert told.returncode == 1
+    assert "doubled" in told.stdout
+    assert "s after the one before" in told.stdout
+
+
+def test_shadow_says_that_it_sees_nothing(shop: Place) -> None:
+    told = shop.say("shadow", "--for", "1s", "--tolerance", "0s")
+    assert told.returncode == 1
+    assert "nobody told of any message" in told.stderr

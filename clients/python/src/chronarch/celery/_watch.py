@@ -84,7 +84,9 @@ def watch(app: Any, seconds: float, over: Optional[Callable[[List[Seen]], bool]]
     return sorted(seen.values(), key=lambda one: one.at)
 
 
-def signs_of_beat(app: Any, entries: Sequence[Entry], seconds: float) -> List[str]:
+def signs_of_beat(
+    app: Any, entries: Sequence[Entry], seconds: float, beats: Optional[Sequence[str]] = None
+) -> List[str]:
     """Why it seems that a beat runs, each a sentence; empty where nothing does. A beat that is silent because nothing
     was due is not seen, unless it answers: `beat_enable_remote_control`, or RedBeat's lock.
 
@@ -92,8 +94,9 @@ def signs_of_beat(app: Any, entries: Sequence[Entry], seconds: float) -> List[st
         app: the Celery app.
         entries: of its schedule.
         seconds: how long messages are watched.
+        beats: those that have answered a ping; None: they are asked.
     """
-    signs = [f"{name} answers" for name in answering(app)]
+    signs = [f"{name} answers" for name in (answering(app) if beats is None else beats)]
     lock = redbeat_lock(app) if any(entry.source == REDBEAT for entry in entries) else None
     if lock is not None:
         signs.append(f"RedBeat's lock is held, for {lock:.0f} s at most: by a beat, or by one that was killed")

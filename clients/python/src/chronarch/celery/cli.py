@@ -1,6 +1,9 @@
 """`chronarch-celery`: from `celery beat` to a cluster, and back."""
 
+import dataclasses
+import datetime
 import functools
+import json
 import os
 import sys
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -9,9 +12,10 @@ import click
 
 from .._endpoints import ENDPOINTS_DEFAULT, Tls
 from .._request import TIMEOUT_DEFAULT
+from .._text import format_instant, parse_span
 from ..client import Client
 from ..errors import ChronarchError, PermissionDenied, Unauthenticated, Unreachable
-from . import doctor
+from . import doctor, shadow
 from . import sync as syncing
 from ._jobs import BROKER_DEFAULT
 from .entries import SOURCES
@@ -268,6 +272,83 @@ def doctor_command(context: Context, sources: Optional[List[str]], seconds: floa
         click.echo(str(finding))
         levels.add(finding.level)
     return EXIT_FAILED if doctor.FAIL in levels else 0
+
+
+def _span(_: Any, __: Any, given: str) -> datetime.timedelta:
+    try:
+        return parse_span(given)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@main.command("shadow")
+@common
+@from_option
+@click.option("--for", "span", callback=_span, default="10m", show_default=True, help="How long, such as 10m or 24h.")
+@click.option("--tolerance", callback=_span, default="5s", show_default=True, help="By how much beat may be behind.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document in place of text.")
+def shadow_command(
+    context: Context,
+    sources: Optional[List[str]],
+    span: datetime.timedelta,
+    tolerance: datetime.timedelta,
+    as_json: bool,
+) -> int:
+    """Watches a beat beside the due times of the cluster's held jobs, and sends nothing itself.
+
+    Tells what was missed, doubled, late, or sent when nothing was due. It sees messages that Celery workers tell of,
+    and those that a beat with task_send_sent_event tells of; of tables and RedBeat also last_run_at. Ends with 1 where
+    something differs, or nothing could be seen.
+    """
+    report = shadow.compare(
+        context.app,
+        context.client,
+        sources,
+        namespace=context.namespace,
+        prefix=context.prefix,
+        span=span,
+        tolerance=tolerance,
+    )
+    if as_json:
+        click.echo(json.dumps(_as_json(report), indent=1))
+    else:
+        _tell_shadow(report)
+    if report.blind:
+        hint = "start a Celery worker, or set task_send_sent_event for the beat"
+        click.echo(f"nobody told of any message, so that nothing can be said\nhint: {hint}", err=True)
+    return EXIT_FAILED if report.differs or report.blind else 0
+
+
+def _as_json(report: shadow.Report) -> Dict[str, Any]:
+    return {
+        "from": format_instant(report.begin),
+        "to": format_instant(report.end),
+        "workers": report.workers,
+        "told_by_publisher": report.told_by_publisher,
+        "entries": [dataclasses.asdict(line) for line in report.lines],
+        "not_compared": report.not_compared,
+    }
+
+
+def _tell_shadow(report: shadow.Report) -> None:
+    told = "and the publisher" if report.told_by_publisher else "and no publisher"
+    click.echo(
+        f"{format_instant(report.begin)} to {format_instant(report.end)}; "
+        f"{report.workers} Celery workers {told} told of messages"
+    )
+    for line in report.lines:
+        sides = [f"beat {_counted(line.beat)}"]
+        sides += [f"cluster {_counted(line.cluster)}"] if line.cluster is not None else []
+        click.echo(f"{', '.join(line.names)}: {line.due} due; {'; '.join(sides)}")
+        for difference in line.differences:
+            click.echo(f"    {difference}")
+    for name, reason in report.not_compared.items():
+        click.echo(f"! {name}: not compared: {reason}", err=True)
+
+
+def _counted(count: shadow.Count) -> str:
+    told = [f"{number} {name.replace('_', ' ')}" for name, number in dataclasses.asdict(count).items() if number]
+    return ", ".join(told) or "0"
 
 
 def _line(step: syncing.Step) -> str:

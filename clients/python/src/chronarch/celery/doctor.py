@@ -3,13 +3,14 @@
 import datetime
 import threading
 import uuid
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..client import Client
 from ..errors import ChronarchError
 from . import sync
 from ._jobs import APP, MANAGED_BY, MANAGER, app_label, convert
-from ._watch import ANSWER_SECONDS, signs_of_beat
+from ._watch import ANSWER_SECONDS, answering, signs_of_beat
 from .entries import Entry
 
 OK, WARN, FAIL = "ok", "warn", "fail"
@@ -64,7 +65,9 @@ def examine(
     yield _content(app)
     yield from _entries(app, entries)
     if reachable.level == OK:
-        yield from _guarded("scheduler", lambda: _schedulers(app, client, entries, namespace, seconds))
+        yield from _guarded(
+            "scheduler", lambda: _schedulers(app, client, entries, namespace, (seconds, list(workers.get("beats", []))))
+        )
 
 
 def _guarded(about: str, look: Callable[[], List[Finding]]) -> List[Finding]:
@@ -195,8 +198,12 @@ def _skew(whose: str, there: Optional[datetime.datetime], here: datetime.datetim
 
 
 def _celery_workers(app: Any) -> Dict[str, Any]:
+    """What workers and beats say; all are asked at once, for each answer takes its whole time."""
     inspect = app.control.inspect(timeout=ANSWER_SECONDS)
-    return {"registered": inspect.registered() or {}, "queues": inspect.active_queues() or {}}
+    looks = {"registered": inspect.registered, "queues": inspect.active_queues, "beats": lambda: answering(app)}
+    with ThreadPoolExecutor(len(looks)) as pool:
+        asked = {name: pool.submit(look) for name, look in looks.items()}
+        return {name: future.result() or {} for name, future in asked.items()}
 
 
 def _tasks(app: Any, entries: Sequence[Entry], workers: Dict[str, Any]) -> Iterator[Finding]:
@@ -280,10 +287,13 @@ def _entries(app: Any, entries: Sequence[Entry]) -> Iterator[Finding]:
     yield Finding(OK, "entries", f"{len(sound)} of {len(entries)} can be carried")
 
 
-def _schedulers(app: Any, client: Client, entries: Sequence[Entry], namespace: str, seconds: float) -> List[Finding]:
+def _schedulers(
+    app: Any, client: Client, entries: Sequence[Entry], namespace: str, watched: Tuple[float, List[str]]
+) -> List[Finding]:
+    seconds, beats = watched
     jobs = list(client.iter_jobs(namespace=namespace, labels={MANAGED_BY: MANAGER, APP: app_label(app)}))
     active = [job for job in jobs if job.pause is None]
-    signs = signs_of_beat(app, entries, seconds)
+    signs = signs_of_beat(app, entries, seconds, beats)
     if signs and active:
         text = f"a beat and {len(active)} jobs of the cluster run at once: {'; '.join(signs)}"
         return [Finding(FAIL, "scheduler", text, "end the beat, or `chronarch-celery adopt --back`")]
