@@ -262,7 +262,7 @@ def test_rows_that_are_edited_arrive_and_are_told_when_they_ran(shop: Shop, send
 
     from chronarch.django import _push
 
-    environment = {"DJANGO_SETTINGS_MODULE": "django_shop.settings", "CELERY_SYNC_EVERY": "1"}
+    environment = {"DJANGO_SETTINGS_MODULE": "django_shop.settings", "CELERY_SYNC_EVERY": "1", "SHOP_STATIC": "static"}
     environment["SHOP_DATABASE"] = os.environ["SHOP_DATABASE"]
     with _push.muted():
         schedule = IntervalSchedule.objects.create(every=1, period="seconds")

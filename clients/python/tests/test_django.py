@@ -32,6 +32,7 @@ from django_celery_beat.models import (  # noqa: E402
     PeriodicTask,
 )
 
+from chronarch.celery import sync  # noqa: E402
 from chronarch.django import _checks, _mirror, _push  # noqa: E402
 from chronarch.django import client as found_client  # noqa: E402
 
@@ -540,3 +541,45 @@ def test_a_row_that_runs_once_is_disabled_when_it_has_run(namespace: str, client
     assert (row.last_run_at, row.total_run_count) == (None, 0)
     assert _sync()[0] == 0
     assert len(client.list_runs(namespace=namespace, job="a").runs) == 1
+
+
+def test_a_project_goes_back_and_forth(namespace: str, client: Client) -> None:
+    hourly("a")
+    hourly("b", enabled=False)
+    hourly("c")
+    client.pause_job("c", namespace=namespace, reason="by hand")
+    code, text = _sync("--hold")
+    assert (code, "1 job(s) are held" in text) == (0, True), text
+    assert _reasons(client, namespace, "a") == [sync.HELD]
+    # What is made, or saved, while another beat sends is not sent twice.
+    hourly("d")
+    _sync()
+    hourly("e").save()
+    PeriodicTask.objects.get(name="a").save()
+    assert _reasons(client, namespace, "a", "d", "e") == [sync.HELD] * 3
+    code, text = _sync("--release")
+    assert (code, "3 job(s) are let go" in text) == (0, True), text
+    assert _reasons(client, namespace, "a", "d", "e") == [None] * 3
+    assert _reasons(client, namespace, "b", "c") == [sync.DISABLED, "by hand"]
+    assert _sync("--hold", "--check")[0] == 1
+
+
+def _reasons(client: Client, namespace: str, *names: str) -> List[Optional[str]]:
+    """Why jobs are paused."""
+    found = [client.get_job(name, namespace=namespace).pause for name in names]
+    return [None if pause is None else pause.reason for pause in found]
+
+
+def test_an_interval_goes_on_whatever_becomes_of_its_row(namespace: str, client: Client) -> None:
+    row = hourly("a", last_run_at=datetime(2026, 1, 5, 12, 34, 56, tzinfo=timezone.utc))
+    before = job(client, namespace, "a")
+    row.enabled = False
+    row.save()
+    assert row.last_run_at is None
+    row.enabled = True
+    row.save()
+    after = job(client, namespace, "a")
+    assert before is not None
+    assert after is not None
+    assert after.next_at == before.next_at
+    assert _sync("--check")[0] == 0

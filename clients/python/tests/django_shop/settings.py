@@ -51,5 +51,6 @@ CHRONARCH = {
     "CELERY_APP": "django_shop.celery:app",
     "NAMESPACE": os.environ.get("SHOP_NAMESPACE"),
 }
-CELERY_BEAT_SCHEDULE = {"static": {"task": "shop.nothing", "schedule": 36_500 * 86_400.0 / 100}}
+if os.environ.get("SHOP_STATIC"):
+    CELERY_BEAT_SCHEDULE = {os.environ["SHOP_STATIC"]: {"task": "shop.nothing", "schedule": 365 * 86_400.0}}
 CELERY_CHRONARCH_SYNC_EVERY = float(os.environ.get("CELERY_SYNC_EVERY", "60"))

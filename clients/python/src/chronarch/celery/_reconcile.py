@@ -167,6 +167,35 @@ class Reconciler:
         deadline = time.monotonic() + WRITE_BACK_MAX
         return _mirror.write_back(self.client, self.options.cluster.namespace, deadline=deadline)
 
+    def hold(self) -> int:
+        """Pauses the app's jobs, so that another beat may send, and returns how many were not paused before. Jobs that
+        are made afterwards are held with them.
+
+        Raises:
+            ChronarchError: the cluster cannot be asked, or refuses: it pauses 10,000 at once at most.
+        """
+        labels = {MANAGED_BY: MANAGER, APP: app_label(self.app)}
+        return len(
+            self.client.pause_jobs(namespace=self.options.cluster.namespace, labels=labels, reason=sync.HELD).jobs
+        )
+
+    def release(self) -> int:
+        """Resumes what is held, and returns how many; what somebody paused otherwise stays so.
+
+        Raises:
+            ChronarchError: the cluster cannot be asked, or refuses.
+        """
+        namespace = self.options.cluster.namespace
+        labels = {MANAGED_BY: MANAGER, APP: app_label(self.app)}
+        held = [
+            job.spec.name
+            for job in _pages.jobs(self.client, namespace, labels)
+            if job.spec is not None and job.pause is not None and job.pause.reason == sync.HELD
+        ]
+        for name in held:
+            self.client.resume_job(name, namespace=namespace, reason="released")
+        return len(held)
+
     def advance(self) -> float:
         """Sees to the entries that only Python can evaluate, and returns the seconds until that has to be done again.
 

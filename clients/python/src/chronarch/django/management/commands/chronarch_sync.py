@@ -37,12 +37,18 @@ class Command(BaseCommand):  # type: ignore[misc]
         parser.add_argument(
             "--watch", action="store_true", help="go on, and bring last_run_at and total_run_count up to date"
         )
+        parser.add_argument(
+            "--hold",
+            action="store_true",
+            help="have the cluster send nothing until --release; so before another beat takes over",
+        )
+        parser.add_argument("--release", action="store_true", help="let go what --hold, or chronarch-celery, holds")
         parser.add_argument("--every", type=float, default=60.0, metavar="SECONDS", help="with --watch; 60")
 
     def handle(self, *_: Any, **given: Any) -> None:
         """See `BaseCommand.handle`."""
-        if given["watch"] and given["check"]:
-            raise CommandError("--check and --watch exclude one another")
+        if sum(given[name] for name in ("check", "watch", "hold", "release")) > 1:
+            raise CommandError("--check, --watch, --hold and --release exclude one another")
         if not given["every"] > 0:
             raise CommandError("--every: expected seconds above 0")
         try:
@@ -68,8 +74,11 @@ class Command(BaseCommand):  # type: ignore[misc]
             if given["check"]:
                 planned = reconciler.plan(entries, prune=given["prune"])
             else:
+                # What is held is told when it last ran; what is let go is told first what it is.
+                self._hold(reconciler, given["hold"])
                 planned = reconciler.apply(entries)
                 reconciler.write_back()
+                self._release(reconciler, given["release"])
         except ChronarchError as error:
             self._silent(error)
         self._tell(planned, entries)
@@ -79,6 +88,14 @@ class Command(BaseCommand):  # type: ignore[misc]
             raise CommandError(f"{len(planned.problems)} entries cannot be carried", returncode=EXIT_FAILED)
         if not planned.changes:
             self.stdout.write("the cluster has it all")
+
+    def _hold(self, reconciler: Reconciler, is_wanted: bool) -> None:
+        if is_wanted:
+            self.stdout.write(f"{reconciler.hold()} job(s) are held: the cluster sends nothing for this app")
+
+    def _release(self, reconciler: Reconciler, is_wanted: bool) -> None:
+        if is_wanted:
+            self.stdout.write(f"{reconciler.release()} job(s) are let go: the cluster sends")
 
     def _tell(self, planned: Plan, entries: Sequence[Entry]) -> None:
         for line in lines(planned):
