@@ -544,12 +544,19 @@ def test_a_row_that_runs_once_is_disabled_when_it_has_run(namespace: str, client
 
 
 def test_a_project_goes_back_and_forth(namespace: str, client: Client) -> None:
+    with _push.muted():
+        hourly("z")
+    assert _sync("--hold")[0] == 0
+    assert _reasons(client, namespace, "z") == [sync.HELD], "an old beat still sends it"
+    with _push.muted():
+        PeriodicTask.objects.all().delete()
+    assert _sync("--prune")[0] == 0
     hourly("a")
     hourly("b", enabled=False)
     hourly("c")
     client.pause_job("c", namespace=namespace, reason="by hand")
     code, text = _sync("--hold")
-    assert (code, "1 job(s) are held" in text) == (0, True), text
+    assert (code, "1 job(s) did" in text) == (0, True), text
     assert _reasons(client, namespace, "a") == [sync.HELD]
     # What is made, or saved, while another beat sends is not sent twice.
     hourly("d")

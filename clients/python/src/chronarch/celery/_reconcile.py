@@ -36,6 +36,7 @@ class Reconciler:
         self._once = Once(app, broker=options.cluster.broker, namespace=options.cluster.namespace)
         self._told: Dict[str, str] = {}
         self._is_held = False
+        self._holds = False
         self._is_stored = False
         self._only_python: Mapping[str, Entry] = {}
 
@@ -101,7 +102,7 @@ class Reconciler:
             ChronarchError: the cluster cannot be asked.
         """
         options = self.options
-        self._is_held = is_held(self.client, options.cluster.namespace, self.app)
+        self._is_held = self._holds or is_held(self.client, options.cluster.namespace, self.app)
         return sync.plan(
             self.client,
             self.app,
@@ -175,6 +176,8 @@ class Reconciler:
             ChronarchError: the cluster cannot be asked, or refuses: it pauses 10,000 at once at most.
         """
         labels = {MANAGED_BY: MANAGER, APP: app_label(self.app)}
+        # Also where there is no job yet to see it by.
+        self._holds = True
         return len(
             self.client.pause_jobs(namespace=self.options.cluster.namespace, labels=labels, reason=sync.HELD).jobs
         )

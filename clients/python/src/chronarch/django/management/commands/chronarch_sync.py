@@ -91,7 +91,7 @@ class Command(BaseCommand):  # type: ignore[misc]
 
     def _hold(self, reconciler: Reconciler, is_wanted: bool) -> None:
         if is_wanted:
-            self.stdout.write(f"{reconciler.hold()} job(s) are held: the cluster sends nothing for this app")
+            self.stdout.write(f"the cluster sends nothing for this app from here on; {reconciler.hold()} job(s) did")
 
     def _release(self, reconciler: Reconciler, is_wanted: bool) -> None:
         if is_wanted:
