@@ -8,6 +8,7 @@ the same task and the same arguments as an entry cannot be told from one of beat
 
 import contextlib
 import datetime
+import socket
 import time
 import uuid
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
@@ -18,6 +19,8 @@ from .entries import DJANGO, REDBEAT, Entry
 ANSWER_SECONDS = 1.0
 # Seconds between two looks at whether a watch is over.
 _STEP_SECONDS = 0.5
+# Seconds after which a broken connection is opened again.
+_REOPEN_SECONDS = 1.0
 
 
 class Seen(NamedTuple):
@@ -55,13 +58,19 @@ def events_on(app: Any) -> Iterator[int]:
             app.control.disable_events(destination=switched)
 
 
-def watch(app: Any, seconds: float, over: Optional[Callable[[List[Seen]], bool]] = None) -> List[Seen]:
+def watch(
+    app: Any,
+    seconds: float,
+    over: Optional[Callable[[List[Seen]], bool]] = None,
+    gaps: Optional[List[datetime.datetime]] = None,
+) -> List[Seen]:
     """The messages of some time, in their order; those of retries and of tasks within tasks left out.
 
     Args:
         app: the Celery app.
         seconds: how long.
         over: ends it early once it says so of what was seen.
+        gaps: when the connection broke, so that messages may not have been seen, is put there.
     """
     seen: Dict[str, Seen] = {}
 
@@ -75,20 +84,36 @@ def watch(app: Any, seconds: float, over: Optional[Callable[[List[Seen]], bool]]
         seen[task_id] = Seen(at, task, args, kwargs, task_id, sent)
 
     deadline = time.monotonic() + seconds
-    with app.connection_for_read() as connection:
-        receiver = app.events.Receiver(connection, handlers={"task-sent": note, "task-received": note})
-        while time.monotonic() < deadline and not (over is not None and over(list(seen.values()))):
-            left = min(_STEP_SECONDS, max(deadline - time.monotonic(), 0.01))
-            with contextlib.suppress(TimeoutError, OSError):
-                receiver.capture(limit=None, timeout=left, wakeup=False)
+    is_over = lambda: time.monotonic() >= deadline or (over is not None and over(list(seen.values())))  # noqa: E731
+    while not is_over():
+        with app.connection_for_read() as connection:
+            receiver = app.events.Receiver(connection, handlers={"task-sent": note, "task-received": note})
+            try:
+                # One subscription for all of it: what is told between two is lost.
+                with receiver.consumer_context() as (subscribed, _, _):
+                    while not is_over():
+                        with contextlib.suppress(socket.timeout):
+                            left = min(_STEP_SECONDS, max(deadline - time.monotonic(), 0.01))
+                            subscribed.drain_events(timeout=left)
+            except connection.connection_errors:
+                if gaps is not None:
+                    gaps.append(datetime.datetime.now(datetime.timezone.utc))
+                time.sleep(min(_REOPEN_SECONDS, max(deadline - time.monotonic(), 0)))
     return sorted(seen.values(), key=lambda one: one.at)
 
 
-def signs_of_beat(
-    app: Any, entries: Sequence[Entry], seconds: float, beats: Optional[Sequence[str]] = None
-) -> List[str]:
-    """Why it seems that a beat runs, each a sentence; empty where nothing does. A beat that is silent because nothing
-    was due is not seen, unless it answers: `beat_enable_remote_control`, or RedBeat's lock.
+class Look(NamedTuple):
+    """What was seen of a beat."""
+
+    signs: List[str]
+    """Why it seems that one runs, each a sentence; empty where nothing does."""
+    workers: int
+    """Celery workers that told of messages. None: nothing could be seen of a beat that does not answer itself."""
+
+
+def signs_of_beat(app: Any, entries: Sequence[Entry], seconds: float, beats: Optional[Sequence[str]] = None) -> Look:
+    """Whether it seems that a beat runs. A beat that is silent because nothing was due is not seen, unless it answers:
+    `beat_enable_remote_control`, or RedBeat's lock.
 
     Args:
         app: the Celery app.
@@ -102,7 +127,7 @@ def signs_of_beat(
         signs.append(f"RedBeat's lock is held, for {lock:.0f} s at most: by a beat, or by one that was killed")
     before = _last_runs(entries)
     tasks = {entry.task for entry in entries if entry.enabled}
-    with events_on(app):
+    with events_on(app) as workers:
         seen = watch(app, seconds, lambda seen: any(_is_beats(one, tasks) for one in seen))
     found = next((one for one in seen if _is_beats(one, tasks)), None)
     if found is not None:
@@ -110,7 +135,7 @@ def signs_of_beat(
     moved = [name for name, at in _last_runs(_again(app, entries)).items() if at != before.get(name)]
     if moved:
         signs.append(f"last_run_at of {moved[0]} has moved")
-    return signs
+    return Look(signs, workers)
 
 
 def _is_beats(one: Seen, tasks: "set[str]") -> bool:

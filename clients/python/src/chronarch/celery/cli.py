@@ -15,6 +15,7 @@ from .._request import TIMEOUT_DEFAULT
 from .._text import format_instant, parse_span
 from ..client import Client
 from ..errors import ChronarchError, PermissionDenied, Unauthenticated, Unreachable
+from . import adopt as adopting
 from . import doctor, shadow
 from . import sync as syncing
 from ._jobs import BROKER_DEFAULT
@@ -313,6 +314,8 @@ def shadow_command(
         click.echo(json.dumps(_as_json(report), indent=1))
     else:
         _tell_shadow(report)
+    for at in report.gaps:
+        click.echo(f"the connection to the broker broke at {format_instant(at)}: messages may be missing", err=True)
     if report.blind:
         hint = "start a Celery worker, or set task_send_sent_event for the beat"
         click.echo(f"nobody told of any message, so that nothing can be said\nhint: {hint}", err=True)
@@ -327,6 +330,7 @@ def _as_json(report: shadow.Report) -> Dict[str, Any]:
         "told_by_publisher": report.told_by_publisher,
         "entries": [dataclasses.asdict(line) for line in report.lines],
         "not_compared": report.not_compared,
+        "gaps": [format_instant(at) for at in report.gaps],
     }
 
 
@@ -349,6 +353,78 @@ def _tell_shadow(report: shadow.Report) -> None:
 def _counted(count: shadow.Count) -> str:
     told = [f"{number} {name.replace('_', ' ')}" for name, number in dataclasses.asdict(count).items() if number]
     return ", ".join(told) or "0"
+
+
+@main.command("adopt")
+@common
+@from_option
+@click.option("--back", is_flag=True, help="Holds the jobs, and tells the sources when they last ran.")
+@click.option("--force", is_flag=True, help="Although a beat seems to run.")
+@click.option("--catch-up", is_flag=True, help="Runs once what was due since its last run at the source.")
+@click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too.")
+@click.option("--watch", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="Default: until one is due.")
+def adopt_command(
+    context: Context,
+    sources: Optional[List[str]],
+    back: bool,
+    force: bool,
+    catch_up: bool,
+    allow_unknown: bool,
+    seconds: Optional[float],
+) -> int:
+    """Cuts over: syncs, and resumes the jobs that were held. Refuses while a beat still sends.
+
+    --watch is how long messages of a beat are looked out for; a beat that has nothing to send in that time, and whose
+    app has not set beat_enable_remote_control, cannot be seen.
+    """
+    entries = collected(context.app, sources)
+    if back:
+        return _back(context, entries)
+    if not force and not _no_beat(adopting.look_for_beat(context.app, entries, seconds)):
+        return EXIT_FAILED
+    planned = syncing.plan(
+        context.client,
+        context.app,
+        entries,
+        sources=sources,
+        broker=context.broker,
+        namespace=context.namespace,
+        prefix=context.prefix,
+        hold=True,
+        carry=True,
+        allow_unknown=allow_unknown,
+    )
+    tell(planned)
+    done = adopting.forward(context.client, planned, catch_up=catch_up)
+    for name, due in done.due_meanwhile:
+        what = "run now, once" if name in done.run else "--catch-up would have run it once"
+        click.echo(f"  {name}: was due at {format_instant(due)}: {what}")
+    click.echo(f"{len(done.resumed)} jobs run now")
+    return EXIT_FAILED if planned.problems else 0
+
+
+def _no_beat(look: adopting.Look) -> bool:
+    for sign in look.signs:
+        click.echo(f"a beat seems to run: {sign}", err=True)
+    if look.signs:
+        click.echo("nothing was changed\nhint: end the beat first; --force goes on all the same", err=True)
+    elif not look.workers:
+        click.echo("no Celery worker answers, so that a beat could not be seen; nothing was changed", err=True)
+        click.echo("hint: start a worker, or be sure that no beat runs and pass --force", err=True)
+    return not look.signs and look.workers > 0
+
+
+def _back(context: Context, entries: Any) -> int:
+    done = adopting.back(context.client, context.app, entries, namespace=context.namespace, prefix=context.prefix)
+    for name, at in done.written:
+        click.echo(f"  {name}: last_run_at is {format_instant(at)}")
+    if done.untold:
+        click.echo(
+            f"  {len(done.untold)} entries of beat_schedule: beat's own file is not touched, so that a beat counts "
+            "from what it noted there, and runs each crontab that was due since then once when it starts"
+        )
+    click.echo(f"{len(done.held)} jobs are held; start the beat")
+    return 0
 
 
 def _line(step: syncing.Step) -> str:

@@ -293,7 +293,7 @@ def _schedulers(
     seconds, beats = watched
     jobs = list(client.iter_jobs(namespace=namespace, labels={MANAGED_BY: MANAGER, APP: app_label(app)}))
     active = [job for job in jobs if job.pause is None]
-    signs = signs_of_beat(app, entries, seconds, beats)
+    signs = signs_of_beat(app, entries, seconds, beats).signs
     if signs and active:
         text = f"a beat and {len(active)} jobs of the cluster run at once: {'; '.join(signs)}"
         return [Finding(FAIL, "scheduler", text, "end the beat, or `chronarch-celery adopt --back`")]

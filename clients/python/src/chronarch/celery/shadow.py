@@ -68,6 +68,8 @@ class Report:
     """Whether a publisher told of any: `task_send_sent_event`."""
     lines: List[Line]
     not_compared: Dict[str, str]
+    gaps: List[datetime.datetime] = field(default_factory=list)
+    """When the connection to the broker broke: what is missing then may only not have been seen."""
 
     @property
     def blind(self) -> bool:
@@ -108,9 +110,10 @@ def compare(
     labels = {MANAGED_BY: MANAGER, APP: app_label(app)}
     jobs = {job.spec.name: job for job in client.iter_jobs(namespace=namespace, labels=labels) if job.spec}
     groups, not_compared = _groups(entries, jobs, prefix)
+    gaps: List[datetime.datetime] = []
     begin = datetime.datetime.now(UTC)
     with events_on(app) as workers:
-        seen = watch(app, (span + tolerance).total_seconds())
+        seen = watch(app, (span + tolerance).total_seconds(), gaps=gaps)
     end = begin + span
     last_runs = {entry.name: entry.last_run_at for entry in sync.collect(app, sources) if entry.last_run_at}
     lines = []
@@ -118,7 +121,7 @@ def compare(
         times = [one.at for one in seen if not one.by_cluster and _key_of(one) == key]
         _add_last_runs(times, members, last_runs, begin, end, tolerance)
         lines.append(_line(client, namespace, members, sorted(times), (begin, end, tolerance)))
-    return Report(begin, end, workers, any(one.sent for one in seen), lines, not_compared)
+    return Report(begin, end, workers, any(one.sent for one in seen), lines, not_compared, gaps)
 
 
 Key = Tuple[str, str, str]
