@@ -37,13 +37,19 @@ from chronarch.django import _checks, _mirror, _push  # noqa: E402
 from chronarch.django import client as found_client  # noqa: E402
 
 APP = "django_shop.celery:app"
+IN_CHARGE = "in-charge"
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 @pytest.fixture
 def namespace(nodes: Cluster) -> Iterator[str]:
-    """The settings name the cluster, and a namespace of its own; the tables are empty."""
+    """The settings name the cluster, which is in charge already, and a namespace of its own; the tables are empty."""
     name = f"django-{uuid.uuid4().hex[:8]}"
+    # Of a source that nothing here compares.
+    labels = {"managed-by": "chronarch-celery", "celery-app": "django-shop", "celery-source": "redbeat"}
+    first = {"name": IN_CHARGE, "namespace": name, "labels": labels, "schedule": {"every": "36500d"}}
+    with Client(nodes.endpoints) as client:
+        client.apply_jobs([{**first, "target": {"queue": {"payload": "{}"}}}])
     given = {"ENDPOINTS": nodes.endpoints, "NAMESPACE": name, "CELERY_APP": APP}
     _push._Hold.until = 0.0
     with override_settings(CHRONARCH=given):
@@ -186,7 +192,7 @@ def test_what_is_rolled_back_is_not_told(namespace: str, client: Client) -> None
             hourly("b")
             raise _Back
         hourly("c")
-    assert [one.spec.name for one in client.iter_jobs(namespace=namespace) if one.spec] == ["c"]
+    assert [one.spec.name for one in client.iter_jobs(namespace=namespace) if one.spec] == ["c", IN_CHARGE]
 
 
 def test_rows_of_one_transaction_are_told_together(namespace: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -544,6 +550,7 @@ def test_a_row_that_runs_once_is_disabled_when_it_has_run(namespace: str, client
 
 
 def test_a_project_goes_back_and_forth(namespace: str, client: Client) -> None:
+    client.delete_job(IN_CHARGE, namespace=namespace)
     with _push.muted():
         hourly("z")
     assert _sync("--hold")[0] == 0
@@ -551,7 +558,9 @@ def test_a_project_goes_back_and_forth(namespace: str, client: Client) -> None:
     with _push.muted():
         PeriodicTask.objects.all().delete()
     assert _sync("--prune")[0] == 0
-    hourly("a")
+    with _push.muted():
+        hourly("a")
+    assert _sync("--release")[0] == 0
     hourly("b", enabled=False)
     hourly("c")
     client.pause_job("c", namespace=namespace, reason="by hand")
@@ -590,3 +599,19 @@ def test_an_interval_goes_on_whatever_becomes_of_its_row(namespace: str, client:
     assert after is not None
     assert after.next_at == before.next_at
     assert _sync("--check")[0] == 0
+
+
+def test_before_the_cluster_is_in_charge_nothing_is_sent_that_the_old_beat_sends(
+    namespace: str, client: Client
+) -> None:
+    client.delete_job(IN_CHARGE, namespace=namespace)
+    # The old beat, and the web, save rows all the time.
+    hourly("a")
+    assert job(client, namespace, "a") is None
+    code, text = _sync()
+    assert (code, "1 job(s) wait, for another beat may still send them" in text) == (0, True), text
+    assert _reasons(client, namespace, "a") == [sync.HELD]
+    hourly("b")
+    assert _reasons(client, namespace, "b") == [sync.HELD]
+    _sync("--release")
+    assert _reasons(client, namespace, "a", "b") == [None, None]

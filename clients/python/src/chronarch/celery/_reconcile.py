@@ -28,10 +28,14 @@ class Reconciler:
         app: the Celery app, with its tasks loaded.
         options: what is compared with what.
         client: used instead of one of its own.
+        is_beat: whether this takes the place of beat, so that the first jobs of an app may send at once; otherwise they
+            are held, as with `chronarch-celery sync`, for a beat may still send.
     """
 
-    def __init__(self, app: Any, options: BeatOptions, client: Optional[Client] = None) -> None:
-        self.app, self.options = app, options
+    def __init__(
+        self, app: Any, options: BeatOptions, client: Optional[Client] = None, *, is_beat: bool = True
+    ) -> None:
+        self.app, self.options, self._is_beat = app, options, is_beat
         self._client, self._is_own = client, client is None
         self._once = Once(app, broker=options.cluster.broker, namespace=options.cluster.namespace)
         self._told: Dict[str, str] = {}
@@ -111,7 +115,7 @@ class Reconciler:
             broker=options.cluster.broker,
             namespace=options.cluster.namespace,
             prune=prune,
-            hold=self._is_held,
+            hold=True if self._is_held else False if self._is_beat else None,
             # Beat sends by name, whether or not its own process has the task.
             allow_unknown=True,
         )
@@ -228,6 +232,17 @@ class Reconciler:
         if planned.changes:
             counts = (planned.count("+"), planned.count("~"), planned.count("-"))
             log.info("beat: the cluster has been told: %d new, %d changed, %d removed", *counts)
+
+
+def is_in_charge(client: Client, namespace: str, app: Any) -> bool:
+    """Whether the cluster has jobs of the app: before it has any, it is not for a row that is saved to make the first,
+    for the old beat sends it.
+
+    Raises:
+        ChronarchError: the cluster cannot be asked.
+    """
+    labels = {MANAGED_BY: MANAGER, APP: app_label(app)}
+    return bool(client.list_jobs(namespace=namespace, labels=labels, page_size=1).jobs)
 
 
 def is_held(client: Client, namespace: str, app: Any) -> bool:

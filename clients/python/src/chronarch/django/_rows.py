@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterable, Optional
 
 from .._options import Options
 from ..celery import sync
-from ..celery._reconcile import is_held
+from ..celery._reconcile import is_held, is_in_charge
 from ..celery.entries import CannotCarry, Entry, from_row, legal_name, to_job
 from ..client import Client
 from ..errors import NotFound
@@ -64,6 +64,11 @@ class Target:
         if present is not None:
             # As when everything is compared: an interval goes on, whatever its row says of its last run.
             sync._keep_phase(job, present)
+        elif not is_in_charge(self._client, self._options.namespace, self._app):
+            log.info(
+                "%s has no job yet: the cluster has none of this app, until a beat or chronarch_sync makes them", name
+            )
+            return
         step = _step(entry, job, present, hold=present is None and self._is_held())
         sync.apply(self._client, sync.Plan(self._options.namespace, (step,)))
 

@@ -11,7 +11,7 @@ from chronarch._options import Misconfigured
 from chronarch.celery._beat_options import of_app
 from chronarch.celery._reconcile import Reconciler, lines
 from chronarch.celery.entries import DJANGO, Entry
-from chronarch.celery.sync import Plan
+from chronarch.celery.sync import HELD, Plan
 from chronarch.django import _checks, _connect, _table
 from chronarch.errors import ChronarchError
 
@@ -56,7 +56,7 @@ class Command(BaseCommand):  # type: ignore[misc]
             app.loader.import_default_modules()
             app.finalize()
             options = dataclasses.replace(of_app(app), prune=given["prune"])
-            reconciler = Reconciler(app, options, _connect.client())
+            reconciler = Reconciler(app, options, _connect.client(), is_beat=given["watch"])
         except Misconfigured as error:
             raise CommandError(str(error)) from None
         except (OSError, ValueError, ImportError, AttributeError) as error:
@@ -105,6 +105,9 @@ class Command(BaseCommand):  # type: ignore[misc]
         for entry in entries:
             if entry.only_python:
                 self.stderr.write(f"{entry.name}: only Python can evaluate it; `celery beat -S chronarch` does")
+        held = sum(step.pause == HELD for step in planned.changes)
+        if held:
+            self.stderr.write(f"{held} job(s) wait, for another beat may still send them: --release lets them go")
         if planned.orphans:
             names = ", ".join(planned.orphans[:10])
             self.stderr.write(f"{len(planned.orphans)} job(s) have no entry any more; --prune removes them: {names}")
