@@ -278,7 +278,7 @@ def test_rows_that_are_edited_arrive_and_are_told_when_they_ran(shop: Shop, send
 
             eventually("the row to be told", told)
             assert "static" in shop.names(), "beat_schedule is in the tables"
-            assert PeriodicTask.objects.get(name="static").task == "shop.nothing"
+            assert PeriodicTask.objects.get(name="static").expire_seconds == 60
             # Without signals, as the admin's actions change rows.
             PeriodicTask.objects.filter(pk=row.pk).update(args='["b"]')
             PeriodicTasks.update_changed()

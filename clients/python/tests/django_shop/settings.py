@@ -52,5 +52,7 @@ CHRONARCH = {
     "NAMESPACE": os.environ.get("SHOP_NAMESPACE"),
 }
 if os.environ.get("SHOP_STATIC"):
-    CELERY_BEAT_SCHEDULE = {os.environ["SHOP_STATIC"]: {"task": "shop.nothing", "schedule": 365 * 86_400.0}}
+    CELERY_BEAT_SCHEDULE = {
+        os.environ["SHOP_STATIC"]: {"task": "shop.nothing", "schedule": 365 * 86_400.0, "options": {"expires": 60}}
+    }
 CELERY_CHRONARCH_SYNC_EVERY = float(os.environ.get("CELERY_SYNC_EVERY", "60"))

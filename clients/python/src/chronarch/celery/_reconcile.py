@@ -218,7 +218,7 @@ class Reconciler:
         said = {f"{one.name} is not sent by the cluster": one.reason for one in planned.problems}
         if self._is_held:
             said["jobs are held and send nothing"] = (
-                "`chronarch-celery adopt` lets them go when the old beat is stopped"
+                "once the old beat has ended, `chronarch-celery adopt` or `chronarch_sync --release` lets them go"
             )
         for what, why in said.items():
             if self._told.get(what) != why:

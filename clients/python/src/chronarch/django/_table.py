@@ -3,7 +3,9 @@
 So that a project sees the same rows as before, edits them in the same place, and finds them when it goes back.
 """
 
+import datetime
 import logging
+import math
 from typing import Any, Dict, Set
 
 from . import _push
@@ -31,7 +33,7 @@ def store(app: Any, *, is_new_only: bool = False) -> None:
             if name in there:
                 continue
             try:
-                ModelEntry.from_entry(name, app=app, **entry)
+                ModelEntry.from_entry(name, app=app, **_as_columns(entry))
             except DatabaseError:
                 raise
             except Exception as error:
@@ -48,6 +50,18 @@ def entries(app: Any) -> Dict[str, Dict[str, Any]]:
     for name, entry in added.data.items():
         found[name] = {"task": entry.task, "schedule": entry.schedule, "options": entry.options}
     return found
+
+
+def _as_columns(entry: Dict[str, Any]) -> Dict[str, Any]:
+    """An entry whose messages expire after some seconds has a column for it, under another name; django-celery-beat
+    drops the option without a word."""
+    options = dict(entry.get("options") or {})
+    expires = options.get("expires")
+    if isinstance(expires, datetime.timedelta):
+        expires = expires.total_seconds()
+    if isinstance(expires, (int, float)) and "expire_seconds" not in options:
+        options["expire_seconds"] = math.ceil(expires)
+    return {**entry, "options": options}
 
 
 def stored() -> Set[str]:
