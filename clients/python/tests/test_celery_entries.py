@@ -123,7 +123,7 @@ def test_a_task_goes_where_celery_sends_it(task: str, options: Dict[str, Any]) -
         task_routes={"shop.report": "reports", "shop.feed": {"queue": "media", "routing_key": "media.feed"}},
     )
     for name, own in (("shop.nightly", {}), ("shop.with-queue", {"queue": "reports", "priority": 7})):
-        app.task(name=name, typing=False, **own)(celery_shop.nothing)
+        app.task(name=name, typing=False, shared=False, **own)(celery_shop.nothing)
     app.finalize()
     told: List[Dict[str, Any]] = []
 
