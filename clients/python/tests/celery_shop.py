@@ -71,21 +71,21 @@ def added(sender: Any, **_: Any) -> None:
     )
 
 
-@app.task(name="shop.nightly")  # type: ignore[untyped-decorator]
+@app.task(name="shop.nightly", shared=False)  # type: ignore[untyped-decorator]
 def nightly(*_: Any, **__: Any) -> None:
     """Does nothing."""
 
 
-@app.task(name="shop.report")  # type: ignore[untyped-decorator]
+@app.task(name="shop.report", shared=False)  # type: ignore[untyped-decorator]
 def report(*_: Any, **__: Any) -> None:
     """Is routed to a queue."""
 
 
-@app.task(name="shop.feed")  # type: ignore[untyped-decorator]
+@app.task(name="shop.feed", shared=False)  # type: ignore[untyped-decorator]
 def feed(*_: Any, **__: Any) -> None:
     """Is routed to a topic exchange."""
 
 
-@app.task(name="shop.limited", time_limit=30, soft_time_limit=20)  # type: ignore[untyped-decorator]
+@app.task(name="shop.limited", shared=False, time_limit=30, soft_time_limit=20)  # type: ignore[untyped-decorator]
 def limited() -> None:
     """Has options of its own."""

@@ -204,8 +204,9 @@ app.conf.beat_schedule = {{"often": {{"task": "shop.run", "schedule": 2.0}},
 
 def meta_of(shop: Place, name: str) -> datetime.datetime:
     found = json.loads(shop.redis.hget(f"redbeat:{name}", "meta"))["last_run_at"]
-    parts = (found[part] for part in ("year", "month", "day", "hour", "minute", "second", "microsecond"))
-    return datetime.datetime(*parts, tzinfo=datetime.timezone.utc)
+    parts = [int(found[part]) for part in ("year", "month", "day", "hour", "minute", "second", "microsecond")]
+    year, month, day, hour, minute, second, micros = parts
+    return datetime.datetime(year, month, day, hour, minute, second, micros, datetime.timezone.utc)
 
 
 def test_last_runs_go_to_the_cluster_and_back_to_redbeat(shop: Place, client: Client) -> None:

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ import celery_shop
 import pytest
 from celery import Celery, signals
 from celery.schedules import crontab, schedule
-from cluster import binary
+from celery_real import place
+from cluster import Cluster, binary
 from kombu import Exchange, Queue
 
 from chronarch.celery import entries
@@ -123,7 +125,7 @@ def test_a_task_goes_where_celery_sends_it(task: str, options: Dict[str, Any]) -
         task_routes={"shop.report": "reports", "shop.feed": {"queue": "media", "routing_key": "media.feed"}},
     )
     for name, own in (("shop.nightly", {}), ("shop.with-queue", {"queue": "reports", "priority": 7})):
-        app.task(name=name, typing=False, **own)(celery_shop.nothing)
+        app.task(name=name, typing=False, shared=False, **own)(celery_shop.nothing)
     app.finalize()
     told: List[Dict[str, Any]] = []
 
@@ -264,4 +266,65 @@ def test_rows_of_django_celery_beat_are_read_by_their_columns(tmp_path: Path) ->
         assert headers == json.loads(theirs["target"]["celery"].pop("headers", "{}"))
         # What the file leaves to the time it is applied at is named here.
         assert job == theirs, name
+    assert not jobs
+
+
+KEYS = """
+import datetime, json, os, sys
+from celery import Celery
+from celery.schedules import crontab, schedule
+from dateutil.rrule import FR, MO
+from redbeat import RedBeatSchedulerEntry
+from redbeat.schedules import rrule
+from chronarch.celery import entries
+url = os.environ["REDIS"]
+app = Celery("red", broker=url)
+app.conf.update(redbeat_redis_url=url, timezone="UTC")
+at = lambda *parts, zone=datetime.timezone.utc: datetime.datetime(*parts, tzinfo=zone)
+def new(name, schedule, **more):
+    made = RedBeatSchedulerEntry(name, "shop.run", schedule, app=app, **more)
+    made.last_run_at = more.get("last_run_at")
+    return made.save()
+new("poll", schedule(20, app=app), last_run_at=at(2026, 11, 26, 17, 22, 3), enabled=False)
+new("nightly", crontab("30", "2", "1-5", app=app), args=["a"], kwargs={"b": 1},
+    options={"queue": "night", "expires": 3600})
+new("weekly", rrule("WEEKLY", dtstart=at(2026, 1, 5, 9), interval=2, byweekday=(MO, FR), until=at(2027, 1, 1), app=app))
+new("offset", rrule("MONTHLY", dtstart=at(2026, 1, 1, 9, zone=datetime.timezone(datetime.timedelta(hours=2))), count=5,
+    bymonthday=15, app=app))
+new("easter", rrule("YEARLY", dtstart=at(2026, 1, 1), byeaster=0, app=app))
+bad = new("bad", crontab(app=app))
+import redis
+server = redis.Redis.from_url(url, decode_responses=True)
+definition = json.loads(server.hget(bad.key, "definition"))
+definition["schedule"]["day_of_week"] = "7"
+server.hset(bad.key, "definition", json.dumps(definition))
+found = entries.from_redbeat(app)
+with open(sys.argv[1], "w") as dump:
+    for entry in found:
+        if entry.name not in ("bad", "easter"):
+            dump.write("\\n".join(server.hmget(entry.key, "definition", "meta")) + "\\n")
+print(json.dumps({entry.name: [str(entry.last_run_at), entry.enabled, entry.problem,
+    None if entry.problem else entries.to_job(entry, app)] for entry in found}))
+"""
+
+
+def test_entries_of_redbeat_are_read_from_its_keys(tmp_path: Path, nodes: Cluster) -> None:
+    with place(tmp_path, nodes, "keys") as redis:
+        command = [sys.executable, "-c", KEYS, str(tmp_path / "keys.json")]
+        environment = {**os.environ, "REDIS": redis.url}
+        said = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert said.returncode == 0, said.stderr
+    found = json.loads(said.stdout)
+    problems = {name: problem for name, (_, _, problem, _) in found.items() if problem}
+    assert set(problems) == {"bad", "easter"}
+    assert problems["bad"].startswith('day_of_week: expected 0 to 6; Sunday is 0, found "7"')
+    assert problems["easter"].startswith("schedule.byeaster: RFC 5545 has no Easter")
+    assert found["poll"][:2] == ["2026-11-26 17:22:03+00:00", False]
+    assert found["nightly"][0] == "None"
+    jobs = imported((tmp_path / "keys.json").read_text(), tmp_path)
+    for name, (_, _, problem, job) in found.items():
+        if not problem:
+            del job["labels"]
+            theirs = jobs.pop(name)
+            assert job == theirs
     assert not jobs

@@ -84,7 +84,10 @@ def watch(
         seen[task_id] = Seen(at, task, args, kwargs, task_id, sent)
 
     deadline = time.monotonic() + seconds
-    is_over = lambda: time.monotonic() >= deadline or (over is not None and over(list(seen.values())))  # noqa: E731
+
+    def is_over() -> bool:
+        return time.monotonic() >= deadline or (over is not None and over(list(seen.values())))
+
     while not is_over():
         with app.connection_for_read() as connection:
             receiver = app.events.Receiver(connection, handlers={"task-sent": note, "task-received": note})

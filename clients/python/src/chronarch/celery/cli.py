@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import sys
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import click
 
@@ -19,6 +19,7 @@ from . import adopt as adopting
 from . import doctor, shadow
 from . import sync as syncing
 from ._jobs import BROKER_DEFAULT
+from ._watch import Look
 from .entries import SOURCES
 
 # As the command line of the cluster has them; a difference under --check is 2 as well.
@@ -163,52 +164,44 @@ def collected(app: Any, sources: Optional[List[str]]) -> Any:
         raise click.ClickException(f"the schedule cannot be read: {type(error).__name__}: {error}") from None
 
 
+def sync_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `sync`, wherever it is a command."""
+    given = [
+        click.option("--dry-run", is_flag=True, help="Tells what would change."),
+        click.option("--check", is_flag=True, help="As --dry-run, and ends with 2 where something would change."),
+        click.option("--prune", is_flag=True, help="Deletes jobs made by sync whose entries are gone."),
+        click.option(
+            "--active/--hold", "active", default=None, help="Whether new jobs run at once. Default: see above."
+        ),
+        click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too."),
+        click.option("--ignore", multiple=True, metavar="ENTRY", help="An entry that is known not to be carried."),
+        click.option("--label", "labels", multiple=True, callback=_pair, metavar="KEY=VALUE", help="Of each job."),
+    ]
+    for option in reversed(given):
+        command = option(command)
+    return from_option(command)
+
+
 @main.command("sync")
 @common
-@from_option
-@click.option("--dry-run", is_flag=True, help="Tells what would change.")
-@click.option("--check", is_flag=True, help="As --dry-run, and ends with 2 where something would change.")
-@click.option("--prune", is_flag=True, help="Deletes jobs made by sync whose entries are gone.")
-@click.option("--active/--hold", "active", default=None, help="Whether new jobs run at once. Default: see below.")
-@click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too.")
-@click.option("--ignore", multiple=True, metavar="ENTRY", help="An entry that is known not to be carried.")
-@click.option("--label", multiple=True, callback=_pair, metavar="KEY=VALUE", help="Of each job.")
-def sync_command(
-    context: Context,
-    sources: Optional[List[str]],
-    dry_run: bool,
-    check: bool,
-    prune: bool,
-    active: Optional[bool],
-    allow_unknown: bool,
-    ignore: Tuple[str, ...],
-    label: Dict[str, str],
-) -> int:
+@sync_options
+def sync_command(context: Context, **how: Any) -> int:
     """Makes jobs of the app's schedule: + new, ~ changed, - deleted, ! not carried.
 
     While a beat still runs, jobs that run as well would send everything twice; so the first jobs of an app are held
     until `chronarch-celery adopt`. After that new ones run at once.
     """
-    return carry_out(
-        context,
-        sources,
-        dry_run=dry_run or check,
-        check=check,
-        ignore=ignore,
-        prune=prune,
-        hold=None if active is None else not active,
-        allow_unknown=allow_unknown,
-        labels=label,
-    )
+    return carry_out(context, **how)
 
 
 def carry_out(
     context: Context,
     sources: Optional[List[str]],
     *,
-    dry_run: bool = False,
-    check: bool = False,
-    ignore: Sequence[str] = (),
+    dry_run: bool,
+    check: bool,
+    active: Optional[bool],
+    ignore: Sequence[str],
     **how: Any,
 ) -> int:
     """Plans, tells, and applies; the exit code."""
@@ -221,10 +214,11 @@ def carry_out(
         broker=context.broker,
         namespace=context.namespace,
         prefix=context.prefix,
+        hold=None if active is None else not active,
         **how,
     )
     tell(planned)
-    if not dry_run:
+    if not (dry_run or check):
         syncing.apply(context.client, planned)
     if check and planned.changes:
         return EXIT_DIFFERENCE
@@ -403,7 +397,7 @@ def adopt_command(
     return EXIT_FAILED if planned.problems else 0
 
 
-def _no_beat(look: adopting.Look) -> bool:
+def _no_beat(look: Look) -> bool:
     for sign in look.signs:
         click.echo(f"a beat seems to run: {sign}", err=True)
     if look.signs:

@@ -14,8 +14,8 @@ from ._watch import ANSWER_SECONDS, answering, signs_of_beat
 from .entries import Entry
 
 OK, WARN, FAIL = "ok", "warn", "fail"
-# Brokers that the cluster's workers speak to.
-_TRANSPORTS = ("redis", "rediss")
+# Transports of kombu that the cluster may speak, and what a worker with such a connection announces beside `celery`.
+_FAMILIES = {"redis": "redis", "rediss": "redis", "amqp": "amqp", "amqps": "amqp", "pyamqp": "amqp"}
 # Seconds for one look at a broker or a backend.
 LOOK_SECONDS = 10.0
 # Clocks that differ by more are told; workers are heard every few seconds, so that less cannot be seen.
@@ -155,13 +155,17 @@ def _cluster(app: Any, client: Client, broker: str) -> List[Finding]:
     before = datetime.datetime.now(datetime.timezone.utc)
     workers = list(client.iter_workers())
     findings = []
-    transport = app.connection_for_write().transport_cls
-    if transport not in _TRANSPORTS:
+    transport = str(app.connection_for_write().transport_cls)
+    family = _FAMILIES.get(transport)
+    if family is None:
         hint = "keep beat for this app, or move it to Redis"
         findings.append(Finding(FAIL, "cluster", f"its workers do not speak {transport}", hint))
     kind = f"celery:{broker}"
     able = [worker for worker in workers if kind in worker.kinds and worker.state == "serving"]
-    if able:
+    if able and family is not None and not any(f"{family}:{broker}" in worker.kinds for worker in able):
+        text = f"the connection {broker} of its workers is to another kind of broker than {transport}"
+        findings.append(Finding(FAIL, "cluster", text, "pass --broker"))
+    elif able:
         text = f"{len(able)} of its workers have the connection {broker}; whether it is this broker a run shows"
         findings.append(Finding(OK, "cluster", text))
     else:
