@@ -615,3 +615,24 @@ def test_before_the_cluster_is_in_charge_nothing_is_sent_that_the_old_beat_sends
     assert _reasons(client, namespace, "b") == [sync.HELD]
     _sync("--release")
     assert _reasons(client, namespace, "a", "b") == [None, None]
+
+
+def test_what_the_cluster_writes_back_is_not_taken_for_a_beat(namespace: str, client: Client) -> None:
+    from chronarch.celery._watch import is_the_cluster_s
+
+    schedule = IntervalSchedule.objects.create(every=1, period="seconds")
+    row = PeriodicTask.objects.create(
+        name="a",
+        task="shop.nothing",
+        interval=schedule,
+        last_run_at=datetime(2026, 1, 5, 0, 0, 0, 123_456, timezone.utc),
+    )
+    assert not is_the_cluster_s(row.last_run_at)
+
+    def told() -> bool:
+        _write_back(client, namespace)
+        row.refresh_from_db()
+        return bool(row.total_run_count)
+
+    eventually("a run to be counted", told)
+    assert is_the_cluster_s(row.last_run_at)
