@@ -100,12 +100,15 @@ def at(seconds: float) -> datetime.datetime:
         ([0, 0], [0.1, 0.2], shadow.Count(on_time=2)),
         ([0, 0], [0.1], shadow.Count(on_time=1, missed=1)),
         ([], [], shadow.Count()),
+        # What is due around the window takes its messages with it.
+        ([120, 180, 240], [120.1, 180.1, 240.1], shadow.Count(on_time=2)),
+        ([-3, 60], [0.2, 60.1], shadow.Count(on_time=1)),
     ],
 )
 def test_messages_are_counted_beside_instants(due: List[float], sent: List[float], found: shadow.Count) -> None:
     told: List[str] = []
-    tolerance = datetime.timedelta(seconds=5)
-    assert shadow.instants([at(one) for one in due], [at(one) for one in sent], tolerance, told) == found
+    window = (at(0), at(239), datetime.timedelta(seconds=5))
+    assert shadow.instants([at(one) for one in due], [at(one) for one in sent], window, told) == found
     assert bool(told) == found.differs
 
 
@@ -133,7 +136,7 @@ def test_shadow_sees_a_beat_that_is_right_and_one_that_sends_twice(shop: Place) 
     assert "! often: not compared: it has no job" in blind.stderr
     assert shop.say("sync").returncode == 0
     shop.beat()
-    told = shop.say("shadow", "--for", "5s", "--tolerance", "1s", "--json")
+    told = shop.say("shadow", "--for", "8s", "--tolerance", "3s", "--json")
     assert told.returncode == 0, told.stdout + told.stderr
     report = json.loads(told.stdout)
     lines = {line["names"][0]: line for line in report["entries"]}
@@ -143,7 +146,7 @@ def test_shadow_sees_a_beat_that_is_right_and_one_that_sends_twice(shop: Place) 
     assert lines["often"]["cluster"] is None, "its job is held"
     # Another one, with a state of its own.
     shop.beat("-s", "another", "--pidfile=")
-    told = shop.say("shadow", "--for", "5s", "--tolerance", "1s")
+    told = shop.say("shadow", "--for", "8s", "--tolerance", "3s")
     assert told.returncode == 1
     assert "doubled" in told.stdout
     assert "s after the one before" in told.stdout

@@ -22,6 +22,8 @@ from .entries import Entry
 UTC = datetime.timezone.utc
 # Characters of arguments that Celery tells.
 _REPR_CHARS = 1024
+# How long after the end of the window messages are waited for at least: workers gather events before they tell them.
+_GRACE = datetime.timedelta(seconds=3)
 # Due times that are asked for at once, and that are looked at of one entry.
 _DUE_AT_ONCE = 1_000
 DUE_MAX = 100_000
@@ -92,7 +94,7 @@ def compare(
     span: datetime.timedelta,
     tolerance: datetime.timedelta,
 ) -> Report:
-    """Watches for `span`, and for `tolerance` more, and compares. Sends nothing and changes no job.
+    """Watches for `span` and a little more, and compares. Sends nothing and changes no job.
 
     Args:
         app: the Celery app.
@@ -113,7 +115,7 @@ def compare(
     gaps: List[datetime.datetime] = []
     begin = datetime.datetime.now(UTC)
     with events_on(app) as workers:
-        seen = watch(app, (span + tolerance).total_seconds(), gaps=gaps)
+        seen = watch(app, (span + max(tolerance, _GRACE)).total_seconds(), gaps=gaps)
     end = begin + span
     last_runs = {entry.name: entry.last_run_at for entry in sync.collect(app, sources) if entry.last_run_at}
     lines = []
@@ -181,19 +183,21 @@ def _line(
 ) -> Line:
     begin, end, tolerance = window
     names = [entry.name for entry, _ in members]
-    due = sorted(at for _, job in members for at in _due(client, namespace, _name(job), begin, end))
+    # Also what is due a little before and after: its messages are seen, and belong to nothing else.
+    around = (begin - tolerance, end + tolerance)
+    due = sorted(at for _, job in members for at in _due(client, namespace, _name(job), *around))
     differences: List[str] = []
     period = getattr(members[0][0].schedule, "run_every", None)
     if len(members) == 1 and period is not None and not members[0][0].schedule.relative:
-        beat = distances(times, period, window, differences)
+        beat = distances([at for at in times if begin <= at < end], period, window, differences)
     else:
-        beat = instants(due, times, tolerance, differences)
+        beat = instants(due, times, window, differences)
     active = [job for _, job in members if job.pause is None]
     cluster = None
     if active:
         wanted = sorted(at for job in active for at in _due(client, namespace, _name(job), begin, end))
         cluster = _of_cluster(client, namespace, active, wanted, window, differences)
-    return Line(names, len(due), beat, cluster, differences)
+    return Line(names, sum(begin <= at < end for at in due), beat, cluster, differences)
 
 
 def _name(job: Job) -> str:
@@ -221,12 +225,11 @@ def _clock(at: datetime.datetime) -> str:
 
 
 def instants(
-    due: Sequence[datetime.datetime],
-    times: Sequence[datetime.datetime],
-    tolerance: datetime.timedelta,
-    differences: List[str],
+    due: Sequence[datetime.datetime], times: Sequence[datetime.datetime], window: Window, differences: List[str]
 ) -> Count:
-    """Messages beside instants, both in their order: each message stands for the last instant before it."""
+    """Messages beside instants, both in their order: each message stands for the last instant before it. Instants
+    outside of the window take their messages, and do not count."""
+    begin, end, tolerance = window
     count = Count()
     of: Dict[int, List[datetime.datetime]] = {}
     # A clock may be a little ahead.
@@ -235,14 +238,14 @@ def instants(
         before = [place for place, one in enumerate(due) if one <= at + ahead]
         if before:
             of.setdefault(before[-1], []).append(at)
-        else:
+        elif begin <= at < end:
             count.extra += 1
             differences.append(f"beat: sent at {_clock(at)}, when nothing was due")
     for place, one in enumerate(due):
         # Several entries may be due at once, and have as many messages.
         same = sum(other == one for other in due)
         sent = of.get(place, [])
-        if same > 1 and place + 1 < len(due) and due[place + 1] == one:
+        if not begin <= one < end or (place + 1 < len(due) and due[place + 1] == one):
             continue
         lacking = same - len(sent)
         if lacking > 0:
