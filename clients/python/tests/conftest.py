@@ -13,6 +13,8 @@ from cluster import Cluster, eventually, running
 from chronarch import Client, models
 
 HERE = Path(__file__).parent
+# Fixtures of the Django app; nothing of Django is loaded for those who do not use them.
+pytest_plugins = ["django_rows"]
 
 
 @pytest.fixture(scope="session")

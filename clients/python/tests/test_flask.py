@@ -2,9 +2,12 @@
 
 import flask
 import pytest
+from celery import Celery, Task
+from click.testing import Result
 from cluster import Cluster
 from conftest import Staff
 
+from chronarch import Client
 from chronarch.flask import Chronarch
 from chronarch.worker import _loading
 
@@ -51,3 +54,52 @@ def test_a_task_runs_within_the_application(staff: Staff) -> None:
     assert list(app.tasks) == ["in-flask"]
     staff.start("--pool", "threads", module="jobs:in_flask.tasks")
     assert staff.carry_out("in-flask", 2).attempts[0].result == '["shop", 2]'
+
+
+def celery_init_app(app: flask.Flask) -> Celery:
+    """As Flask's documentation has it."""
+
+    class FlaskTask(Task):  # type: ignore[misc]
+        def __call__(self, *args: object, **kwargs: object) -> object:
+            with app.app_context():
+                return self.run(*args, **kwargs)
+
+    celery_app = Celery(app.name, task_cls=FlaskTask)
+    celery_app.config_from_object(app.config["CELERY"])
+    celery_app.set_default()
+    app.extensions["celery"] = celery_app
+    return celery_app
+
+
+def test_sync_makes_jobs_of_the_application_s_celery(nodes: Cluster, client: Client) -> None:
+    app = flask.Flask("flask-shop")
+    schedule = {"nightly": {"task": "flask-shop.run", "schedule": 3600.0}}
+    app.config.update(CHRONARCH_ENDPOINTS=nodes.endpoints, CHRONARCH_NAMESPACE="flask", CHRONARCH_BROKER="main")
+    app.config["CELERY"] = {"broker_url": "memory://", "beat_schedule": schedule, "result_expires": None}
+    chronarch = Chronarch(app)
+
+    def say(*arguments: str) -> Result:
+        return app.test_cli_runner().invoke(args=["chronarch", "sync", *arguments])
+
+    without = say()
+    assert without.exit_code == 1
+    assert 'neither app.extensions["celery"] nor' in without.output
+    celery_init_app(app).task(name="flask-shop.run")(run_in_celery)
+    assert say("--check").exit_code == 2
+    told = say()
+    assert told.exit_code == 0, told.output
+    assert '+ nightly  (beat_schedule "nightly"): held until adopt' in told.output
+    job = client.get_job("nightly", namespace="flask")
+    assert job.spec is not None
+    assert job.spec.target is not None
+    assert job.spec.target.celery is not None
+    assert job.spec.target.celery.broker == "main"
+    assert say("--check").exit_code == 0
+    other = Celery("given", broker="memory://", set_as_current=False)
+    chronarch.init_app(app, celery=other)
+    with app.app_context():
+        assert chronarch.celery is other
+
+
+def run_in_celery() -> None:
+    """A task."""

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Callable, Iterator, List
 
+import django_shop
 import pytest
 from cluster import eventually
 
@@ -44,15 +45,9 @@ def redis_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def django_database(tmp_path_factory: pytest.TempPathFactory) -> str:
-    import django
-    from django.conf import settings
-
-    database = tmp_path_factory.mktemp("django") / "db.sqlite3"
-    engine = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(database), "OPTIONS": {"timeout": 20}}
-    settings.configure(DATABASES={"default": engine}, INSTALLED_APPS=[], USE_TZ=True)
-    django.setup()
-    return "default"
+def django_database() -> str:
+    # The same project as in the other tests, for a process has one.
+    return django_shop.set_up()
 
 
 @pytest.fixture(params=["redis", "sql", "django"])

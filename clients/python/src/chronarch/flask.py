@@ -8,10 +8,15 @@
     def nightly(day): ...                       # chronarch-worker shop:chronarch.tasks --queue reports
 
     $ flask chronarch status
+    $ flask chronarch sync                      # of the app's Celery, as chronarch-celery sync
+
+The Celery app is `app.extensions["celery"]`, where the pattern of Flask's documentation puts it, or what is given as
+`Chronarch(app, celery=celery)`.
 
 Configuration, each also as the default of the command line: `CHRONARCH_ENDPOINTS` (a list, or text with commas),
 `CHRONARCH_TOKEN`, `CHRONARCH_TLS_CA`, `CHRONARCH_TLS_CERT`, `CHRONARCH_TLS_KEY`, `CHRONARCH_TIMEOUT` (seconds),
-`CHRONARCH_INSECURE`.
+`CHRONARCH_INSECURE`; of sync also `CHRONARCH_NAMESPACE` and `CHRONARCH_BROKER`, the connection of the cluster's
+workers.
 """
 
 import functools
@@ -24,6 +29,8 @@ from flask.cli import AppGroup
 
 from ._endpoints import Tls
 from ._request import TIMEOUT_DEFAULT
+from .celery._jobs import BROKER_DEFAULT
+from .celery.cli import Context, carry_out, guarded, sync_options
 from .client import Client
 from .errors import ChronarchError
 from .models import ClusterStatus
@@ -39,18 +46,26 @@ class Chronarch:
 
     Args:
         app: the application; None: `init_app` is called with it later.
+        celery: the Celery app whose schedule is synced; None: that of the application's extensions.
     """
 
-    def __init__(self, app: Optional[flask.Flask] = None) -> None:
+    def __init__(self, app: Optional[flask.Flask] = None, *, celery: Any = None) -> None:
         self.tasks = App()
         """For `chronarch-worker module:chronarch.tasks`."""
         self._app: Optional[flask.Flask] = None
+        self._celery = celery
         if app is not None:
             self.init_app(app)
 
-    def init_app(self, app: flask.Flask) -> None:
-        """Connects the two."""
+    def init_app(self, app: flask.Flask, *, celery: Any = None) -> None:
+        """Connects the two.
+
+        Args:
+            app: the application.
+            celery: as of the class; None: as it was given there.
+        """
         self._app = app
+        self._celery = celery or self._celery
         app.extensions["chronarch"] = self
         app.extensions["chronarch.client"] = None
         app.cli.add_command(commands)
@@ -70,6 +85,19 @@ class Chronarch:
             app.extensions["chronarch.client"] = client_of(app)
         client: Client = app.extensions["chronarch.client"]
         return client
+
+    @property
+    def celery(self) -> Any:
+        """The Celery app of the current application.
+
+        Raises:
+            LookupError: there is none.
+        """
+        found = self._celery or flask.current_app.extensions.get("celery")
+        if found is None:
+            raise LookupError('there is neither app.extensions["celery"] nor Chronarch(app, celery=…)')
+        # Some extensions keep themselves there, with the app in them.
+        return found if hasattr(found, "conf") else getattr(found, "celery", found)
 
     def task(self, **options: Any) -> Callable[[F], Task]:
         """As `App.task`, within an application context of the application that `init_app` was called with.
@@ -139,6 +167,34 @@ def status() -> None:
     if not leads:
         click.echo("there is no leader", err=True)
         raise click.exceptions.Exit(EXIT_NO_LEADER)
+
+
+@commands.command("sync")
+@click.option("-n", "--namespace", help="Default: CHRONARCH_NAMESPACE, or else default.")
+@click.option(
+    "--broker", help="The connection in the workers' configuration. Default: CHRONARCH_BROKER, or else celery."
+)
+@click.option("--prefix", default="", help="What the names of the jobs begin with.")
+@sync_options
+def sync(namespace: Optional[str], broker: Optional[str], prefix: str, **how: Any) -> None:
+    """Makes jobs of the Celery app's schedule, as `chronarch-celery sync` does."""
+    chronarch: Chronarch = flask.current_app.extensions["chronarch"]
+    try:
+        celery = chronarch.celery
+    except LookupError as error:
+        raise click.ClickException(str(error.args[0])) from None
+
+    def chosen(given: Optional[str], name: str, otherwise: str) -> str:
+        return given or flask.current_app.config.get(name) or os.environ.get(name) or otherwise
+
+    context = Context(
+        celery,
+        chronarch.client,
+        chosen(namespace, "CHRONARCH_NAMESPACE", "default"),
+        chosen(broker, "CHRONARCH_BROKER", BROKER_DEFAULT),
+        prefix,
+    )
+    raise click.exceptions.Exit(guarded(lambda: carry_out(context, **how)) or 0)
 
 
 def _told(said: ClusterStatus) -> List[str]:

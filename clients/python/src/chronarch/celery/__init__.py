@@ -1,0 +1,1 @@
+"""Celery on a cluster in place of `celery beat`: `chronarch-celery` and its parts. Needs `chronarch[celery]`."""

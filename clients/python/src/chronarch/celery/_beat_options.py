@@ -1,0 +1,125 @@
+"""What `celery beat -S chronarch` is told: by the app's configuration, by Django's settings, by the environment."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+
+from .._options import Misconfigured, Options, read
+from .entries import BEAT_SCHEDULE, DJANGO, REDBEAT, SOURCES
+
+PREFIX = "chronarch_"
+# Seconds from one comparison with the cluster to the next, where nothing is known to have changed.
+SYNC_EVERY_DEFAULT = 60.0
+_SHARED = ("endpoints", "token", "tls", "insecure", "timeout", "namespace", "broker")
+
+
+@dataclass(frozen=True)
+class BeatOptions:
+    """Checked options."""
+
+    cluster: Options
+    sources: Tuple[str, ...]
+    """Where entries are taken from, of `entries.SOURCES`."""
+    sync_every: float = SYNC_EVERY_DEFAULT
+    """Seconds."""
+    prune: bool = True
+    """Whether jobs are removed whose entries are gone."""
+    write_back: bool = True
+    """Whether django-celery-beat's rows are told when they last ran, and how often."""
+    give_up_after: Optional[float] = None
+    """Seconds without an answer of the cluster after which beat ends; None: never."""
+
+
+def of_app(app: Any, environ: Optional[Mapping[str, str]] = None) -> BeatOptions:
+    """The options of an app: `app.conf.chronarch_endpoints` and so on, else CHRONARCH in Django's settings, else
+    `CHRONARCH_ENDPOINTS` and so on in the environment.
+
+    Raises:
+        Misconfigured: some make no sense; the message has each with its name.
+    """
+    given: Dict[str, Any] = {name.upper(): app.conf.get(PREFIX + name) for name in _SHARED}
+    below = _of_django()
+    below.pop("CELERY_APP", None)
+    problems: List[str] = []
+    cluster = Options()
+    try:
+        # Each by the name that it has where it comes from.
+        merged = {**below, **{key: value for key, value in given.items() if value is not None}}
+        cluster = read(merged, PREFIX + "{}", environ)
+    except Misconfigured as error:
+        problems += [_lowered(problem) for problem in error.problems]
+    own: Dict[str, Any] = {}
+    for name, reader in _READERS.items():
+        value = app.conf.get(PREFIX + name)
+        if value is not None:
+            try:
+                own[name] = reader(value)
+            except ValueError as error:
+                problems.append(f"{PREFIX}{name}: {error}")
+    if problems:
+        raise Misconfigured(problems)
+    sources = own.pop("from", None) or _found_sources(app)
+    return BeatOptions(cluster, sources, **own)
+
+
+def _lowered(problem: str) -> str:
+    name, found, rest = problem.partition(": ")
+    return f"{name.lower() if name.startswith(PREFIX) else name}{found}{rest}"
+
+
+def _of_django() -> Dict[str, Any]:
+    if not _has_django("chronarch.django"):
+        return {}
+    from django.conf import settings
+
+    given = getattr(settings, "CHRONARCH", {})
+    return dict(given) if isinstance(given, dict) else {}
+
+
+def _has_django(installed: str) -> bool:
+    # Celery has set Django up by now where the project has it.
+    if "django" not in sys.modules:
+        return False
+    from django.apps import apps
+
+    return bool(apps.ready and apps.is_installed(installed))
+
+
+def _found_sources(app: Any) -> Tuple[str, ...]:
+    """Beat's own schedule, and the tables of django-celery-beat where they are installed. RedBeat's keys are taken when
+    they are named: that it is configured does not say that its entries are still wanted."""
+    return (BEAT_SCHEDULE, DJANGO) if _has_django("django_celery_beat") else (BEAT_SCHEDULE,)
+
+
+def _sources(value: Any) -> Tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not names:
+        raise ValueError(f"expected some of {', '.join(SOURCES)}, found {value!r}")
+    stripped = [str(name).strip() for name in names]
+    unknown = [name for name in stripped if name not in SOURCES]
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: expected some of {', '.join(SOURCES)}")
+    return tuple(dict.fromkeys(stripped))
+
+
+def _seconds(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise ValueError(f"expected seconds above 0, found {value!r}")
+    return float(value)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"expected True or False, found {value!r}")
+    return value
+
+
+_READERS: Dict[str, Callable[[Any], Any]] = {
+    "from": _sources,
+    "sync_every": _seconds,
+    "prune": _flag,
+    "write_back": _flag,
+    "give_up_after": _seconds,
+}
+
+__all__ = ["BEAT_SCHEDULE", "DJANGO", "REDBEAT", "BeatOptions", "of_app"]

@@ -1,0 +1,437 @@
+"""`chronarch-celery`: from `celery beat` to a cluster, and back."""
+
+import dataclasses
+import datetime
+import functools
+import json
+import os
+import sys
+from typing import Any, Callable, Dict, List, Optional, Sequence
+
+import click
+
+from .._endpoints import ENDPOINTS_DEFAULT, Tls
+from .._request import TIMEOUT_DEFAULT
+from .._text import format_instant, parse_span
+from ..client import Client
+from ..errors import ChronarchError, PermissionDenied, Unauthenticated, Unreachable
+from . import adopt as adopting
+from . import doctor, shadow
+from . import sync as syncing
+from ._jobs import BROKER_DEFAULT
+from ._watch import Look
+from .entries import SOURCES
+
+# As the command line of the cluster has them; a difference under --check is 2 as well.
+EXIT_FAILED, EXIT_DIFFERENCE, EXIT_UNREACHABLE, EXIT_PERMISSION = 1, 2, 3, 5
+
+
+class Context:
+    """What all commands need: the app, and the cluster."""
+
+    def __init__(self, app: Any, client: Client, namespace: str, broker: str, prefix: str) -> None:
+        self.app = app
+        self.client = client
+        self.namespace = namespace
+        self.broker = broker
+        self.prefix = prefix
+
+
+def load_app(name: str) -> Any:
+    """The app, as `celery -A` takes it.
+
+    Raises:
+        click.UsageError: there is none.
+    """
+    from celery.app.utils import find_app
+
+    sys.path.insert(0, os.getcwd())
+    try:
+        return find_app(name)
+    except (ImportError, AttributeError) as error:
+        raise click.UsageError(f"-A {name}: {type(error).__name__}: {error}") from None
+
+
+def _options() -> List[Callable[[Any], Any]]:
+    return [
+        click.option("-A", "--app", required=True, help="The Celery app, as celery takes it: shop.celery, shop:app."),
+        click.option(
+            "--endpoints",
+            envvar="CHRONARCH_ENDPOINTS",
+            help=f"HOST:PORT,… of the cluster's nodes. Default: {ENDPOINTS_DEFAULT}",
+        ),
+        click.option("--token", envvar="CHRONARCH_TOKEN", help="Better in CHRONARCH_TOKEN: others see arguments."),
+        click.option("--tls-ca", envvar="CHRONARCH_TLS_CA", type=click.Path(exists=True, dir_okay=False)),
+        click.option("--tls-cert", envvar="CHRONARCH_TLS_CERT", type=click.Path(exists=True, dir_okay=False)),
+        click.option("--tls-key", envvar="CHRONARCH_TLS_KEY", type=click.Path(exists=True, dir_okay=False)),
+        click.option("--insecure", is_flag=True, help="Lets a token leave the machine in plain text."),
+        click.option(
+            "--timeout", type=click.FloatRange(min=0.001), default=TIMEOUT_DEFAULT, help="Seconds, of a call."
+        ),
+        click.option("-n", "--namespace", envvar="CHRONARCH_NAMESPACE", default="default", show_default=True),
+        click.option(
+            "--broker", default=BROKER_DEFAULT, show_default=True, help="The connection in the workers' configuration."
+        ),
+        click.option("--prefix", default="", help="What the names of the jobs begin with."),
+    ]
+
+
+def common(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Gives a command the options of all, and in their place a `Context`."""
+
+    @functools.wraps(command)
+    def within(
+        app: str,
+        endpoints: Optional[str],
+        token: Optional[str],
+        tls_ca: Optional[str],
+        tls_cert: Optional[str],
+        tls_key: Optional[str],
+        insecure: bool,
+        timeout: float,
+        namespace: str,
+        broker: str,
+        prefix: str,
+        **rest: Any,
+    ) -> Any:
+        try:
+            tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None
+            client = Client(endpoints, tls=tls, token=token, timeout=timeout, insecure=insecure)
+        except (ValueError, OSError) as error:
+            raise click.UsageError(str(error)) from None
+        with client:
+            code = guarded(lambda: command(Context(load_app(app), client, namespace, broker, prefix), **rest))
+        raise click.exceptions.Exit(code or 0)
+
+    for option in reversed(_options()):
+        within = option(within)
+    return within
+
+
+def guarded(act: Callable[[], Optional[int]]) -> Optional[int]:
+    """What `act` gives, or the exit code of what the cluster refused."""
+    try:
+        return act()
+    except ChronarchError as error:
+        click.echo(str(error), err=True)
+        if isinstance(error, Unreachable):
+            return EXIT_UNREACHABLE
+        return EXIT_PERMISSION if isinstance(error, (Unauthenticated, PermissionDenied)) else EXIT_FAILED
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Replaces `celery beat` by a Chronarch cluster; workers, tasks and broker stay as they are.
+
+    Exit codes: 0 done, 1 refused or failed, 2 usage (with --check: a difference), 3 unreachable, 5 permission.
+    """
+
+
+def _pair(_: Any, __: Any, given: Sequence[str]) -> Dict[str, str]:
+    pairs = [text.partition("=") for text in given]
+    if any(not found or not key for key, found, _value in pairs):
+        raise click.BadParameter("expected KEY=VALUE")
+    return {key: value for key, _found, value in pairs}
+
+
+def split_sources(_: Any, __: Any, given: Optional[str]) -> Optional[List[str]]:
+    """The sources of `--from`."""
+    if given is None:
+        return None
+    names = [name.strip() for name in given.split(",")]
+    unknown = [name for name in names if name not in SOURCES]
+    if unknown:
+        raise click.BadParameter(f"expected {', '.join(SOURCES)}, found {unknown[0]!r}")
+    return names
+
+
+def from_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """`--from`."""
+    text = f"{','.join(SOURCES)}. Default: beat_schedule, and the others where the app is set up for them."
+    return click.option("--from", "sources", callback=split_sources, metavar="SOURCE,…", help=text)(command)
+
+
+def collected(app: Any, sources: Optional[List[str]]) -> Any:
+    """The entries of an app.
+
+    Raises:
+        click.ClickException: a source cannot be read.
+    """
+    try:
+        return syncing.collect(app, sources)
+    except Exception as error:
+        # Redis, a database or the app's own modules: what of it is wrong they say themselves.
+        raise click.ClickException(f"the schedule cannot be read: {type(error).__name__}: {error}") from None
+
+
+def sync_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `sync`, wherever it is a command."""
+    given = [
+        click.option("--dry-run", is_flag=True, help="Tells what would change."),
+        click.option("--check", is_flag=True, help="As --dry-run, and ends with 2 where something would change."),
+        click.option("--prune", is_flag=True, help="Deletes jobs made by sync whose entries are gone."),
+        click.option(
+            "--active/--hold", "active", default=None, help="Whether new jobs run at once. Default: see above."
+        ),
+        click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too."),
+        click.option("--ignore", multiple=True, metavar="ENTRY", help="An entry that is known not to be carried."),
+        click.option("--label", "labels", multiple=True, callback=_pair, metavar="KEY=VALUE", help="Of each job."),
+    ]
+    for option in reversed(given):
+        command = option(command)
+    return from_option(command)
+
+
+@main.command("sync")
+@common
+@sync_options
+def sync_command(context: Context, **how: Any) -> int:
+    """Makes jobs of the app's schedule: + new, ~ changed, - deleted, ! not carried.
+
+    While a beat still runs, jobs that run as well would send everything twice; so the first jobs of an app are held
+    until `chronarch-celery adopt`. After that new ones run at once.
+    """
+    return carry_out(context, **how)
+
+
+def carry_out(
+    context: Context,
+    sources: Optional[List[str]],
+    *,
+    dry_run: bool,
+    check: bool,
+    active: Optional[bool],
+    ignore: Sequence[str],
+    **how: Any,
+) -> int:
+    """Plans, tells, and applies; the exit code."""
+    entries = collected(context.app, sources)
+    planned = syncing.plan(
+        context.client,
+        context.app,
+        entries,
+        sources=sources,
+        broker=context.broker,
+        namespace=context.namespace,
+        prefix=context.prefix,
+        hold=None if active is None else not active,
+        **how,
+    )
+    tell(planned)
+    if not (dry_run or check):
+        syncing.apply(context.client, planned)
+    if check and planned.changes:
+        return EXIT_DIFFERENCE
+    return EXIT_FAILED if any(problem.name not in ignore for problem in planned.problems) else 0
+
+
+def tell(planned: syncing.Plan) -> None:
+    """Writes the plan: changes to stdout, what is not carried to stderr."""
+    for step in planned.changes:
+        click.echo(_line(step))
+        for change in step.fields if step.sign == "~" else ():
+            click.echo(f"    {change.path}: {_side(change.from_)} -> {_side(change.to)}")
+        for note in planned.notes.get(step.name, ()) if step.sign != "-" else ():
+            click.echo(f"    note: {note}")
+    for step in planned.steps:
+        if step.paused_by is not None:
+            click.echo(f"  {step.name}: stays paused: {step.paused_by}")
+    for problem in planned.problems:
+        click.echo(f"! {problem.name} ({problem.source}): {problem.reason}", err=True)
+    for name in planned.orphans:
+        click.echo(f"  {name}: its entry is gone; --prune deletes it", err=True)
+    counts = [(planned.count("+"), "to add"), (planned.count("~"), "to change"), (planned.count("-"), "to delete")]
+    text = ", ".join(f"{count} {what}" for count, what in [*counts, (planned.count("="), "as they are")])
+    click.echo(f"{text}, {len(planned.problems)} not carried", err=True)
+
+
+@main.command("doctor")
+@common
+@from_option
+@click.option("--watch", "seconds", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS")
+def doctor_command(context: Context, sources: Optional[List[str]], seconds: float) -> int:
+    """Looks at all that has to be right, and changes nothing: one line a finding, ok, warn or fail.
+
+    --watch is how long messages of a beat are looked out for. Ends with 1 where something fails.
+    """
+    entries = collected(context.app, sources)
+    levels = set()
+    for finding in doctor.examine(
+        context.app,
+        context.client,
+        entries,
+        broker=context.broker,
+        namespace=context.namespace,
+        seconds=seconds,
+    ):
+        click.echo(str(finding))
+        levels.add(finding.level)
+    return EXIT_FAILED if doctor.FAIL in levels else 0
+
+
+def _span(_: Any, __: Any, given: str) -> datetime.timedelta:
+    try:
+        return parse_span(given)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+@main.command("shadow")
+@common
+@from_option
+@click.option("--for", "span", callback=_span, default="10m", show_default=True, help="How long, such as 10m or 24h.")
+@click.option("--tolerance", callback=_span, default="5s", show_default=True, help="By how much beat may be behind.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document in place of text.")
+def shadow_command(
+    context: Context,
+    sources: Optional[List[str]],
+    span: datetime.timedelta,
+    tolerance: datetime.timedelta,
+    as_json: bool,
+) -> int:
+    """Watches a beat beside the due times of the cluster's held jobs, and sends nothing itself.
+
+    Tells what was missed, doubled, late, or sent when nothing was due. It sees messages that Celery workers tell of,
+    and those that a beat with task_send_sent_event tells of; of tables and RedBeat also last_run_at. Ends with 1 where
+    something differs, or nothing could be seen.
+    """
+    report = shadow.compare(
+        context.app,
+        context.client,
+        sources,
+        namespace=context.namespace,
+        prefix=context.prefix,
+        span=span,
+        tolerance=tolerance,
+    )
+    if as_json:
+        click.echo(json.dumps(_as_json(report), indent=1))
+    else:
+        _tell_shadow(report)
+    for at in report.gaps:
+        click.echo(f"the connection to the broker broke at {format_instant(at)}: messages may be missing", err=True)
+    if report.blind:
+        hint = "start a Celery worker, or set task_send_sent_event for the beat"
+        click.echo(f"nobody told of any message, so that nothing can be said\nhint: {hint}", err=True)
+    return EXIT_FAILED if report.differs or report.blind else 0
+
+
+def _as_json(report: shadow.Report) -> Dict[str, Any]:
+    return {
+        "from": format_instant(report.begin),
+        "to": format_instant(report.end),
+        "workers": report.workers,
+        "told_by_publisher": report.told_by_publisher,
+        "entries": [dataclasses.asdict(line) for line in report.lines],
+        "not_compared": report.not_compared,
+        "gaps": [format_instant(at) for at in report.gaps],
+    }
+
+
+def _tell_shadow(report: shadow.Report) -> None:
+    told = "and the publisher" if report.told_by_publisher else "and no publisher"
+    click.echo(
+        f"{format_instant(report.begin)} to {format_instant(report.end)}; "
+        f"{report.workers} Celery workers {told} told of messages"
+    )
+    for line in report.lines:
+        sides = [f"beat {_counted(line.beat)}"]
+        sides += [f"cluster {_counted(line.cluster)}"] if line.cluster is not None else []
+        click.echo(f"{', '.join(line.names)}: {line.due} due; {'; '.join(sides)}")
+        for difference in line.differences:
+            click.echo(f"    {difference}")
+    for name, reason in report.not_compared.items():
+        click.echo(f"! {name}: not compared: {reason}", err=True)
+
+
+def _counted(count: shadow.Count) -> str:
+    told = [f"{number} {name.replace('_', ' ')}" for name, number in dataclasses.asdict(count).items() if number]
+    return ", ".join(told) or "0"
+
+
+@main.command("adopt")
+@common
+@from_option
+@click.option("--back", is_flag=True, help="Holds the jobs, and tells the sources when they last ran.")
+@click.option("--force", is_flag=True, help="Although a beat seems to run.")
+@click.option("--catch-up", is_flag=True, help="Runs once what was due since its last run at the source.")
+@click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too.")
+@click.option("--watch", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="Default: until one is due.")
+def adopt_command(
+    context: Context,
+    sources: Optional[List[str]],
+    back: bool,
+    force: bool,
+    catch_up: bool,
+    allow_unknown: bool,
+    seconds: Optional[float],
+) -> int:
+    """Cuts over: syncs, and resumes the jobs that were held. Refuses while a beat still sends.
+
+    --watch is how long messages of a beat are looked out for; a beat that has nothing to send in that time, and whose
+    app has not set beat_enable_remote_control, cannot be seen.
+    """
+    entries = collected(context.app, sources)
+    if back:
+        return _back(context, entries)
+    if not force and not _no_beat(adopting.look_for_beat(context.app, entries, seconds)):
+        return EXIT_FAILED
+    planned = syncing.plan(
+        context.client,
+        context.app,
+        entries,
+        sources=sources,
+        broker=context.broker,
+        namespace=context.namespace,
+        prefix=context.prefix,
+        hold=True,
+        carry=True,
+        allow_unknown=allow_unknown,
+    )
+    tell(planned)
+    done = adopting.forward(context.client, planned, catch_up=catch_up)
+    for name, due in done.due_meanwhile:
+        what = "run now, once" if name in done.run else "--catch-up would have run it once"
+        click.echo(f"  {name}: was due at {format_instant(due)}: {what}")
+    click.echo(f"{len(done.resumed)} jobs run now")
+    return EXIT_FAILED if planned.problems else 0
+
+
+def _no_beat(look: Look) -> bool:
+    for sign in look.signs:
+        click.echo(f"a beat seems to run: {sign}", err=True)
+    if look.signs:
+        click.echo("nothing was changed\nhint: end the beat first; --force goes on all the same", err=True)
+    elif not look.workers:
+        click.echo("no Celery worker answers, so that a beat could not be seen; nothing was changed", err=True)
+        click.echo("hint: start a worker, or be sure that no beat runs and pass --force", err=True)
+    return not look.signs and look.workers > 0
+
+
+def _back(context: Context, entries: Any) -> int:
+    done = adopting.back(context.client, context.app, entries, namespace=context.namespace, prefix=context.prefix)
+    for name, at in done.written:
+        click.echo(f"  {name}: last_run_at is {format_instant(at)}")
+    if done.untold:
+        click.echo(
+            f"  {len(done.untold)} entries of beat_schedule: beat's own file is not touched, so that a beat counts "
+            "from what it noted there, and runs each crontab that was due since then once when it starts"
+        )
+    click.echo(f"{len(done.held)} jobs are held; start the beat")
+    return 0
+
+
+def _line(step: syncing.Step) -> str:
+    of = "" if step.entry is None else f' "{step.entry.name}"'
+    paused = {syncing.HELD: "held until adopt", syncing.DISABLED: "paused, for it is disabled there"}
+    ends = [paused[step.pause]] if step.pause else []
+    ends += ["resumed, for it is enabled there"] if step.resume else []
+    return f"{step.sign} {step.name}  ({step.source}{of})" + "".join(f": {end}" for end in ends)
+
+
+def _side(value: Optional[str]) -> str:
+    return "(not set)" if value is None else value
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,313 @@
+"""What stands in the way of replacing a beat by a cluster: one finding for each thing that was looked at."""
+
+import datetime
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+from ..client import Client
+from ..errors import ChronarchError
+from . import sync
+from ._jobs import APP, MANAGED_BY, MANAGER, app_label, convert
+from ._watch import ANSWER_SECONDS, answering, signs_of_beat
+from .entries import Entry
+
+OK, WARN, FAIL = "ok", "warn", "fail"
+# Transports of kombu that the cluster may speak, and what a worker with such a connection announces beside `celery`.
+_FAMILIES = {"redis": "redis", "rediss": "redis", "amqp": "amqp", "amqps": "amqp", "pyamqp": "amqp"}
+# Seconds for one look at a broker or a backend.
+LOOK_SECONDS = 10.0
+# Clocks that differ by more are told; workers are heard every few seconds, so that less cannot be seen.
+SKEW_SECONDS = 10.0
+# An interval that is longer may never end where beat is started anew with each deployment.
+_LONG = datetime.timedelta(days=1)
+_NAMES_TOLD = 5
+
+
+class Finding(NamedTuple):
+    """One line."""
+
+    level: str
+    """`ok`, `warn` or `fail`."""
+    about: str
+    text: str
+    hint: str = ""
+
+    def __str__(self) -> str:
+        hint = f"\n      hint: {self.hint}" if self.hint else ""
+        return f"{self.level:4}  {self.about}: {self.text}{hint}"
+
+
+def examine(
+    app: Any, client: Client, entries: Sequence[Entry], *, broker: str, namespace: str, seconds: float
+) -> Iterator[Finding]:
+    """The findings, each as soon as it is there. None of the looks changes anything.
+
+    Args:
+        app: the Celery app.
+        client: of the cluster.
+        entries: of the app's schedule.
+        broker: the connection that jobs name.
+        namespace: where the jobs are.
+        seconds: how long messages of a beat are watched for.
+    """
+    workers: Dict[str, Any] = {}
+    reachable = _broker(app)
+    yield reachable
+    if reachable.level == OK:
+        yield from _queues(app)
+        workers = _bounded(lambda: _celery_workers(app), {})
+    yield from _guarded("cluster", lambda: _cluster(app, client, broker))
+    yield from _tasks(app, entries, workers)
+    yield from _routes(app, entries, workers)
+    yield _backend(app)
+    yield _content(app)
+    yield from _entries(app, entries)
+    if reachable.level == OK:
+        yield from _guarded(
+            "scheduler", lambda: _schedulers(app, client, entries, namespace, (seconds, list(workers.get("beats", []))))
+        )
+
+
+def _guarded(about: str, look: Callable[[], List[Finding]]) -> List[Finding]:
+    try:
+        return look()
+    except ChronarchError as error:
+        return [Finding(FAIL, about, error.message, error.hint or "")]
+
+
+class _Late(Exception):
+    """A look was not over in time."""
+
+
+def _bounded(look: Callable[[], Any], otherwise: Any = None) -> Any:
+    """What `look` gives within LOOK_SECONDS; libraries of brokers and backends may try for ever.
+
+    Raises:
+        Exception: what `look` raises, unless there is an `otherwise`.
+    """
+    box: List[Any] = []
+    failed: List[BaseException] = []
+
+    def act() -> None:
+        try:
+            box.append(look())
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(LOOK_SECONDS)
+    if box:
+        return box[0]
+    if otherwise is not None:
+        return otherwise
+    raise failed[0] if failed else _Late(f"no answer in {LOOK_SECONDS:.0f} s")
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _named(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMES_TOLD} more" if len(names) > _NAMES_TOLD else ""
+    return ", ".join(list(names)[:_NAMES_TOLD]) + more
+
+
+def _broker(app: Any) -> Finding:
+    connection = app.connection_for_write()
+    # Without its password.
+    uri = connection.as_uri()
+    try:
+        _bounded(lambda: connection.ensure_connection(max_retries=1, timeout=LOOK_SECONDS))
+    except Exception as error:
+        return Finding(FAIL, "broker", f"{uri} cannot be reached from here: {_told(error)}", "broker_url of the app")
+    finally:
+        connection.release()
+    return Finding(OK, "broker", f"{uri} answers")
+
+
+def _queues(app: Any) -> Iterator[Finding]:
+    """Whether what is declared is what the app would declare; a queue that is not there is not made."""
+    if app.connection_for_write().transport.driver_type != "amqp":
+        return
+    missing = []
+    for name, queue in app.amqp.queues.items():
+        with app.connection_for_write() as connection:
+            try:
+                queue(connection.default_channel).queue_declare(passive=True)
+            except connection.channel_errors:
+                missing.append(name)
+                continue
+            try:
+                # The same once more is no change; another type or argument is refused.
+                queue(connection.default_channel).queue_declare(passive=False)
+            except connection.channel_errors as error:
+                yield Finding(FAIL, "queues", f"{name}: {_told(error)}", "make task_queues say what is there")
+    if missing:
+        yield Finding(WARN, "queues", f"not there yet: {_named(missing)}", "start a worker that reads them")
+    else:
+        yield Finding(OK, "queues", "are as the app declares them")
+
+
+def _cluster(app: Any, client: Client, broker: str) -> List[Finding]:
+    before = datetime.datetime.now(datetime.timezone.utc)
+    workers = list(client.iter_workers())
+    findings = []
+    transport = str(app.connection_for_write().transport_cls)
+    family = _FAMILIES.get(transport)
+    if family is None:
+        hint = "keep beat for this app, or move it to Redis"
+        findings.append(Finding(FAIL, "cluster", f"its workers do not speak {transport}", hint))
+    kind = f"celery:{broker}"
+    able = [worker for worker in workers if kind in worker.kinds and worker.state == "serving"]
+    if able and family is not None and not any(f"{family}:{broker}" in worker.kinds for worker in able):
+        text = f"the connection {broker} of its workers is to another kind of broker than {transport}"
+        findings.append(Finding(FAIL, "cluster", text, "pass --broker"))
+    elif able:
+        text = f"{len(able)} of its workers have the connection {broker}; whether it is this broker a run shows"
+        findings.append(Finding(OK, "cluster", text))
+    else:
+        there = sorted(
+            {one.partition(":")[2] for worker in workers for one in worker.kinds if one.startswith("celery:")}
+        )
+        others = f"; there are {_named(there)}" if there else ""
+        hint = f"give them [connections.{broker}] with this broker's url, or pass --broker"
+        findings.append(Finding(FAIL, "cluster", f"none of its workers has a connection {broker}{others}", hint))
+    heard = [worker.last_heard_at for worker in workers if worker.last_heard_at is not None]
+    findings.append(_skew("the cluster's", max(heard) if heard else None, before))
+    findings.append(_skew("the broker's", _bounded(lambda: _time_of_redis(app), _NO_TIME), before))
+    return findings
+
+
+_NO_TIME = datetime.datetime.min
+
+
+def _time_of_redis(app: Any) -> datetime.datetime:
+    with app.connection_for_write() as connection:
+        if connection.transport.driver_type != "redis":
+            return _NO_TIME
+        seconds, micros = connection.default_channel.client.time()
+    return datetime.datetime.fromtimestamp(seconds + micros / 1e6, datetime.timezone.utc)
+
+
+def _skew(whose: str, there: Optional[datetime.datetime], here: datetime.datetime) -> Finding:
+    if there is None or there is _NO_TIME:
+        return Finding(OK, "clock", f"{whose} is not told")
+    skew = (there - here).total_seconds()
+    if abs(skew) > SKEW_SECONDS:
+        return Finding(FAIL, "clock", f"{whose} is {skew:+.0f} s from the one here", "run NTP on each machine")
+    return Finding(OK, "clock", f"{whose} is within {SKEW_SECONDS:.0f} s of the one here")
+
+
+def _celery_workers(app: Any) -> Dict[str, Any]:
+    """What workers and beats say; all are asked at once, for each answer takes its whole time."""
+    inspect = app.control.inspect(timeout=ANSWER_SECONDS)
+    looks = {"registered": inspect.registered, "queues": inspect.active_queues, "beats": lambda: answering(app)}
+    with ThreadPoolExecutor(len(looks)) as pool:
+        asked = {name: pool.submit(look) for name, look in looks.items()}
+        return {name: future.result() or {} for name, future in asked.items()}
+
+
+def _tasks(app: Any, entries: Sequence[Entry], workers: Dict[str, Any]) -> Iterator[Finding]:
+    names = {entry.task for entry in entries}
+    unknown = sorted(names - set(app.tasks))
+    if unknown:
+        hint = "correct the names, or import their modules in the app"
+        yield Finding(FAIL, "tasks", f"the app has not registered {_named(unknown)}", hint)
+    else:
+        yield Finding(OK, "tasks", f"{len(names)} tasks of the schedule are registered")
+    if not workers.get("registered"):
+        yield Finding(WARN, "workers", "no Celery worker answers", "start one, and look again")
+        return
+    known = {str(task).partition(" ")[0] for tasks in workers["registered"].values() for task in tasks}
+    # Workers do not tell those that begin with `celery.`.
+    lacking = sorted(name for name in names - known - set(unknown) if not name.startswith("celery."))
+    if lacking:
+        hint = "such messages are dropped: deploy the workers"
+        yield Finding(FAIL, "workers", f"none of them knows {_named(lacking)}", hint)
+    else:
+        yield Finding(OK, "workers", f"{len(workers['registered'])} answer, and know the tasks")
+
+
+def _routes(app: Any, entries: Sequence[Entry], workers: Dict[str, Any]) -> Iterator[Finding]:
+    read = {queue["name"] for queues in workers.get("queues", {}).values() for queue in queues}
+    used: Set[str] = set()
+    for entry in entries:
+        if entry.problem is None:
+            target = convert(entry, app).job["target"]["celery"]
+            if "exchange" not in target:
+                used.add(target.get("queue", "celery"))
+    unread = sorted(used - read)
+    if read and unread:
+        hint = "start a worker with -Q, or correct the route"
+        yield Finding(FAIL, "queues", f"no worker reads {_named(unread)}", hint)
+    elif read:
+        yield Finding(OK, "queues", f"{_named(sorted(used))}: each is read by a worker")
+    if app.conf.task_create_missing_queues:
+        text = "task_create_missing_queues is on: a misspelt queue is made, and read by nobody"
+        yield Finding(WARN, "routes", text, "name the queues in task_queues, and switch it off")
+    else:
+        yield Finding(OK, "routes", "task_create_missing_queues is off: a queue that is not named is refused")
+
+
+def _backend(app: Any) -> Finding:
+    try:
+        backend = app.backend
+        if type(backend).__name__ == "DisabledBackend":
+            return Finding(OK, "results", "are not kept: there is no result_backend")
+        if type(backend).__name__ == "RPCBackend":
+            text = "rpc:// sends results to who asked, and nobody waits for those of a schedule"
+            return Finding(WARN, "results", text, "set ignore_result, or use another result_backend")
+        _bounded(lambda: backend.get_task_meta(str(uuid.uuid4()), cache=False))
+    except Exception as error:
+        return Finding(FAIL, "results", f"result_backend cannot be read: {_told(error)}", "correct its URL")
+    return Finding(OK, "results", f"{backend.as_uri()} answers")
+
+
+def _content(app: Any) -> Finding:
+    accepted = {str(one) for one in app.conf.accept_content}
+    if accepted & {"json", "application/json"}:
+        return Finding(OK, "content", "workers take JSON")
+    return Finding(FAIL, "content", "workers do not take JSON, which jobs are sent as", "add json to accept_content")
+
+
+def _entries(app: Any, entries: Sequence[Entry]) -> Iterator[Finding]:
+    """What cannot be carried, and what beat itself does badly with."""
+    for entry in entries:
+        if entry.problem is not None:
+            yield Finding(WARN if entry.only_python else FAIL, f"entry {entry.name}", entry.problem)
+    sound = [entry for entry in entries if entry.problem is None]
+    long = [entry.name for entry in sound if getattr(entry.schedule, "run_every", datetime.timedelta()) >= _LONG]
+    if long:
+        text = f"a day or longer: {_named(long)}; a beat that loses its state with a deployment begins them anew"
+        yield Finding(WARN, "intervals", text, "the cluster counts from the last run, or from a fixed grid")
+    notes = {entry.name: convert(entry, app).notes for entry in sound}
+    paused = sorted(name for name, told in notes.items() if any(note.startswith("dst:") for note in told))
+    if paused:
+        text = f"beat skips the hour that comes twice in autumn: {_named(paused)}"
+        yield Finding(WARN, "summer time", text, "the cluster runs them in both passes")
+    yield Finding(OK, "entries", f"{len(sound)} of {len(entries)} can be carried")
+
+
+def _schedulers(
+    app: Any, client: Client, entries: Sequence[Entry], namespace: str, watched: Tuple[float, List[str]]
+) -> List[Finding]:
+    seconds, beats = watched
+    jobs = list(client.iter_jobs(namespace=namespace, labels={MANAGED_BY: MANAGER, APP: app_label(app)}))
+    active = [job for job in jobs if job.pause is None]
+    signs = signs_of_beat(app, entries, seconds, beats).signs
+    if signs and active:
+        text = f"a beat and {len(active)} jobs of the cluster run at once: {'; '.join(signs)}"
+        return [Finding(FAIL, "scheduler", text, "end the beat, or `chronarch-celery adopt --back`")]
+    if signs:
+        return [Finding(OK, "scheduler", f"a beat runs: {'; '.join(signs)}")]
+    if active:
+        return [Finding(OK, "scheduler", f"the cluster: {len(active)} jobs are active, and no beat was seen")]
+    held = [job for job in jobs if job.pause is not None and job.pause.reason == sync.HELD]
+    if held:
+        text = f"no beat was seen in {seconds:g} s, and {len(held)} jobs are held"
+        return [Finding(WARN, "scheduler", text, "where beat has ended: `chronarch-celery adopt`")]
+    text = f"no beat was seen in {seconds:g} s, and the cluster has no jobs of this app"
+    return [Finding(WARN, "scheduler", text, "`chronarch-celery sync` makes them")]

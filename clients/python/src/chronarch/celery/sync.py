@@ -1,0 +1,373 @@
+"""The schedule of an app against the jobs of the cluster: what would change, and the change.
+
+Only jobs that this made are touched: those with the labels `managed-by: chronarch-celery` and `celery-app` of the app.
+
+While a beat still sends, jobs that run as well would send everything twice. So the first jobs of an app are held:
+paused with a reason of their own, until `adopt` resumes them. A job is created without a schedule, paused, and given
+its schedule then, so that none of them can fire before it is held. Jobs that somebody else paused are left as they are.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+
+from .. import models
+from .._text import parse_span
+from ..client import Client
+from ..errors import InvalidArgument
+from . import entries as source_entries
+from ._jobs import APP, BROKER_DEFAULT, MANAGED_BY, MANAGER, SOURCE, app_label, convert, legal_name, named
+from ._schedules import CannotCarry
+from .entries import BEAT_SCHEDULE, DJANGO, REDBEAT, SOURCES, Entry
+
+# Why a job is paused, where this paused it.
+HELD = "chronarch-celery: held until adopt"
+DISABLED = "chronarch-celery: disabled at its source"
+REASON = "chronarch-celery sync"
+# Jobs that one request applies; their definitions may be large.
+_JOBS_AT_ONCE = 200
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An entry that is not carried."""
+
+    source: str
+    name: str
+    reason: str
+    """And the way out."""
+    only_python: bool = False
+
+
+@dataclass(frozen=True)
+class Step:
+    """What becomes of one job."""
+
+    sign: str
+    """`+` it is made, `~` changed, `-` deleted, `=` left as it is."""
+    name: str
+    source: str
+    entry: Optional[Entry] = None
+    job: Optional[Dict[str, Any]] = None
+    fields: Tuple[models.FieldChange, ...] = ()
+    """What would change of its definition, both sides with every default written out."""
+    pause: Optional[str] = None
+    """Why it is to be paused: `HELD` or `DISABLED`."""
+    was_paused: bool = False
+    """Whether it is paused now, for another reason than `pause`."""
+    resume: bool = False
+    paused_by: Optional[str] = None
+    """Why somebody else has paused it; it stays so."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a sync would do."""
+
+    namespace: str
+    steps: Tuple[Step, ...]
+    problems: Tuple[Problem, ...] = ()
+    orphans: Tuple[str, ...] = ()
+    """Jobs whose entries are gone, and which stay without `prune`."""
+    notes: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
+    """By job, what is not quite as beat has it."""
+
+    @property
+    def changes(self) -> Tuple[Step, ...]:
+        """The steps that do something."""
+        return tuple(step for step in self.steps if step.sign != "=")
+
+    def count(self, sign: str) -> int:
+        """How many steps have it."""
+        return sum(step.sign == sign for step in self.steps)
+
+
+def found_sources(app: Any) -> List[str]:
+    """Where the app's schedule may be: `beat_schedule` always, the others where the app is set up for them."""
+    found = [BEAT_SCHEDULE]
+    if _has_django_tables():
+        found.append(DJANGO)
+    scheduler = str(app.conf.beat_scheduler or "").lower()
+    if "redbeat" in scheduler or app.conf.get("redbeat_redis_url"):
+        found.append(REDBEAT)
+    return found
+
+
+def _has_django_tables() -> bool:
+    try:
+        from django.conf import settings
+    except ImportError:
+        return False
+    return bool(settings.configured) and "django_celery_beat" in settings.INSTALLED_APPS
+
+
+def collect(app: Any, sources: Optional[Sequence[str]] = None) -> List[Entry]:
+    """The entries of the sources; None: of those that are found. An entry of a table and one of `beat_schedule` with
+    the same name are one, for django-celery-beat and RedBeat copy the latter when beat starts; the table counts.
+
+    Raises:
+        ValueError: there is no such source.
+        Exception: what a source raises that cannot be read.
+    """
+    # First, for it imports the app's modules, and with them Django's settings.
+    static = source_entries.from_app(app)
+    wanted = found_sources(app) if sources is None else list(sources)
+    unknown = [name for name in wanted if name not in SOURCES]
+    if unknown:
+        raise ValueError(f"expected {', '.join(SOURCES)}, found {unknown[0]}")
+    kept: Dict[str, Entry] = {}
+    for name, read in ((REDBEAT, source_entries.from_redbeat), (DJANGO, source_entries.from_django)):
+        if name in wanted:
+            kept.update({entry.name: entry for entry in read(app)})
+    if BEAT_SCHEDULE in wanted:
+        kept.update({entry.name: entry for entry in static if entry.name not in kept})
+    return list(kept.values())
+
+
+def plan(
+    client: Client,
+    app: Any,
+    entries: Sequence[Entry],
+    *,
+    sources: Optional[Sequence[str]] = None,
+    broker: str = BROKER_DEFAULT,
+    namespace: str = "",
+    prefix: str = "",
+    labels: Optional[Mapping[str, str]] = None,
+    prune: bool = False,
+    hold: Optional[bool] = None,
+    allow_unknown: bool = False,
+    carry: bool = False,
+) -> Plan:
+    """Compares, and changes nothing.
+
+    Args:
+        client: of the cluster.
+        app: the Celery app.
+        entries: all that its sources have: see `collect`.
+        sources: where the entries are from, so that jobs of other sources are not taken for left over; None: those that
+            are found.
+        broker: the connection of the cluster's workers.
+        namespace: of the jobs; empty: `default`.
+        prefix: what their names begin with.
+        labels: of each job, beside those that say who made it.
+        prune: whether jobs go whose entries are gone.
+        hold: whether new jobs are paused until `adopt`; None: as those that are there, and where there are none, they
+            are.
+        allow_unknown: whether tasks are sent that the app has not registered.
+        carry: whether intervals count from what is known of their last run, and not go on as they are.
+
+    Raises:
+        ChronarchError: the cluster cannot be asked, or refuses.
+    """
+    namespace = namespace or "default"
+    sources = found_sources(app) if sources is None else sources
+    mine = {MANAGED_BY: MANAGER, APP: app_label(app)}
+    jobs = client.iter_jobs(namespace=namespace, labels=mine)
+    present = {job.spec.name: job for job in jobs if job.spec is not None}
+    how = {"broker": broker, "namespace": namespace, "prefix": prefix, "labels": labels}
+    draft = _Draft(app, present, allow_unknown, carry)
+    for entry, name in named(entries, prefix):
+        draft.add(entry, name, how)
+    hold = not _is_adopted(present.values()) if hold is None else hold
+    steps = draft.steps(client, hold)
+    gone = draft.gone(sources)
+    if prune:
+        steps += [Step("-", name, _source(present[name])) for name in gone]
+    return Plan(namespace, tuple(steps), tuple(draft.problems), () if prune else tuple(gone), draft.notes)
+
+
+class _Draft:
+    """A plan while it is made."""
+
+    def __init__(self, app: Any, present: Mapping[str, models.Job], allow_unknown: bool, carry: bool) -> None:
+        self._app = app
+        self._present = present
+        self._allow_unknown = allow_unknown
+        self._carry = carry
+        self._wanted: Dict[str, Tuple[Entry, Dict[str, Any]]] = {}
+        # Jobs whose entries cannot be carried any more: what is there stays, for the entry is not gone.
+        self._kept: Set[str] = set()
+        self.problems: List[Problem] = []
+        self.notes: Dict[str, Tuple[str, ...]] = {}
+
+    def add(self, entry: Entry, name: str, how: Mapping[str, Any]) -> None:
+        """Takes an entry, whose job is called so."""
+        if entry.schedule is None:
+            self._refuse(entry, name, entry.problem or "it has no schedule")
+            return
+        try:
+            if not self._allow_unknown and entry.problem is None and entry.task not in self._app.tasks:
+                raise CannotCarry(
+                    f"task: the app has not registered {entry.task}, so that its workers would drop it",
+                    "correct the name, import its module in the app, or pass --allow-unknown",
+                )
+            made = convert(entry, self._app, name=name, **how)
+        except CannotCarry as refusal:
+            self._refuse(entry, name, str(refusal), refusal.only_python)
+        except Exception as error:
+            # Of code of the app's own.
+            self._refuse(entry, name, f"{type(error).__name__}: {error}")
+        else:
+            if not self._carry and name in self._present:
+                _keep_phase(made.job, self._present[name])
+            self._wanted[name] = (entry, made.job)
+            self.notes[name] = tuple(made.notes)
+
+    def _refuse(self, entry: Entry, name: str, reason: str, only_python: bool = False) -> None:
+        self.problems.append(Problem(entry.source, entry.name, reason, only_python))
+        self._kept.add(name)
+
+    def steps(self, client: Client, hold: bool) -> List[Step]:
+        """What becomes of the jobs of the entries that were taken."""
+        changes, refused = _compared(client, {name: job for name, (_, job) in self._wanted.items()})
+        for name, reason in refused.items():
+            self._refuse(self._wanted[name][0], name, reason)
+        steps = []
+        for name, change in changes.items():
+            entry, job = self._wanted[name]
+            if name not in self._present and change.change != "created":
+                reason = f"name: a job {name} is there that was not made for this app; pass --prefix, or rename one"
+                self._refuse(entry, name, reason)
+            else:
+                steps.append(_step(name, entry, job, change, self._present.get(name), hold))
+        return steps
+
+    def gone(self, sources: Sequence[str]) -> List[str]:
+        """The jobs whose entries are no more, of these sources."""
+        left = set(self._present) - set(self._wanted) - self._kept
+        return sorted(name for name in left if _source(self._present[name]) in sources)
+
+
+def _source(job: models.Job) -> str:
+    return "" if job.spec is None else job.spec.labels.get(SOURCE, "")
+
+
+def _is_adopted(jobs: Any) -> bool:
+    """Whether any of them runs, or would if nobody had paused it."""
+    return any(not _is_bare(job) and (job.pause is None or job.pause.reason not in (HELD, DISABLED)) for job in jobs)
+
+
+def _is_bare(job: models.Job) -> bool:
+    """Whether it is one that a sync did not come to pausing, and left without its schedule."""
+    return job.pause is None and job.spec is not None and not job.spec.schedule
+
+
+def _keep_phase(job: Dict[str, Any], present: models.Job) -> None:
+    """An interval that stays as long as it is goes on as it is: its last run at the source is not the cluster's."""
+    schedule = job["schedule"][0]
+    there = present.spec.schedule[0] if present.spec is not None and len(present.spec.schedule) == 1 else None
+    if there is None or "every" not in schedule or there.every != parse_span(schedule["every"]):
+        return
+    schedule.pop("offset", None)
+    if there.offset:
+        schedule["offset"] = there.offset
+
+
+def _compared(
+    client: Client, wanted: Mapping[str, Dict[str, Any]]
+) -> Tuple[Dict[str, models.AppliedJob], Dict[str, str]]:
+    """What applying would change, and which jobs the cluster refuses, with the reason."""
+    changes: Dict[str, models.AppliedJob] = {}
+    refused: Dict[str, str] = {}
+    for names in _chunks(list(wanted)):
+        left = list(names)
+        while left:
+            try:
+                answer = client.apply_jobs([wanted[name] for name in left], dry_run=True)
+            except InvalidArgument as error:
+                found = _by_job(error, left)
+                if not found:
+                    raise
+                refused.update(found)
+                left = [name for name in left if name not in found]
+            else:
+                changes.update(zip(left, answer.results))
+                break
+    return changes, refused
+
+
+def _chunks(names: List[str]) -> Iterator[List[str]]:
+    for at in range(0, len(names), _JOBS_AT_ONCE):
+        yield names[at : at + _JOBS_AT_ONCE]
+
+
+def _by_job(error: InvalidArgument, names: Sequence[str]) -> Dict[str, str]:
+    """The problems of a refusal by the jobs that have them: paths begin with `jobs[2].`, or with none for one job."""
+    found: Dict[str, List[str]] = {}
+    for problem in error.problems:
+        begin, _, rest = problem.path.partition("].")
+        number = begin[len("jobs[") :]
+        if not (begin.startswith("jobs[") and number.isdigit() and int(number) < len(names)):
+            continue
+        hint = f"; {problem.hint}" if problem.hint else ""
+        found.setdefault(names[int(number)], []).append(f"{rest}: {problem.reason}{hint}")
+    return {name: " / ".join(reasons) for name, reasons in found.items()}
+
+
+def _step(
+    name: str,
+    entry: Entry,
+    job: Dict[str, Any],
+    change: models.AppliedJob,
+    present: Optional[models.Job],
+    hold: bool,
+) -> Step:
+    step = Step("=", name, entry.source, entry, job, tuple(change.changes))
+    if present is None or _is_bare(present):
+        return dataclasses.replace(step, sign="+", pause=DISABLED if not entry.enabled else HELD if hold else None)
+    paused = None if present.pause is None else present.pause.reason
+    if paused not in (None, HELD, DISABLED):
+        step = dataclasses.replace(step, paused_by=paused or "no reason told")
+    elif not entry.enabled and paused != DISABLED:
+        step = dataclasses.replace(step, sign="~", pause=DISABLED, was_paused=paused is not None)
+    elif entry.enabled and paused == DISABLED:
+        pause = HELD if hold else None
+        step = dataclasses.replace(step, sign="~", pause=pause, was_paused=True, resume=pause is None)
+    return dataclasses.replace(step, sign="~") if change.change == "updated" else step
+
+
+def apply(client: Client, planned: Plan) -> None:
+    """Carries a plan out. What it did stays done where it fails, and another sync does the rest.
+
+    Raises:
+        ChronarchError: the cluster cannot be asked, or refuses.
+    """
+    namespace = planned.namespace
+    changes = {step.name: step for step in planned.changes if step.job is not None}
+    # Without a schedule nothing can fire until it is paused, or paused for another reason.
+    bare = [step.name for step in changes.values() if step.pause and (step.sign == "+" or step.was_paused)]
+    for names in _chunks(bare):
+        client.apply_jobs([{**_job(changes[name]), "schedule": []} for name in names], reason=REASON)
+    for step in changes.values():
+        if step.pause and step.was_paused:
+            client.resume_job(step.name, namespace=namespace, reason=REASON)
+        if step.pause:
+            client.pause_job(step.name, namespace=namespace, reason=step.pause)
+    for names in _chunks(list(changes)):
+        client.apply_jobs([_job(changes[name]) for name in names], reason=REASON)
+    for step in changes.values():
+        if step.resume:
+            client.resume_job(step.name, namespace=namespace, reason=REASON)
+    for step in planned.changes:
+        if step.sign == "-":
+            client.delete_job(step.name, namespace=namespace, reason=REASON)
+
+
+def _job(step: Step) -> Dict[str, Any]:
+    assert step.job is not None
+    return step.job
+
+
+__all__ = [
+    "DISABLED",
+    "HELD",
+    "Plan",
+    "Problem",
+    "Step",
+    "apply",
+    "collect",
+    "found_sources",
+    "legal_name",
+    "plan",
+]
