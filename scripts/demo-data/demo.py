@@ -106,7 +106,8 @@ class Receiver:
 
 
 class Cluster:
-    def __init__(self, program, folder):
+    # The attempts run in workers of their own, so that a killed node takes none with it.
+    def __init__(self, program, folder, settings="[worker]\nenabled = false\n"):
         self.program, self.folder = program, pathlib.Path(folder)
         self.processes = {}
         held = [socket.create_server(("127.0.0.1", 0)) for _ in range(6)]
@@ -119,9 +120,7 @@ class Cluster:
         for n in (1, 2, 3):
             (self.folder / f"node-{n}.toml").write_text(
                 f'node_id = {n}\nlisten = "{self.clients[n]}"\npeer_listen = "{peers[n]}"\n'
-                f'data_dir = "{self.folder}/node-{n}"\npeers = {{ {named} }}\n'
-                # The attempts run in workers of their own, so that a killed node takes none with it.
-                "[worker]\nenabled = false\n"
+                f'data_dir = "{self.folder}/node-{n}"\npeers = {{ {named} }}\n{settings}'
             )
 
     def spawn(self, name, *args):
