@@ -13,6 +13,8 @@ import sys
 import tempfile
 import time
 
+from demo import Cluster
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 RABBITMQ = pathlib.Path("/usr/lib/rabbitmq/bin")
 PROGRAMS = {"redis": pathlib.Path("redis-server"), "rabbitmq": RABBITMQ / "rabbitmq-server"}
@@ -46,31 +48,40 @@ class OutOfTime(Exception):
     """What was promised about the time is over."""
 
 
+class Held:
+    """Whether signals wait, and which one came meanwhile."""
+
+    depth = 0
+    came = None
+
+
 def end_with(seconds):
     """A signal that ends the process unwinds it, and so does the end of its time; `finally` sees to the rest."""
 
     def ended(number, _):
-        raise SystemExit(128 + number)
+        if Held.depth:
+            Held.came = number
+        elif number == signal.SIGALRM:
+            raise OutOfTime(f"not done within {seconds} s")
+        else:
+            raise SystemExit(128 + number)
 
-    def late(*_):
-        raise OutOfTime(f"not done within {seconds} s")
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM):
         signal.signal(number, ended)
-    signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
 
 
 @contextlib.contextmanager
 def unbroken():
-    """No signal cuts short what is done within."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
-    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    """A signal that comes meanwhile is heard afterwards. (Ignored, it would be ignored by what is started, too.)"""
+    Held.depth += 1
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before):
-            signal.signal(number, handler)
+        Held.depth -= 1
+        if Held.came is not None and not Held.depth:
+            number, Held.came = Held.came, None
+            signal.raise_signal(number)
 
 
 def wait(what, holds, patience=60.0, pause=0.01):
@@ -95,14 +106,15 @@ class Stage:
     def __init__(self, name):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix=f"chronarch-{name}-"))
         self.started = []
+        self.clusters = []
 
     def start(self, name, command, **environment):
         """The process, in a group of its own with those that it starts. It writes to `name`.log."""
-        with open(self.folder / f"{name}.log", "ab") as log:
-            environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment}
+        environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment}
+        with unbroken(), open(self.folder / f"{name}.log", "ab") as log:
             process = subprocess.Popen([str(word) for word in command], cwd=self.folder, env=environment, stdout=log,
                                        stderr=log, stdin=subprocess.DEVNULL, start_new_session=True)
-        self.started.append(process)
+            self.started.append(process)
         return process
 
     def kill(self, process):
@@ -113,8 +125,30 @@ class Stage:
         if process in self.started:
             self.started.remove(process)
 
+    def cluster(self, program, settings):
+        """Three nodes that run."""
+        folder = self.folder / f"cluster-{free_port()}"
+        folder.mkdir()
+        cluster = Cluster(program, folder, settings)
+        self.clusters.append(cluster)
+        for node in cluster.clients:
+            with unbroken():
+                cluster.start(node)
+        wait("a leader", lambda: leader(cluster))
+        return cluster
+
+    def end(self, cluster):
+        """SIGKILL to all nodes."""
+        for process in cluster.processes.values():
+            process.kill()
+        for process in cluster.processes.values():
+            process.wait()
+        cluster.processes.clear()
+
     def close(self):
         with unbroken():
+            for cluster in self.clusters:
+                self.end(cluster)
             for process in reversed(list(self.started)):
                 self.kill(process)
             # RabbitMQ's helpers go a moment after it, and write until then.
@@ -213,6 +247,11 @@ def leads(address):
         return False
     finally:
         asked.close()
+
+
+def leader(cluster):
+    """The node that says it leads; None while none does."""
+    return next((node for node, address in cluster.clients.items() if leads(address)), None)
 
 
 def cpu_seconds(pids):
