@@ -207,15 +207,15 @@ class Rabbit:
             ERL_EPMD_PORT=str(names), ERL_EPMD_ADDRESS="127.0.0.1",
             RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS="-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
         )
-        # No heartbeat: it may lie unused for a minute.
-        self.connection = amqp.Connection(f"127.0.0.1:{port}", heartbeat=0)
 
         def answers():
             with contextlib.suppress(OSError, amqp.AMQPError):
-                self.connection.connect()
-                return True
+                # No heartbeat: it may lie unused for a minute. One that has failed does not connect again.
+                connection = amqp.Connection(f"127.0.0.1:{port}", heartbeat=0)
+                connection.connect()
+                return connection
 
-        wait("RabbitMQ to answer", answers, pause=0.1)
+        self.connection = wait("RabbitMQ to answer", answers, pause=0.1)
         self.channel = self.connection.channel()
         self.channel.exchange_declare(QUEUE, "direct", durable=True, auto_delete=False)
         self.channel.queue_declare(QUEUE, durable=True, auto_delete=False)
