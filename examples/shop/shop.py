@@ -14,7 +14,11 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     beat_schedule={
         "settle-orders": {"task": "orders.settle", "schedule": crontab(), "args": ["eu"]},
-        "mail-digest": {"task": "mail.digest", "schedule": crontab(hour="7", minute="30"), "kwargs": {"to": "owner@shop.example"}},
+        "mail-digest": {
+            "task": "mail.digest",
+            "schedule": crontab(hour="7", minute="30"),
+            "kwargs": {"to": "owner@shop.example"},
+        },
         "refresh-stock": {"task": "stock.refresh", "schedule": crontab(minute="*/5"), "args": ["main"]},
     },
 )
