@@ -148,7 +148,7 @@ def kill_a_leader(shop, cluster, due, entries):
     say(f"killed node {node}, which led: at least {sent} of {entries} had been sent")
     absence.join()
     # What the leader's own worker had in its hands is asked for again when that one has been silent for its lease.
-    while time.time() < due + 42:
+    while time.time() < due + 35:
         runs = records(cluster, due)
         if len(runs) >= entries and all(run["state"] not in ("pending", "running") for run in runs):
             break
