@@ -13,7 +13,7 @@ use crate::state::time::Timestamp;
 
 /// The connection that tasks are sent through.
 const BROKER: &str = "celery";
-/// Celery's own name for where tasks go, and for the key of what names an exchange alone.
+/// Celery's own name for where tasks go.
 const QUEUE: &str = "celery";
 /// Options of a message that beat does not need here, or that say what is so anyway.
 const NEEDLESS: &[&str] = &["retry", "retry_policy", "add_to_parent", "compression_level"];
@@ -303,6 +303,13 @@ impl Entry {
         let mut target = std::mem::take(&mut self.target);
         BROKER.clone_into(&mut target.broker);
         choices.push(format!("broker: the connection {BROKER} in the workers' configuration"));
+        // An exchange alone does not count: kombu's queues are of direct exchanges unless an app says otherwise.
+        if !target.exchange.is_empty() && target.routing_key.is_empty() {
+            target.exchange.clear();
+            choices.push(
+                "exchange: left out, for Celery sends to the queue where no routing_key is given".to_owned(),
+            );
+        }
         if target.exchange.is_empty() {
             if !target.routing_key.is_empty() {
                 target.routing_key.clear();
@@ -312,23 +319,14 @@ impl Entry {
             if target.queue.is_empty() {
                 target.queue = self.route.take().filter(|queue| queue != QUEUE).unwrap_or_default();
             }
-        } else if target.routing_key.is_empty() && !target.queue.is_empty() {
-            target.exchange.clear();
-            choices.push("exchange: left out, for Celery sends to the queue".to_owned());
         } else {
             target.queue.clear();
-            if target.routing_key.is_empty() {
-                QUEUE.clone_into(&mut target.routing_key);
-                choices.push(format!("routing_key: {QUEUE}, as Celery has it unless the app says another"));
-            }
         }
         if target.expires.is_some() {
             target.expires_at = None;
         } else if target.expires_at.is_none() {
             target.expires = Some(span::write(Duration::ZERO));
-            choices.push(
-                "expires: never, as beat has it; left out, a message would with the next one".to_owned(),
-            );
+            choices.push("expires: never, as beat has it".to_owned());
         }
         target
     }
