@@ -3,8 +3,6 @@
 use std::fmt;
 
 use super::{ERROR_BYTES_MAX, tail};
-#[allow(unused_imports)]
-use super::{OUTPUT_TAIL_BYTES, RESULT_BYTES_MAX};
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,11 +47,11 @@ pub struct Report {
     pub grpc_status: Option<u8>,
     /// What went wrong, or a remark on a success; one line, at most [`ERROR_BYTES_MAX`].
     pub error: Option<String>,
-    /// The last bytes of the output or response body, at most [`OUTPUT_TAIL_BYTES`].
+    /// The last bytes of the output or response body, at most [`super::OUTPUT_TAIL_BYTES`].
     pub output: Vec<u8>,
     /// There was more output than `output` holds.
     pub output_truncated: bool,
-    /// What the attempt gave as its result: JSON text, at most [`RESULT_BYTES_MAX`].
+    /// What the attempt gave as its result: JSON text, at most [`super::RESULT_BYTES_MAX`].
     pub result: Option<String>,
     /// What was left with others; of [`Outcome::HandedOver`].
     pub handed: Option<Handed>,

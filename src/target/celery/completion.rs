@@ -15,6 +15,8 @@ use uuid::Uuid;
 
 use super::super::Order;
 use crate::config::connections::CeleryOptions;
+use crate::state::limits::TASK_ID_BYTES;
+use crate::state::run::RunId;
 
 pub(super) const SUCCESS: &str = "success";
 pub(super) const FAILURE: &str = "failure";
@@ -80,5 +82,8 @@ pub(super) fn read(body: &Value) -> Option<Done> {
         _ => return None,
     };
     let delivery = args.get(1)?.as_u64().and_then(|number| u32::try_from(number).ok())?;
-    Some(Done { run_id: text(0)?, delivery, task_id: text(2)?, succeeded })
+    let (run_id, task_id) = (text(0)?, text(2)?);
+    // Whoever reaches the broker can write here, and the leader refuses all that is told with one end that makes no sense.
+    run_id.parse::<RunId>().ok()?;
+    (task_id.len() <= TASK_ID_BYTES).then_some(Done { run_id, delivery, task_id, succeeded })
 }

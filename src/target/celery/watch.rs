@@ -37,6 +37,8 @@ const ASK_FOR_EVENTS_EVERY: Duration = Duration::from_secs(30);
 const REQUEST_LASTS: Duration = Duration::from_secs(60);
 /// The words of an exception, at most.
 const WORDS_BYTES: usize = super::super::ERROR_BYTES_MAX;
+/// The name of a worker, at most: what the leader takes.
+const NAME_BYTES: usize = 255;
 
 /// The broker does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -313,7 +315,7 @@ impl TaskWatch {
             }
         }
         let heard = self.heard.entry(id.to_owned()).or_default();
-        heard.by = cut(event["hostname"].as_str().unwrap_or_default());
+        heard.by = cut(event["hostname"].as_str().unwrap_or_default(), NAME_BYTES);
         let words = failed_as?;
         if heard.failed.is_some() {
             return None;
@@ -376,13 +378,15 @@ fn exception(event: &Value) -> String {
             .find(|line| !line.is_empty())
     });
     match (exception, last) {
-        (Some(exception), Some(last)) if exception.starts_with("ExceptionWithTraceback(") => cut(last),
-        (exception, _) => cut(exception.unwrap_or("the task has failed")),
+        (Some(exception), Some(last)) if exception.starts_with("ExceptionWithTraceback(") => {
+            cut(last, WORDS_BYTES)
+        }
+        (exception, _) => cut(exception.unwrap_or("the task has failed"), WORDS_BYTES),
     }
 }
 
-fn cut(text: &str) -> String {
-    text[..text.floor_char_boundary(WORDS_BYTES)].to_owned()
+fn cut(text: &str, bytes: usize) -> String {
+    text[..text.floor_char_boundary(bytes)].to_owned()
 }
 
 #[cfg(test)]

@@ -88,3 +88,23 @@ fn a_failure_waits_for_its_words_only_while_somebody_listens() {
     let end = watch.end(done, Place::Number(1));
     assert_eq!((end.error.as_str(), end.by.as_str()), ("E()", "w1@lab"));
 }
+
+/// Whoever reaches the broker can write into the queue; one end that the leader refuses would hold up all others.
+#[test]
+fn what_the_leader_would_refuse_is_no_message_of_ours_and_names_fit_it() {
+    let read = |args: Value| completion::read(&json!([args, {}, {}]));
+    assert!(read(json!(["7-1000", 0, "t", "success"])).is_some());
+    for args in [
+        json!(["x", 0, "t", "success"]),
+        json!(["7-1000", 0, "t".repeat(156), "failure"]),
+        json!(["7-1000", -1, "t", "success"]),
+        json!(["7-1000", 0, "", "success"]),
+        json!(["7-1000", 0, "t", "maybe"]),
+        json!([7, 0, "t", "success"]),
+    ] {
+        assert_eq!(read(args.clone()), None, "{args}");
+    }
+    let mut watch = watch();
+    watch.hear(&event("task-started", ONE, &json!({ "hostname": "é".repeat(300) })));
+    assert_eq!(watch.heard[ONE].by.len(), 254);
+}
