@@ -33,6 +33,9 @@ const WORDS_WITHIN: Duration = Duration::from_millis(500);
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 /// How often workers are asked to send events: those that come later have not heard.
 const ASK_FOR_EVENTS_EVERY: Duration = Duration::from_secs(30);
+/// How often listening to events is tried: before a Celery worker was there, RabbitMQ has no exchange for them, and a try
+/// costs a channel.
+const LISTEN_EVERY: Duration = Duration::from_secs(1);
 /// How long such a request is worth hearing.
 const REQUEST_LASTS: Duration = Duration::from_secs(60);
 /// The words of an exception, at most.
@@ -80,6 +83,7 @@ pub struct TaskWatch {
     side: Side,
     clock: Clock,
     asked_for_events: Option<Instant>,
+    tried_to_listen: Option<Instant>,
     heard: HashMap<String, Heard>,
     /// In the order in which they were first heard of.
     order: VecDeque<String>,
@@ -130,6 +134,7 @@ impl TaskWatch {
             },
             clock: clock.clone(),
             asked_for_events: None,
+            tried_to_listen: None,
             heard: HashMap::new(),
             order: VecDeque::new(),
             wordless: HashMap::new(),
@@ -146,6 +151,7 @@ impl TaskWatch {
     pub async fn rest(&mut self) {
         on!(&mut self.side, side => side.rest().await);
         self.asked_for_events = None;
+        self.tried_to_listen = None;
         self.heard.clear();
         self.order.clear();
         self.wordless.clear();
@@ -252,9 +258,12 @@ impl TaskWatch {
     /// Takes in what was heard since, and says what of it is an end that no queue may tell.
     async fn look_at_events(&mut self) -> Vec<TaskEnd> {
         // Without them the queue still tells of all that ends by itself.
-        if !on!(&self.side, side => side.hears()) && on!(&mut self.side, side => side.listen().await).is_ok()
-        {
-            self.asked_for_events = None;
+        let may_try = self.tried_to_listen.is_none_or(|at| at.elapsed() >= LISTEN_EVERY);
+        if !on!(&self.side, side => side.hears()) && may_try {
+            self.tried_to_listen = Some(Instant::now());
+            if on!(&mut self.side, side => side.listen().await).is_ok() {
+                self.asked_for_events = None;
+            }
         }
         let is_time = self.asked_for_events.is_none_or(|at| at.elapsed() >= ASK_FOR_EVENTS_EVERY);
         if on!(&self.side, side => side.hears())
