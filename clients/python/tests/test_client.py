@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import socket
+import subprocess
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 import grpc
 import pytest
 import trustme
+from cluster import free_ports
 
 import chronarch
 import chronarch.aio
@@ -50,15 +53,17 @@ class Node(grpc.GenericRpcHandler):
 
 
 @contextlib.contextmanager
-def served(answer: Answer, credentials: Optional[grpc.ServerCredentials] = None) -> Iterator[Tuple[str, Node]]:
+def served(
+    answer: Answer, credentials: Optional[grpc.ServerCredentials] = None, port: int = 0
+) -> Iterator[Tuple[str, Node]]:
     """The address of a node, and the node."""
     node = Node(answer)
     pool = ThreadPoolExecutor(8)
     server = grpc.server(pool, handlers=[node])
     if credentials is None:
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = server.add_insecure_port(f"127.0.0.1:{port}")
     else:
-        port = server.add_secure_port("127.0.0.1:0", credentials)
+        port = server.add_secure_port(f"127.0.0.1:{port}", credentials)
     server.start()
     try:
         yield f"127.0.0.1:{port}", node
@@ -106,6 +111,42 @@ class Lossy:
         if self.left >= 0:
             context.abort(grpc.StatusCode.UNAVAILABLE, "stepping down")
         return new("Breaker", name=getattr(request, "name", ""))
+
+
+# In a process of its own: what reads the sockets of another client or server reads those of this one too.
+ASKS = """
+import sys
+from chronarch import Client, Unreachable
+with Client(sys.argv[1], timeout=5) as client:
+    for name in sys.stdin:
+        try:
+            print("answered", client.get_breaker(name.strip()).name, flush=True)
+        except Unreachable:
+            print("nobody", flush=True)
+"""
+
+
+def test_a_client_finds_a_node_that_comes_back() -> None:
+    port = free_ports(1)[0]
+    command = [sys.executable, "-c", ASKS, f"127.0.0.1:{port}"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, bufsize=1) as process:
+
+        def ask(name: str) -> str:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(f"{name}\n")
+            return process.stdout.readline().strip()
+
+        try:
+            assert ask("a") == "nobody"
+            with served(breaker, port=port):
+                assert ask("b") == "answered b"
+            assert ask("c") == "nobody"
+            with served(breaker, port=port):
+                assert ask("d") == "answered d"
+        finally:
+            process.kill()
 
 
 @pytest.fixture(params=["sync", "asyncio"])

@@ -59,10 +59,12 @@ _NOT_SENT = ("failed to connect to all addresses", "DNS resolution failed", "Nam
 class Lost(Exception):
     """A try brought no answer."""
 
-    def __init__(self, reason: str, reached: bool) -> None:
+    def __init__(self, reason: str, reached: bool, connected: bool = True) -> None:
         super().__init__(reason)
         self.reason = reason
         self.reached = reached
+        self.connected = connected
+        """False: there was no connection to send anything on."""
 
 
 def lost(error: Any) -> Lost:
@@ -76,4 +78,5 @@ def lost(error: Any) -> Lost:
         raise refusal(code, details, trailing) from None
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         details = "no answer in time"
-    return Lost(details, not surely_not_done(trailing) and not details.startswith(_NOT_SENT))
+    connected = not details.startswith(_NOT_SENT)
+    return Lost(details, connected and not surely_not_done(trailing), connected)

@@ -190,7 +190,7 @@ class Client(Calls):
         try:
             return call(prepared.message, timeout=limit, metadata=self._settings.metadata)
         except grpc.RpcError as error:
-            raise lost(error) from None
+            raise self._lost(index, channel, error) from None
 
     def _stream(self, service: str, method: str, fields: Mapping[str, Any], timeout: Optional[float]) -> Iterator[Any]:
         return self._resumed(Stream(service, method, fields), timeout)
@@ -234,7 +234,22 @@ class Client(Calls):
             return call
         if code is grpc.StatusCode.CANCELLED:
             raise Lost("no answer in time", True)
-        raise lost(_Ended(code, call.details(), call.trailing_metadata()))
+        raise self._lost(index, channel, _Ended(code, call.details(), call.trailing_metadata()))
+
+    def _lost(self, index: int, channel: grpc.Channel, error: Any) -> Lost:
+        """As `lost`; a connection that could not be made is begun anew by the next try.
+
+        Up to grpcio 1.78 a socket is read only while a call waits on it. A channel that has failed fails each further
+        call at once, so its attempts to connect again all end as too slow, whoever listens by then. The first call of
+        another channel waits.
+        """
+        failed = lost(error)
+        if not failed.connected:
+            with self._lock:
+                if self._channels.get(index) is channel:
+                    # Not closed: calls of other threads may be under way. It closes with the last of them.
+                    del self._channels[index]
+        return failed
 
     def _channel(self, index: int) -> grpc.Channel:
         with self._lock:
