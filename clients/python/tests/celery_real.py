@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from cluster import Cluster, binary, eventually, free_ports
 
@@ -17,24 +17,12 @@ HERE = Path(__file__).parent
 
 
 class Place:
-    """A folder with an app in it, a Redis, and processes."""
+    """A folder with an app in it, a broker, and processes."""
 
-    def __init__(self, folder: Path, nodes: Cluster, module: str) -> None:
-        import redis
-
+    def __init__(self, folder: Path, nodes: Cluster, module: str, url: Optional[str] = None) -> None:
         self.folder, self.nodes, self.module = folder, nodes, module
         self._processes: List[subprocess.Popen[bytes]] = []
-        server = shutil.which("redis-server")
-        assert server, "redis-server is not installed"
-        for _ in range(5):
-            port = free_ports(1)[0]
-            command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-            process = self._start("redis", command)
-            self.redis: Any = redis.Redis(port=port)
-            eventually("redis to answer, or to end", functools.partial(self._pings_or_ended, process))
-            if process.poll() is None:
-                break
-        self.url = f"redis://127.0.0.1:{port}/0"
+        self.url = self._started_redis() if url is None else url
         self.environment = {
             **os.environ,
             "SHOP_BROKER": self.url,
@@ -42,6 +30,21 @@ class Place:
             "CHRONARCH_NAMESPACE": module.replace("_", "-"),
         }
         self.namespace = self.environment["CHRONARCH_NAMESPACE"]
+
+    def _started_redis(self) -> str:
+        import redis
+
+        server = shutil.which("redis-server")
+        assert server, "redis-server is not installed"
+        for _ in range(5):
+            port = free_ports(1)[0]
+            command = [server, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self.folder)]
+            process = self._start("redis", command)
+            self.redis: Any = redis.Redis(port=port)
+            eventually("redis to answer, or to end", functools.partial(self._pings_or_ended, process))
+            if process.poll() is None:
+                break
+        return f"redis://127.0.0.1:{port}/0"
 
     def _pings_or_ended(self, process: "subprocess.Popen[bytes]") -> bool:
         return self._pings() or process.poll() is not None
@@ -113,9 +116,9 @@ class Place:
 
 
 @contextlib.contextmanager
-def place(folder: Path, nodes: Cluster, module: str) -> Iterator[Place]:
-    """A place; its folder stays, with the logs in it."""
-    made = Place(folder, nodes, module)
+def place(folder: Path, nodes: Cluster, module: str, url: Optional[str] = None) -> Iterator[Place]:
+    """A place, with a Redis of its own or the broker that is named; its folder stays, with the logs in it."""
+    made = Place(folder, nodes, module, url)
     try:
         yield made
     finally:

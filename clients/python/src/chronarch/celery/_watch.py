@@ -9,6 +9,7 @@ the same task and the same arguments as an entry cannot be told from one of beat
 import contextlib
 import datetime
 import socket
+import threading
 import time
 import uuid
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence
@@ -17,10 +18,49 @@ from .entries import DJANGO, REDBEAT, Entry
 
 # Seconds that workers and a beat have to answer a broadcast.
 ANSWER_SECONDS = 1.0
+# Seconds for one look at a broker or a backend.
+LOOK_SECONDS = 10.0
 # Seconds between two looks at whether a watch is over.
 _STEP_SECONDS = 0.5
 # Seconds after which a broken connection is opened again.
 _REOPEN_SECONDS = 1.0
+
+
+def bounded(look: Callable[[], Any], otherwise: Any = None) -> Any:
+    """What `look` gives within LOOK_SECONDS; libraries of brokers and backends may try for ever.
+
+    Raises:
+        Exception: what `look` raises, unless there is an `otherwise`.
+    """
+    box: List[Any] = []
+    failed: List[BaseException] = []
+
+    def act() -> None:
+        try:
+            box.append(look())
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=act, daemon=True)
+    thread.start()
+    thread.join(LOOK_SECONDS)
+    if box:
+        return box[0]
+    if otherwise is not None:
+        return otherwise
+    raise failed[0] if failed else TimeoutError(f"no answer in {LOOK_SECONDS:.0f} s")
+
+
+def reach(connection: Any) -> None:
+    """Connects, to see whether the broker answers, and disconnects.
+
+    Raises:
+        Exception: of the broker's library, or of no answer within LOOK_SECONDS.
+    """
+    try:
+        bounded(lambda: connection.ensure_connection(max_retries=1, timeout=LOOK_SECONDS))
+    finally:
+        connection.release()
 
 
 class Seen(NamedTuple):

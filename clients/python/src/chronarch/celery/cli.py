@@ -6,7 +6,7 @@ import functools
 import json
 import os
 import sys
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, TypeVar
 
 import click
 
@@ -19,9 +19,10 @@ from . import adopt as adopting
 from . import doctor, shadow
 from . import sync as syncing
 from ._jobs import BROKER_DEFAULT
-from ._watch import Look
+from ._watch import Look, reach
 from .entries import SOURCES
 
+T = TypeVar("T")
 # As the command line of the cluster has them; a difference under --check is 2 as well.
 EXIT_FAILED, EXIT_DIFFERENCE, EXIT_UNREACHABLE, EXIT_PERMISSION = 1, 2, 3, 5
 
@@ -164,6 +165,25 @@ def collected(app: Any, sources: Optional[List[str]]) -> Any:
         raise click.ClickException(f"the schedule cannot be read: {type(error).__name__}: {error}") from None
 
 
+def watched(app: Any, look: Callable[[], T]) -> T:
+    """What `look` sees of messages.
+
+    Raises:
+        ChronarchError: the cluster cannot be asked.
+        click.ClickException: the broker cannot.
+    """
+    try:
+        # What looks itself would wait for ever where a broker takes connections and says nothing.
+        reach(app.connection_for_read())
+        return look()
+    except ChronarchError:
+        raise
+    except Exception as error:
+        text = f"no messages can be watched, so nothing was changed: {type(error).__name__}: {error}"
+        hint = "`chronarch-celery doctor` says what is wrong with the broker"
+        raise click.ClickException(f"{text}\nhint: {hint}") from None
+
+
 def sync_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `sync`, wherever it is a command."""
     given = [
@@ -295,14 +315,17 @@ def shadow_command(
     and those that a beat with task_send_sent_event tells of; of tables and RedBeat also last_run_at. Ends with 1 where
     something differs, or nothing could be seen.
     """
-    report = shadow.compare(
+    report = watched(
         context.app,
-        context.client,
-        sources,
-        namespace=context.namespace,
-        prefix=context.prefix,
-        span=span,
-        tolerance=tolerance,
+        lambda: shadow.compare(
+            context.app,
+            context.client,
+            sources,
+            namespace=context.namespace,
+            prefix=context.prefix,
+            span=span,
+            tolerance=tolerance,
+        ),
     )
     if as_json:
         click.echo(json.dumps(_as_json(report), indent=1))
@@ -374,7 +397,7 @@ def adopt_command(
     entries = collected(context.app, sources)
     if back:
         return _back(context, entries)
-    if not force and not _no_beat(adopting.look_for_beat(context.app, entries, seconds)):
+    if not force and not _no_beat(watched(context.app, lambda: adopting.look_for_beat(context.app, entries, seconds))):
         return EXIT_FAILED
     planned = syncing.plan(
         context.client,

@@ -1,7 +1,6 @@
 """What stands in the way of replacing a beat by a cluster: one finding for each thing that was looked at."""
 
 import datetime
-import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
@@ -10,14 +9,12 @@ from ..client import Client
 from ..errors import ChronarchError
 from . import sync
 from ._jobs import APP, MANAGED_BY, MANAGER, app_label, convert
-from ._watch import ANSWER_SECONDS, answering, signs_of_beat
+from ._watch import ANSWER_SECONDS, answering, bounded, reach, signs_of_beat
 from .entries import Entry
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 # Transports of kombu that the cluster may speak, and what a worker with such a connection announces beside `celery`.
 _FAMILIES = {"redis": "redis", "rediss": "redis", "amqp": "amqp", "amqps": "amqp", "pyamqp": "amqp"}
-# Seconds for one look at a broker or a backend.
-LOOK_SECONDS = 10.0
 # Clocks that differ by more are told; workers are heard every few seconds, so that less cannot be seen.
 SKEW_SECONDS = 10.0
 # An interval that is longer may never end where beat is started anew with each deployment.
@@ -56,8 +53,10 @@ def examine(
     reachable = _broker(app)
     yield reachable
     if reachable.level == OK:
-        yield from _queues(app)
-        workers = _bounded(lambda: _celery_workers(app), {})
+        yield from _guarded("queues", lambda: _queues(app))
+        yield from _guarded("priorities", lambda: _priorities(app, entries))
+        yield from _guarded("clock", lambda: _clock_of_broker(app))
+        workers = bounded(lambda: _celery_workers(app), {})
     yield from _guarded("cluster", lambda: _cluster(app, client, broker))
     yield from _tasks(app, entries, workers)
     yield from _routes(app, entries, workers)
@@ -75,35 +74,9 @@ def _guarded(about: str, look: Callable[[], List[Finding]]) -> List[Finding]:
         return look()
     except ChronarchError as error:
         return [Finding(FAIL, about, error.message, error.hint or "")]
-
-
-class _Late(Exception):
-    """A look was not over in time."""
-
-
-def _bounded(look: Callable[[], Any], otherwise: Any = None) -> Any:
-    """What `look` gives within LOOK_SECONDS; libraries of brokers and backends may try for ever.
-
-    Raises:
-        Exception: what `look` raises, unless there is an `otherwise`.
-    """
-    box: List[Any] = []
-    failed: List[BaseException] = []
-
-    def act() -> None:
-        try:
-            box.append(look())
-        except Exception as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=act, daemon=True)
-    thread.start()
-    thread.join(LOOK_SECONDS)
-    if box:
-        return box[0]
-    if otherwise is not None:
-        return otherwise
-    raise failed[0] if failed else _Late(f"no answer in {LOOK_SECONDS:.0f} s")
+    except Exception as error:
+        # Of the broker's library or of the settings it was given; the other looks tell what they find all the same.
+        return [Finding(FAIL, about, f"cannot be looked at: {_told(error)}", "correct the app's settings")]
 
 
 def _told(error: BaseException) -> str:
@@ -116,39 +89,76 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _broker(app: Any) -> Finding:
-    connection = app.connection_for_write()
-    # Without its password.
+    try:
+        connection = app.connection_for_write()
+    except Exception as error:
+        # There is no such transport, or its library is not installed: not even a url without its password to be told.
+        return Finding(FAIL, "broker", f"broker_url makes no sense: {_told(error)}", "correct broker_url of the app")
     uri = connection.as_uri()
     try:
-        _bounded(lambda: connection.ensure_connection(max_retries=1, timeout=LOOK_SECONDS))
+        reach(connection)
     except Exception as error:
-        return Finding(FAIL, "broker", f"{uri} cannot be reached from here: {_told(error)}", "broker_url of the app")
-    finally:
-        connection.release()
+        text = f"{uri} cannot be reached from here: {_told(error)}"
+        return Finding(FAIL, "broker", text, "correct broker_url of the app, or start the broker")
     return Finding(OK, "broker", f"{uri} answers")
 
 
-def _queues(app: Any) -> Iterator[Finding]:
+def _queues(app: Any) -> List[Finding]:
     """Whether what is declared is what the app would declare; a queue that is not there is not made."""
     if app.connection_for_write().transport.driver_type != "amqp":
-        return
-    missing = []
+        return []
+    found, missing = [], []
     for name, queue in app.amqp.queues.items():
-        with app.connection_for_write() as connection:
-            try:
-                queue(connection.default_channel).queue_declare(passive=True)
-            except connection.channel_errors:
-                missing.append(name)
-                continue
-            try:
-                # The same once more is no change; another type or argument is refused.
-                queue(connection.default_channel).queue_declare(passive=False)
-            except connection.channel_errors as error:
-                yield Finding(FAIL, "queues", f"{name}: {_told(error)}", "make task_queues say what is there")
+        error = _refusal_of(app, queue)
+        code = int(getattr(error, "reply_code", 0))
+        if code == _NO_QUEUE:
+            missing.append(name)
+        elif error is not None:
+            found.append(Finding(FAIL, "queues", f"{name}: {_told(error)}", _WAYS_OUT.get(code, "correct task_queues")))
     if missing:
-        yield Finding(WARN, "queues", f"not there yet: {_named(missing)}", "start a worker that reads them")
-    else:
-        yield Finding(OK, "queues", "are as the app declares them")
+        found.append(Finding(WARN, "queues", f"not there yet: {_named(missing)}", "start a worker that reads them"))
+    return found or [Finding(OK, "queues", "are as the app declares them")]
+
+
+# Codes of AMQP 0-9-1 that a declaration is refused with.
+_NO_RIGHT, _NO_QUEUE, _LOCKED, _ANOTHER_KIND = 403, 404, 405, 406
+_WAYS_OUT = {
+    _NO_RIGHT: "give the account in broker_url the right to configure it: Celery's workers declare their queues",
+    _LOCKED: "another connection has it for itself: end that one, or use another name",
+    _ANOTHER_KIND: "make task_queues say what is there, or delete the queue once it is empty and start a worker",
+}
+
+
+def _refusal_of(app: Any, queue: Any) -> Optional[Exception]:
+    """Why the broker does not let the queue be declared; None: it is there, and the same."""
+    with app.connection_for_write() as connection:
+        try:
+            bound = queue(connection.default_channel)
+            bound.queue_declare(passive=True)
+            # Once more, whole: the same is no change, another type or argument is refused.
+            bound.queue_declare(passive=False)
+        except connection.channel_errors as error:
+            refusal: Exception = error
+            return refusal
+    return None
+
+
+def _priorities(app: Any, entries: Sequence[Entry]) -> List[Finding]:
+    """Which priorities RabbitMQ would ignore; Redis has a list for each."""
+    if app.connection_for_write().transport.driver_type != "amqp":
+        return []
+    flat = []
+    for entry in entries:
+        target = {} if entry.problem is not None else convert(entry, app).job["target"]["celery"]
+        if target.get("priority") is not None and "exchange" not in target:
+            queue = app.amqp.queues[target.get("queue", "celery")]
+            if not (queue.max_priority or (queue.queue_arguments or {}).get("x-max-priority")):
+                flat.append(entry.name)
+    if not flat:
+        return []
+    text = f"of {_named(sorted(flat))}: the queue has no x-max-priority, so that RabbitMQ ignores it"
+    hint = "set task_queue_max_priority, and delete the queue once it is empty, to be made anew"
+    return [Finding(WARN, "priorities", text, hint)]
 
 
 def _cluster(app: Any, client: Client, broker: str) -> List[Finding]:
@@ -177,7 +187,6 @@ def _cluster(app: Any, client: Client, broker: str) -> List[Finding]:
         findings.append(Finding(FAIL, "cluster", f"none of its workers has a connection {broker}{others}", hint))
     heard = [worker.last_heard_at for worker in workers if worker.last_heard_at is not None]
     findings.append(_skew("the cluster's", max(heard) if heard else None, before))
-    findings.append(_skew("the broker's", _bounded(lambda: _time_of_redis(app), _NO_TIME), before))
     return findings
 
 
@@ -190,6 +199,11 @@ def _time_of_redis(app: Any) -> datetime.datetime:
             return _NO_TIME
         seconds, micros = connection.default_channel.client.time()
     return datetime.datetime.fromtimestamp(seconds + micros / 1e6, datetime.timezone.utc)
+
+
+def _clock_of_broker(app: Any) -> List[Finding]:
+    before = datetime.datetime.now(datetime.timezone.utc)
+    return [_skew("the broker's", bounded(lambda: _time_of_redis(app), _NO_TIME), before)]
 
 
 def _skew(whose: str, there: Optional[datetime.datetime], here: datetime.datetime) -> Finding:
@@ -260,9 +274,11 @@ def _backend(app: Any) -> Finding:
         if type(backend).__name__ == "RPCBackend":
             text = "rpc:// sends results to who asked, and nobody waits for those of a schedule"
             return Finding(WARN, "results", text, "set ignore_result, or use another result_backend")
-        _bounded(lambda: backend.get_task_meta(str(uuid.uuid4()), cache=False))
+        bounded(lambda: backend.get_task_meta(str(uuid.uuid4()), cache=False))
     except Exception as error:
-        return Finding(FAIL, "results", f"result_backend cannot be read: {_told(error)}", "correct its URL")
+        hint = "install it" if isinstance(error, ImportError) else "start it"
+        text = f"result_backend cannot be read: {_told(error)}"
+        return Finding(FAIL, "results", text, f"correct result_backend, or {hint}")
     return Finding(OK, "results", f"{backend.as_uri()} answers")
 
 
