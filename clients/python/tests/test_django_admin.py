@@ -1,5 +1,6 @@
 """django-celery-beat's admin, with what real nodes know."""
 
+import datetime
 import re
 from typing import Any, Dict, List
 
@@ -7,7 +8,7 @@ import django_shop
 import pytest
 from django_rows import rare, run_once, state
 
-from chronarch import Client
+from chronarch import Client, models
 
 django_shop.set_up()
 
@@ -15,7 +16,7 @@ from django.test import Client as Browser  # noqa: E402
 from django.urls import reverse  # noqa: E402
 from django_celery_beat.models import PeriodicTask  # noqa: E402
 
-from chronarch.django import _push  # noqa: E402
+from chronarch.django import _look, _push  # noqa: E402
 
 
 @pytest.fixture
@@ -27,6 +28,16 @@ def browser() -> Browser:
     browser = Browser()
     browser.force_login(user)
     return browser
+
+
+def test_the_time_that_a_task_takes_is_no_lateness_of_its_run() -> None:
+    due = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+    left, ended = (due + datetime.timedelta(seconds=seconds) for seconds in (0.5, 90))
+    waited = models.Attempt(number=1, finished_at=ended, task_id="a", handed_over_at=left)
+    run = models.Run(state=models.RunState.SUCCEEDED, due_at=due, attempts=[waited])
+    assert (_look.outcome(run), _look.lateness(run)) == ("succeeded", left - due)
+    run.attempts = [models.Attempt(number=1, finished_at=left)]
+    assert (_look.outcome(run), _look.lateness(run)) == ("sent", left - due)
 
 
 def test_the_list_shows_what_the_cluster_knows_with_one_call(

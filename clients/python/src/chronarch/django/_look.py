@@ -112,13 +112,15 @@ def next_at(job: Job) -> Optional[datetime.datetime]:
 def outcome(run: Run) -> str:
     """How a run went, in a word or two."""
     if run.state is RunState.SUCCEEDED:
-        return "sent"
+        # Where nothing waits for the task, only the sending can go well.
+        return "succeeded" if run.attempts and run.attempts[-1].task_id else "sent"
     return f"{run.state}: {run.reason}" if run.reason else str(run.state)
 
 
 def lateness(run: Run) -> Optional[datetime.timedelta]:
-    """From the instant at which it was due to the end of the attempt that sent it, or of the last one."""
-    ends = [attempt.finished_at for attempt in run.attempts if attempt.finished_at is not None]
+    """From the instant at which it was due until its message was with the broker, in the last attempt."""
+    told = [attempt.handed_over_at or attempt.finished_at for attempt in run.attempts]
+    ends = [at for at in told if at is not None]
     due = run.due_at or run.scheduled_at
     if not ends or due is None or run.state is RunState.SKIPPED:
         return None
