@@ -110,4 +110,9 @@ def running() -> Iterator[Rabbit]:
     finally:
         server.close()
         # Its helpers end a moment after it, and write until then.
-        eventually("its folder to be gone", lambda: shutil.rmtree(folder, ignore_errors=True) or not folder.exists())
+        eventually("its folder to be gone", lambda: _removed(folder))
+
+
+def _removed(folder: Path) -> bool:
+    shutil.rmtree(folder, ignore_errors=True)
+    return not folder.exists()

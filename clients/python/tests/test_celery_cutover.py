@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from celery_real import Place, place
 from cluster import Cluster, eventually
 
 from chronarch import Client, models
-from chronarch.celery import shadow, sync
+from chronarch.celery import _watch, shadow, sync
 
 APP = """
 import os
@@ -67,6 +68,35 @@ def test_doctor_names_what_is_wrong_and_what_is_right(shop: Place) -> None:
     assert "fail  queues: no worker reads nobodys" in told.stdout
     assert "fail  results: result_backend cannot be read" in told.stdout
     assert "warn  intervals: a day or longer: weekly" in told.stdout
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("broker_url='nonsense://x'", ["fail  broker: broker_url cannot be used", "hint: correct broker_url"]),
+        ("task_serializer='nonsense'", ["fail  scheduler: cannot be looked at: SerializerNotInstalled"]),
+        ("accept_content=['pickle']", ["fail  content: workers do not take JSON", "hint: add json to accept_content"]),
+        ("result_backend='rpc://'", ["warn  results: rpc:// sends results to who asked", "hint: set ignore_result"]),
+        ("result_backend='nonsense://x'", ["fail  results: result_backend cannot be read", "or install it"]),
+    ],
+)
+def test_doctor_names_settings_that_cannot_be_used_and_goes_on(shop: Place, setting: str, told: List[str]) -> None:
+    shop.app(APP.format(module=shop.module, more="") + f"\napp.conf.{setting}\n")
+    said = shop.say("doctor", "--watch", "0")
+    assert said.returncode == 1
+    assert [text for text in told if text not in said.stdout] == [], said.stdout + said.stderr
+    assert "ok    entries: 2 of 2 can be carried" in said.stdout
+
+
+def test_a_broker_that_takes_connections_and_says_nothing_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kombu import Connection
+
+    monkeypatch.setattr(_watch, "LOOK_SECONDS", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(TimeoutError, match="no answer in"):
+            _watch.reach(Connection(f"redis://127.0.0.1:{silent.getsockname()[1]}/0"))
 
 
 def test_doctor_sees_two_schedulers_at_once(shop: Place, client: Client) -> None:

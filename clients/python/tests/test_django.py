@@ -2,12 +2,13 @@
 
 import contextlib
 import logging
-import multiprocessing
-import os
+import subprocess
+import sys
 from typing import Any, Dict, List
 
 import django_shop
 import pytest
+from cluster import Cluster
 from django_rows import IN_CHARGE, job, rare, state
 
 from chronarch import Client
@@ -76,22 +77,35 @@ def test_a_deployment_is_told_that_no_worker_has_the_connection(namespace: str) 
     assert "[connections.celery]" in found.hint
 
 
-def test_a_client_is_made_once_a_process_and_anew_after_a_fork(namespace: str) -> None:
-    mine = found_client()
-    assert mine is found_client()
-    assert mine.get_status().leader_id
-    receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
-    child = os.fork()
-    if child == 0:
-        try:
-            # The lock may be held by a thread that is not there any more.
-            sender.send((found_client() is mine, bool(found_client().get_status().leader_id)))
-        finally:
-            os._exit(0)
-    assert receiver.poll(30), "the child is stuck"
-    assert receiver.recv() == (False, True)
-    os.waitpid(child, 0)
-    assert mine.get_status().leader_id
+# As a web process is: with neither a gRPC server nor an asyncio client beside it, which gRPC does not let fork.
+FORKS = """
+import multiprocessing, os, sys
+from django.conf import settings
+settings.configure(CHRONARCH={"ENDPOINTS": sys.argv[1]})
+from chronarch.django import client
+
+mine = client()
+assert mine is client()
+assert mine.get_status().leader_id
+receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
+child = os.fork()
+if child == 0:
+    try:
+        # The lock may be held by a thread that is not there any more.
+        sender.send((client() is mine, bool(client().get_status().leader_id)))
+    finally:
+        os._exit(0)
+assert receiver.poll(30), "the child is stuck"
+assert receiver.recv() == (False, True)
+os.waitpid(child, 0)
+assert mine.get_status().leader_id
+"""
+
+
+def test_a_client_is_made_once_a_process_and_anew_after_a_fork(nodes: Cluster) -> None:
+    command = [sys.executable, "-c", FORKS, ",".join(nodes.endpoints)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_row_is_told_when_its_transaction_commits(namespace: str, client: Client) -> None:

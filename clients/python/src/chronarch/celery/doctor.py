@@ -93,7 +93,8 @@ def _broker(app: Any) -> Finding:
         connection = app.connection_for_write()
     except Exception as error:
         # There is no such transport, or its library is not installed: not even a url without its password to be told.
-        return Finding(FAIL, "broker", f"broker_url makes no sense: {_told(error)}", "correct broker_url of the app")
+        hint = "install it, as celery[redis] does" if isinstance(error, ImportError) else "correct broker_url"
+        return Finding(FAIL, "broker", f"broker_url cannot be used: {_told(error)}", hint)
     uri = connection.as_uri()
     try:
         reach(connection)
