@@ -122,7 +122,7 @@ impl Amqp {
             let mut arguments = FieldTable::default();
             arguments.insert("x-max-length".into(), most);
             let queue = channel.queue_declare(ShortString::default(), options, arguments).await?;
-            for topic in ["task.#", "worker.online"] {
+            for topic in ["task.#", "worker.#"] {
                 let (name, options) = (queue.name().clone(), QueueBindOptions::default());
                 channel
                     .queue_bind(name, "celeryev".into(), topic.into(), options, FieldTable::default())
