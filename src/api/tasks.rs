@@ -249,6 +249,16 @@ fn check(message: &pb::ReportTasksRequest) -> Result<(), Status> {
         }
     }
     value::most("holders", "holders", message.holders.len(), limits::TASKS, &mut problems);
+    for (place, seen) in message.holders.iter().take(limits::TASKS).enumerate() {
+        let active = seen.active.as_ref().map_or(0, |active| active.task_ids.len());
+        value::most(
+            &format!("holders[{place}].active.task_ids"),
+            "tasks",
+            active,
+            limits::ACTIVE,
+            &mut problems,
+        );
+    }
     match problems.is_empty() {
         true => Ok(()),
         false => Err(status::invalid(&problems)),

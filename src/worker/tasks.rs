@@ -179,7 +179,11 @@ fn seen(signs: Signs) -> pb::TaskHolderSeen {
         holder: Some(pb::TaskHolder { by: signs.by, process: signs.process }),
         silent_for: span(signs.silent_for),
         gone: signs.gone,
-        idle_for: span(signs.idle_for),
+        active: signs.active.map(|active| pb::TasksActive {
+            task_ids: active.task_ids,
+            since: span(Some(active.since)),
+            heard_for: span(Some(active.heard_for)),
+        }),
         anew_for: span(signs.anew_for),
     }
 }

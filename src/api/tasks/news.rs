@@ -13,8 +13,6 @@ use crate::state::spec::Target;
 use crate::state::time::Timestamp;
 use crate::state::{Command, Outcome, State};
 
-/// Whoever runs nothing for so long no longer has a task that it began before.
-const IDLE_FOR: Duration = Duration::from_secs(60);
 impl Api {
     /// What is heard of tasks is told in their records.
     pub(super) async fn take_news(&self, message: &pb::ReportTasksRequest) -> Result<(), Status> {
@@ -84,18 +82,21 @@ struct Signs<'a> {
     by: &'a str,
     silent_for: Option<Duration>,
     gone: bool,
-    idle_for: Option<Duration>,
+    /// What it ran when it was asked, how long ago that was, and for how long it was heard.
+    active: Option<(&'a [String], Duration, Duration)>,
     anew_for: Option<Duration>,
 }
 
 impl<'a> Signs<'a> {
     fn of(seen: &'a pb::TaskHolderSeen) -> Self {
-        let span = |span: Option<prost_types::Duration>| span.and_then(|span| Duration::try_from(span).ok());
+        let span = |span: Option<prost_types::Duration>| Duration::try_from(span?).ok();
         Self {
             by: seen.holder.as_ref().map(|holder| holder.by.as_str()).unwrap_or_default(),
             silent_for: span(seen.silent_for),
             gone: seen.gone,
-            idle_for: span(seen.idle_for),
+            active: seen.active.as_ref().and_then(|active| {
+                Some((active.task_ids.as_slice(), span(active.since)?, span(active.heard_for)?))
+            }),
             anew_for: span(seen.anew_for),
         }
     }
@@ -104,7 +105,8 @@ impl<'a> Signs<'a> {
     fn verdict(&self, state: &State, run: &Run, now: Timestamp) -> Option<(AttemptOutcome, String)> {
         let Target::Celery(celery) = &state.job(run.id.job)?.spec.target else { return None };
         let lost_after = celery.lost_after?;
-        let begun = run.handed()?.heard.as_ref()?.at;
+        let handed = run.handed()?;
+        let begun = handed.heard.as_ref()?.at;
         let by = self.by;
         let anew = self.anew_for.is_some_and(|anew| begun < now.minus(anew));
         if self.gone || anew {
@@ -115,10 +117,11 @@ impl<'a> Signs<'a> {
             let error = format!("{by}, which ran the task, was silent for {} s", silent.as_secs());
             return Some((AttemptOutcome::Lost, error));
         }
-        let is_over = self.idle_for.is_some_and(|idle| idle >= IDLE_FOR) && now.since(begun) >= IDLE_FOR;
-        is_over.then(|| {
-            let error =
-                format!("{by} no longer runs the task, and told no end of it: it was ignored (Ignore)");
+        let (runs, since, heard_for) = self.active?;
+        let was_there = begun < now.minus(since) && begun > now.minus(heard_for);
+        let runs_it = runs.iter().any(|task| **task == *handed.task);
+        (was_there && !runs_it).then(|| {
+            let error = format!("{by} no longer runs the task, and told no end of it, as with Ignore");
             (AttemptOutcome::Failed, error)
         })
     }

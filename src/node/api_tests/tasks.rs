@@ -293,3 +293,30 @@ async fn one_that_began_anew_has_lost_what_it_ran_before_and_nothing_since() {
     told.ask(tells(Vec::new(), vec![anew(0)])).await.unwrap();
     assert_eq!(told.record(&run).await.attempts[0].outcome(), pb::Outcome::Lost);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_its_worker_no_longer_runs_has_ended_without_a_word() {
+    let told = celery().await;
+    let gone = held(&told, "usual", ("w1@lab", 7)).await;
+    let never = held(&told, "never", ("w1@lab", 7)).await;
+    let begun = told.node.raft.state().now();
+    while Clock::system().now() <= begun {
+        tokio::task::yield_now().await;
+    }
+    let asked = async |task_ids: Vec<String>, since, heard_for| {
+        let active = pb::TasksActive { task_ids, since, heard_for };
+        let seen = pb::TaskHolderSeen { active: Some(active), ..seen("w1@lab", 7) };
+        told.ask(tells(Vec::new(), vec![seen])).await.unwrap();
+        told.record(&gone).await
+    };
+    let running = pb::RunState::Running;
+    let now = Some(prost_types::Duration::default());
+    assert_eq!(asked(vec![format!("task-{}", gone.run_id)], now, seconds(60)).await.state(), running);
+    assert_eq!(asked(Vec::new(), seconds(60), seconds(90)).await.state(), running, "it began after that");
+    assert_eq!(asked(Vec::new(), now, now).await.state(), running, "it may have put itself off unheard");
+    let run = asked(Vec::new(), now, seconds(60)).await;
+    assert_eq!((run.state(), run.attempts[0].outcome()), (pb::RunState::Failed, pb::Outcome::Failed));
+    let error = "w1@lab no longer runs the task, and told no end of it, as with Ignore";
+    assert_eq!(run.attempts[0].error, error);
+    assert_eq!(told.record(&never).await.state(), running);
+}

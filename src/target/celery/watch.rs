@@ -19,7 +19,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use self::holders::Holders;
-pub use self::holders::Signs;
+pub use self::holders::{Active, Signs};
 pub use self::told::{TaskEnd, TaskWord};
 use self::told::{cut, exception, failed, is_ours};
 use super::super::broker::{Failure, Link};
@@ -49,6 +49,8 @@ const ASK_FOR_EVENTS_EVERY: Duration = Duration::from_secs(30);
 /// How often listening to events is tried: before a Celery worker was there, RabbitMQ has no exchange for them, and a try
 /// costs a channel.
 const LISTEN_EVERY: Duration = Duration::from_secs(1);
+/// How often workers are asked what they run.
+const ASK_WHAT_RUNS_EVERY: Duration = Duration::from_secs(30);
 /// How long such a request is worth hearing.
 const REQUEST_LASTS: Duration = Duration::from_secs(60);
 /// The words of an exception, at most.
@@ -81,6 +83,8 @@ pub struct TaskWatch {
     side: Side,
     clock: Clock,
     asked_for_events: Option<Instant>,
+    asked_what_runs: Option<Instant>,
+    ask_again_at: Option<Instant>,
     tried_to_listen: Option<Instant>,
     heard: HashMap<String, Heard>,
     /// In the order in which they were first heard of.
@@ -137,6 +141,8 @@ impl TaskWatch {
             },
             clock: clock.clone(),
             asked_for_events: None,
+            asked_what_runs: None,
+            ask_again_at: None,
             tried_to_listen: None,
             heard: HashMap::new(),
             order: VecDeque::new(),
@@ -157,6 +163,7 @@ impl TaskWatch {
     pub async fn rest(&mut self) {
         on!(&mut self.side, side => side.rest().await);
         self.asked_for_events = None;
+        self.asked_what_runs = None;
         self.tried_to_listen = None;
         self.heard.clear();
         self.order.clear();
@@ -262,7 +269,7 @@ impl TaskWatch {
             return Ok(());
         }
         let arguments = json!({ "task_id": task_ids, "terminate": true, "signal": "SIGTERM" });
-        self.broadcast("revoke", &arguments).await
+        self.broadcast("revoke", &arguments, None).await
     }
 
     /// Sees to it that workers find the queue, also with a server that has lost its memory.
@@ -320,12 +327,8 @@ impl TaskWatch {
         }
         let hears = on!(&self.side, side => side.hears());
         self.holders.listening(hears.then(Instant::now));
-        let is_time = self.asked_for_events.is_none_or(|at| at.elapsed() >= ASK_FOR_EVENTS_EVERY);
-        if on!(&self.side, side => side.hears())
-            && is_time
-            && self.broadcast("enable_events", &json!({})).await.is_ok()
-        {
-            self.asked_for_events = Some(Instant::now());
+        if hears {
+            self.ask_workers().await;
         }
         let mut ended = Vec::new();
         while ended.len() < TASKS_MAX
@@ -338,6 +341,26 @@ impl TaskWatch {
         let missing: Vec<TaskEnd> = again.take(TASKS_MAX.saturating_sub(ended.len())).collect();
         ended.extend(missing);
         ended
+    }
+
+    /// Has workers send events, and say what they run: some began before they sent any.
+    async fn ask_workers(&mut self) {
+        if self.ask_again_at.take_if(|at| *at <= Instant::now()).is_some() {
+            self.asked_for_events = None;
+            self.asked_what_runs = None;
+        }
+        if self.asked_for_events.is_none_or(|at| at.elapsed() >= ASK_FOR_EVENTS_EVERY)
+            && self.broadcast("enable_events", &json!({}), None).await.is_ok()
+        {
+            self.asked_for_events = Some(Instant::now());
+        }
+        let reply_to = on!(&self.side, side => side.reply_to());
+        if reply_to.is_some()
+            && self.asked_what_runs.is_none_or(|at| at.elapsed() >= ASK_WHAT_RUNS_EVERY)
+            && self.broadcast("active", &json!({ "safe": true }), reply_to).await.is_ok()
+        {
+            self.asked_what_runs = Some(Instant::now());
+        }
     }
 
     /// What was told and not answered is told again.
@@ -361,12 +384,16 @@ impl TaskWatch {
     }
 
     fn hear_one(&mut self, event: &Value) -> Option<TaskEnd> {
-        let kind = event["type"].as_str()?;
+        let Some(kind) = event["type"].as_str() else {
+            self.hear_what_runs(event);
+            return None;
+        };
         if kind.starts_with("worker-") {
-            if kind == "worker-online" {
-                self.asked_for_events = None;
+            let is_new = self.holders.hear(kind, event, Instant::now());
+            if is_new {
+                // It says so before it hears anything, and may begin with what waits before it sends events.
+                self.ask_again_at = Some(Instant::now() + GOES_ON_AFTER);
             }
-            self.holders.hear(kind, event, Instant::now());
             return None;
         }
         // Ours are made of their runs; those that Celery makes for others are random.
@@ -411,16 +438,45 @@ impl TaskWatch {
         Some(failed(id, &words, &heard.by))
     }
 
+    /// The answer of a worker to what it runs: its name, and a list.
+    fn hear_what_runs(&mut self, reply: &Value) {
+        let Value::Object(reply) = reply else { return };
+        for (name, tasks) in reply {
+            let Value::Array(tasks) = tasks else { continue };
+            let ids = tasks.iter().filter_map(|task| task["id"].as_str()).filter(|id| is_ours(id));
+            let ids: Vec<String> = ids.map(str::to_owned).collect();
+            let name = cut(name, NAME_BYTES);
+            for id in &ids {
+                let known = self.heard.get(id);
+                if known.is_none_or(|heard| heard.failed.is_none() && heard.goes_on.is_none()) {
+                    self.hear_one(&json!({ "type": "task-started", "uuid": id, "hostname": name }));
+                }
+            }
+            self.holders.runs(&name, ids, Instant::now());
+        }
+    }
+
     /// Tells all workers something; those that come later do not hear it.
-    async fn broadcast(&mut self, method: &str, arguments: &Value) -> Result<(), WatchError> {
+    async fn broadcast(
+        &mut self,
+        method: &str,
+        arguments: &Value,
+        reply_to: Option<String>,
+    ) -> Result<(), WatchError> {
         let now = self.clock.now().millis();
-        let body = json!({
+        let mut body = json!({
             "method": method, "arguments": arguments, "destination": null, "pattern": null, "matcher": null,
         });
         let tag = self.clock.random();
+        let tag = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("chronarch:control:{now}:{tag}").as_bytes());
+        if let Some(queue) = reply_to {
+            // The default exchange, which nobody needs to declare.
+            body["reply_to"] = json!({ "exchange": "", "routing_key": queue });
+            body["ticket"] = json!(tag.to_string());
+        }
         let control = Control {
             body: body.to_string(),
-            tag: Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("chronarch:control:{now}:{tag}").as_bytes()),
+            tag,
             // Seconds with a fraction, as kombu has it.
             expires: (now as f64 + REQUEST_LASTS.as_millis() as f64) / 1_000.0,
         };

@@ -158,8 +158,7 @@ impl Explaining<'_> {
         if let Some(handed) = &attempt.handed {
             facts.add(format!("worker {} has left task {} at {}", attempt.worker, handed.task, handed.at));
             facts.add(heard(handed));
-            let ends =
-                run.overdue_at.map(|at| format!("; the task is revoked at {at}, when its time is over"));
+            let ends = run.overdue_at.map(|at| format!("the task is revoked at {at}, when its time is over"));
             facts.maybe(ends.filter(|_| run.cancel.is_none() && handed.overdue_since.is_none()));
             facts.maybe(
                 handed

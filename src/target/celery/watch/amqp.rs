@@ -137,6 +137,11 @@ impl Amqp {
         Ok(())
     }
 
+    /// Where workers answer: the queue of events.
+    pub(super) fn reply_to(&self) -> Option<String> {
+        self.events.as_ref().map(|(_, consumer)| consumer.queue().to_string())
+    }
+
     pub(super) fn next_event(&mut self) -> Option<Value> {
         loop {
             let (_, consumer) = self.events.as_mut()?;

@@ -1,7 +1,7 @@
 //! Whether Celery's workers live, as far as their signs of life tell: each says every two seconds what number its process
 //! has, how much it has done, and how much it does.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,6 +12,10 @@ use super::{NAME_BYTES, cut};
 /// Workers whose signs are remembered, at most; of further ones nobody can say whether they live, so none of their
 /// tasks is given up but by its time.
 pub(super) const HOLDERS_MAX: usize = 10_000;
+/// Tasks that one worker runs, at most, for it to be told which these are; what the leader takes.
+const ACTIVE_MAX: usize = 1_000;
+/// What a worker says at two instants that lie so far apart is told.
+const ASKED_APART: Duration = Duration::from_secs(20);
 /// How long after a worker has ended its tasks may still be told of: what it has sent comes before that.
 const WORD_WITHIN: Duration = Duration::from_secs(60);
 
@@ -24,7 +28,7 @@ pub(super) struct Holders {
     since: Option<Instant>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Holder {
     process: u32,
     heard: Instant,
@@ -35,7 +39,8 @@ struct Holder {
     processed: u64,
     /// When it was seen to begin anew under the same number, as the first process of a container does.
     anew: Option<Instant>,
-    idle: Option<Instant>,
+    /// What it ran when it was last asked, and the time before that.
+    active: VecDeque<(Instant, Vec<String>)>,
 }
 
 /// Signs of life of one that runs tasks.
@@ -49,10 +54,21 @@ pub struct Signs {
     pub silent_for: Option<Duration>,
     /// The process has ended for certain.
     pub gone: bool,
-    /// For how long it has run nothing.
-    pub idle_for: Option<Duration>,
+    /// What it ran when it was asked, twice.
+    pub active: Option<Active>,
     /// How long ago it was seen to have begun anew.
     pub anew_for: Option<Duration>,
+}
+
+/// What one said that it runs, when it was asked twice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Active {
+    /// The tasks of either time.
+    pub task_ids: Vec<String>,
+    /// How long ago the first of them was.
+    pub since: Duration,
+    /// For how long it is listened, without a gap.
+    pub heard_for: Duration,
 }
 
 impl Holders {
@@ -69,20 +85,21 @@ impl Holders {
         self.holders.values().map(|holder| holder.heard).max().or(self.since)
     }
 
-    /// One event of a worker's own: `worker-online`, `-heartbeat`, `-offline`.
-    pub(super) fn hear(&mut self, kind: &str, event: &Value, now: Instant) {
+    /// One event of a worker's own: `worker-online`, `-heartbeat`, `-offline`. Whether it may not have heard what all were
+    /// told before: it was not known, or has just come up.
+    pub(super) fn hear(&mut self, kind: &str, event: &Value, now: Instant) -> bool {
         let name = cut(event["hostname"].as_str().unwrap_or_default(), NAME_BYTES);
         let process = event["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap_or(0);
         if name.is_empty() || process == 0 {
-            return;
+            return false;
         }
         if kind == "worker-offline" {
             if let Some(holder) = self.holders.get_mut(&name).filter(|holder| holder.process == process) {
                 holder.left = Some(now);
             }
-            return;
+            return false;
         }
-        let known = self.holders.get(&name).copied().filter(|holder| holder.process == process);
+        let known = self.holders.get(&name).cloned().filter(|holder| holder.process == process);
         let fresh = Holder {
             process,
             heard: now,
@@ -90,24 +107,41 @@ impl Holders {
             first_heard: now,
             processed: 0,
             anew: None,
-            idle: None,
+            active: VecDeque::new(),
         };
+        let mut is_new = known.is_none() || kind == "worker-online";
         let mut holder = Holder { heard: now, left: None, ..known.unwrap_or(fresh) };
-        if kind == "worker-heartbeat" {
-            if let Some(processed) = event["processed"].as_u64() {
-                // It counts from nothing when it begins.
-                if processed < holder.processed {
-                    holder.anew = Some(now);
-                }
-                holder.processed = processed;
+        if let Some(processed) = event["processed"].as_u64().filter(|_| kind == "worker-heartbeat") {
+            // It counts from nothing when it begins.
+            if processed < holder.processed {
+                holder.anew = Some(now);
+                holder.active.clear();
+                is_new = true;
             }
-            holder.idle = match event["active"].as_u64() {
-                Some(0) => holder.idle.or(Some(now)),
-                Some(_) | None => None,
-            };
+            holder.processed = processed;
         }
-        if self.holders.len() < HOLDERS_MAX || self.holders.contains_key(&name) {
+        let has_room = self.holders.len() < HOLDERS_MAX || self.holders.contains_key(&name);
+        if has_room {
             self.holders.insert(name, holder);
+        }
+        is_new && has_room
+    }
+
+    /// What one runs, as it says itself.
+    pub(super) fn runs(&mut self, name: &str, task_ids: Vec<String>, now: Instant) {
+        let Some(holder) = self.holders.get_mut(name) else { return };
+        if task_ids.len() > ACTIVE_MAX / 2 {
+            return holder.active.clear();
+        }
+        // Two answers to what was asked at nearly the same time tell no more than one.
+        let last = holder.active.back().map(|(at, _)| *at);
+        if last.is_none_or(|last| now.duration_since(last) >= ASKED_APART) {
+            holder.active.push_back((now, task_ids));
+        } else if let Some((_, ids)) = holder.active.back_mut() {
+            *ids = task_ids;
+        }
+        if holder.active.len() > 2 {
+            holder.active.pop_front();
         }
     }
 
@@ -132,8 +166,14 @@ impl Holders {
         Some(Signs {
             silent_for: Some(silent).filter(|silent| *silent >= Duration::from_secs(5)),
             gone: holder.left.is_some_and(for_long),
-            // Of one that is silent nobody knows whether it is still idle.
-            idle_for: holder.idle.map(|idle| holder.heard.duration_since(idle)),
+            active: match holder.active.iter().collect::<Vec<_>>().as_slice() {
+                [(first, before), (_, then)] => Some(Active {
+                    task_ids: before.iter().chain(then).cloned().collect(),
+                    since: now.duration_since(*first),
+                    heard_for: now.duration_since(since),
+                }),
+                _ => None,
+            },
             anew_for: holder.anew.filter(|anew| for_long(*anew)).map(|anew| now.duration_since(anew)),
             ..signs
         })
@@ -172,7 +212,7 @@ mod tests {
         assert_eq!(holders.process("w1@lab"), 7);
         assert_eq!(holders.signs(("w1@lab", 7), start + secs(43)).unwrap().silent_for, None);
         let signs = holders.signs(("w1@lab", 7), start + secs(71)).unwrap();
-        assert_eq!((signs.silent_for, signs.gone, signs.idle_for), (Some(secs(30)), false, None));
+        assert_eq!((signs.silent_for, signs.gone, signs.active), (Some(secs(30)), false, None));
         // A gap in the listening is no silence.
         holders.listening(None);
         assert_eq!(holders.signs(("w1@lab", 7), start + secs(999)), None);
@@ -211,14 +251,29 @@ mod tests {
     }
 
     #[test]
-    fn idle_is_who_said_so_all_the_time() {
+    fn what_one_runs_is_told_once_it_has_said_so_twice_and_by_the_same_process() {
         let (mut holders, start) = listening();
-        for (at, active) in [(0, 1), (2, 0), (4, 0), (6, 0)] {
-            beat(&mut holders, 7, (3, active), start + secs(at));
-        }
-        assert_eq!(holders.signs(("w1@lab", 7), start + secs(7)).unwrap().idle_for, Some(secs(4)));
-        beat(&mut holders, 7, (3, 1), start + secs(8));
-        assert_eq!(holders.signs(("w1@lab", 7), start + secs(9)).unwrap().idle_for, None);
+        let ids = |ids: &[&str]| ids.iter().map(|id| (*id).to_owned()).collect::<Vec<_>>();
+        holders.runs("w1@lab", ids(&["early"]), start);
+        beat(&mut holders, 7, (3, 1), start);
+        holders.runs("w1@lab", ids(&["a"]), start + secs(30));
+        holders.runs("w1@lab", ids(&["a", "b"]), start + secs(32));
+        let active = |holders: &Holders, at| holders.signs(("w1@lab", 7), start + secs(at)).unwrap().active;
+        assert_eq!(active(&holders, 33), None, "once");
+        holders.runs("w1@lab", ids(&["c"]), start + secs(60));
+        let told = Active { task_ids: ids(&["a", "b", "c"]), since: secs(40), heard_for: secs(70) };
+        assert_eq!(active(&holders, 70), Some(told));
+        holders.runs("w1@lab", ids(&[]), start + secs(90));
+        let told = Active { task_ids: ids(&["c"]), since: secs(40), heard_for: secs(100) };
+        assert_eq!(active(&holders, 100), Some(told));
+        // It counts from nothing: it is another one.
+        beat(&mut holders, 7, (0, 0), start + secs(101));
+        assert_eq!(active(&holders, 102), None);
+        let many = (0..=ACTIVE_MAX / 2).map(|id| id.to_string()).collect();
+        holders.runs("w1@lab", ids(&[]), start + secs(120));
+        holders.runs("w1@lab", many, start + secs(150));
+        holders.runs("w1@lab", ids(&[]), start + secs(180));
+        assert_eq!(active(&holders, 181), None, "more than is told");
     }
 
     #[test]

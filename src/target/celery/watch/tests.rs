@@ -174,3 +174,25 @@ fn what_a_task_returned_stands_before_the_arguments_and_is_kept_as_far_as_it_fit
     assert_eq!(end.result, "");
     assert!(end.succeeded && end.error.starts_with("its result has 4097 bytes"), "{}", end.error);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_began_while_nobody_listened_is_found_among_what_its_worker_runs() {
+    let mut watch = watch();
+    watch.holders.listening(Some(Instant::now()));
+    watch.hear(&event("worker-heartbeat", "", &json!({ "pid": 7, "processed": 1, "active": 2 })));
+    let theirs = "9f3d1a52-5d0e-4c8b-9f3a-1c2d3e4f5a6b";
+    let answer = json!({ "w1@lab": [{ "id": ONE, "name": "t" }, { "id": theirs }, { "id": 3 }] });
+    watch.hear(&answer);
+    tokio::time::advance(GOES_ON_AFTER).await;
+    let words = watch.words();
+    assert_eq!(words.len(), 1);
+    assert_eq!((words[0].task_id.as_str(), words[0].by.as_str(), words[0].process), (ONE, "w1@lab", 7));
+    // It is known, and not told again; nor is it taken for one that runs again once it has failed.
+    watch.hear(&event("task-failed", ONE, &json!({ "exception": "E()" })));
+    watch.hear(&answer);
+    tokio::time::advance(GOES_ON_AFTER).await;
+    assert!(watch.words().is_empty());
+    for strange in [json!({ "w1@lab": { "error": "no" } }), json!({ "w1@lab": 3 }), json!([[]])] {
+        assert!(watch.hear(&strange).is_empty());
+    }
+}
