@@ -286,10 +286,13 @@ async fn with_rabbitmq_a_run_ends_as_its_task_does_and_another_listener_goes_on(
 const THREADS: [&str; 4] = ["--pool", "threads", "-c", "2"];
 
 /// A worker dies with its task; then another one comes, and is told to run it again, or the run has failed: as jobs say.
-async fn dies(harness: &Harness, at: (&str, &Server)) {
+async fn dies(harness: &Harness, at: (&str, &Server), rabbit: Option<&Rabbit>) {
     let folder = tempfile::tempdir().expect("a folder");
     let named = |name| [&THREADS[..], &["-n", name]].concat();
     let mut first = celery_worker(at, folder.path(), &named("first@lab")).await;
+    if let Some(rabbit) = rabbit {
+        eventually("the worker to be there", || rabbit.length("celery")).await;
+    }
     let long = "task: shop.sleep, args: [3000], lost_after: 10s";
     let once = "retry: {max_attempts: 1}";
     harness
@@ -337,12 +340,12 @@ async fn dies(harness: &Harness, at: (&str, &Server)) {
 async fn a_task_whose_worker_dies_is_lost_and_its_job_says_what_then() {
     let server = Server::start().await;
     let harness = Harness::start(&connection(&server)).await;
-    dies(&harness, (&server.url(), &server)).await;
+    dies(&harness, (&server.url(), &server), None).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_rabbitmq_a_task_whose_worker_dies_is_lost_too() {
     let (broker, ran) = (Rabbit::start().await, Server::start().await);
     let harness = Harness::start(&format!("\n[connections.main]\nurl = \"{}\"\n", broker.url())).await;
-    dies(&harness, (&broker.url(), &ran)).await;
+    dies(&harness, (&broker.url(), &ran), Some(&broker)).await;
 }
