@@ -46,7 +46,7 @@ def left(client: Client, namespace: str, names: List[str]) -> List[models.Run]:
 @pytest.mark.parametrize("kind", ["redis", "database"])
 def test_what_the_backend_knows_ends_the_runs_that_wait(shop: Place, client: Client, kind: str) -> None:
     backend = shop.url if kind == "redis" else f"db+sqlite:///{shop.folder}/results"
-    names = ["kept", "dropped", "failed", "revoked", "begun", "unknown"]
+    names = [f"{name}-{kind}" for name in ("kept", "dropped", "failed", "revoked", "begun", "unknown")]
     kept, dropped, failed, revoked, begun, unknown = left(client, shop.namespace, names)
     shop.app(APP.format(module=shop.module, backend=backend))
     app = Celery("workers", backend=backend)

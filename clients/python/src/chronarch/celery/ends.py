@@ -23,8 +23,8 @@ BATCH = 500
 RESULT_BYTES = 4_096
 # A task that was left later than that is told of by other means, most likely.
 OLDER_THAN = datetime.timedelta(seconds=60)
-# Backends that say nothing to who has not sent the task: that of `rpc://`, whose results are messages to the sender, and
-# none at all.
+# Backends that say nothing to who has not sent the task: that of `rpc://`, whose results are messages to the sender,
+# and none at all.
 BLIND = ("RPCBackend", "DisabledBackend")
 
 
