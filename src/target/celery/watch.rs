@@ -20,8 +20,8 @@ use uuid::Uuid;
 
 use self::holders::Holders;
 pub use self::holders::{Active, Signs};
+use self::told::{Control, cut, exception, failed, is_ours};
 pub use self::told::{TaskEnd, TaskWord};
-use self::told::{cut, exception, failed, is_ours};
 use super::super::broker::{Failure, Link};
 use super::completion::{self, Done};
 use crate::clock::Clock;
@@ -40,6 +40,8 @@ const WORDS_WITHIN: Duration = Duration::from_millis(500);
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 /// How long a task has to last for the cluster to be told that it runs.
 const GOES_ON_AFTER: Duration = Duration::from_secs(2);
+/// How long a first sign of life of its worker is waited for: some give none.
+const SIGN_WITHIN: Duration = Duration::from_secs(5);
 /// How often the cluster is told at most that a task puts itself off.
 const PUT_OFF_AGAIN: Duration = Duration::from_secs(10);
 /// With nothing heard for so long it is listened anew: what is sent may go nowhere, and nobody has said so.
@@ -238,6 +240,10 @@ impl TaskWatch {
             && at.elapsed() >= GOES_ON_AFTER
         {
             let (at, id) = (*at, id.clone());
+            let process = self.heard.get(&id).map_or(0, |heard| self.holders.process(&heard.by));
+            if process == 0 && at.elapsed() < SIGN_WITHIN {
+                break;
+            }
             self.going_on.pop_front();
             let Some(heard) = self.heard.get_mut(&id) else { continue };
             // Since then it has ended, or something else was heard, which stands behind in the row.
@@ -248,7 +254,6 @@ impl TaskWatch {
                 continue;
             }
             heard.told_at = Some(Instant::now());
-            let process = self.holders.process(&heard.by);
             words.push(TaskWord { task_id: id, by: heard.by.clone(), process, retried: retried.clone() });
         }
         words
@@ -483,15 +488,6 @@ impl TaskWatch {
         on!(&mut self.side, side => side.broadcast(&control).await?);
         Ok(())
     }
-}
-
-/// A request of Celery's remote control.
-struct Control {
-    body: String,
-    /// Tells it from all others.
-    tag: Uuid,
-    /// Until when it is worth hearing: seconds since 1970.
-    expires: f64,
 }
 
 #[cfg(test)]

@@ -77,3 +77,12 @@ pub(super) fn exception(event: &Value) -> String {
 pub(super) fn cut(text: &str, bytes: usize) -> String {
     text[..text.floor_char_boundary(bytes)].to_owned()
 }
+
+/// A request of Celery's remote control.
+pub(super) struct Control {
+    pub(super) body: String,
+    /// Tells it from all others.
+    pub(super) tag: Uuid,
+    /// Until when it is worth hearing: seconds since 1970.
+    pub(super) expires: f64,
+}
