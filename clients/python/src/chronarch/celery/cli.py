@@ -174,15 +174,14 @@ def watched(app: Any, look: Callable[[], T]) -> T:
         click.ClickException: the broker cannot.
     """
     try:
-        # What looks itself would wait for ever where a broker takes connections and says nothing.
+        # `look` would wait for ever for a broker that takes connections and says nothing.
         reach(app.connection_for_read())
         return look()
     except ChronarchError:
         raise
     except Exception as error:
         text = f"no messages can be watched, so nothing was changed: {type(error).__name__}: {error}"
-        hint = "`chronarch-celery doctor` says what is wrong with the broker"
-        raise click.ClickException(f"{text}\nhint: {hint}") from None
+        raise click.ClickException(f"{text}\nhint: `chronarch-celery doctor` says what is wrong") from None
 
 
 def sync_options(command: Callable[..., Any]) -> Callable[..., Any]:
