@@ -100,7 +100,7 @@ impl Broker {
 
     fn of(scheme: &str) -> Option<Self> {
         match scheme {
-            "redis" | "rediss" => Some(Self::Redis),
+            "redis" | "rediss" | "redis-sentinel" | "rediss-sentinel" => Some(Self::Redis),
             "amqp" | "amqps" => Some(Self::Amqp),
             "nats" | "tls" => Some(Self::Nats),
             _ => None,
@@ -131,8 +131,10 @@ pub struct Server {
 pub struct Connection {
     /// Where to; without its password, and with the first of its servers alone.
     pub url: Url,
-    /// All servers that it names: of a cluster of NATS there may be several.
+    /// All servers that it names: several may be of a cluster of NATS, or the sentinels of Redis.
     pub servers: Vec<Server>,
+    /// The servers are sentinels, which say where the master is.
+    pub sentinel: Option<Sentinel>,
     /// Its password; for NATS without a name in the URL, its token.
     pub password: Password,
     /// A file with the user's JWT and the seed of his nkey, of NATS; read as the file of a password is.
@@ -155,7 +157,17 @@ impl Connection {
     /// Whether it is encrypted.
     #[must_use]
     pub fn is_tls(&self) -> bool {
-        ["rediss", "amqps", "tls"].contains(&self.url.scheme())
+        ["rediss", "rediss-sentinel", "amqps", "tls"].contains(&self.url.scheme())
+    }
+
+    /// The number of the database of a Redis server.
+    #[must_use]
+    pub fn database(&self) -> i64 {
+        let path = self.url.path().trim_start_matches('/');
+        // Before it there is the name of the master.
+        let number =
+            if self.sentinel.is_some() { path.split_once('/').map_or("", |(_, rest)| rest) } else { path };
+        number.parse().unwrap_or(0)
     }
 
     /// The host of the URL, without the brackets of an address.
@@ -181,6 +193,15 @@ impl Connection {
             name => percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned(),
         }
     }
+}
+
+/// What sentinels of Redis are asked, and what they ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sentinel {
+    /// The name under which they watch the master.
+    pub master: String,
+    /// Their own password, which is not that of the master.
+    pub password: Password,
 }
 
 /// `broker_transport_options` of a Celery app, as far as they decide where a message goes.
@@ -253,6 +274,7 @@ impl Reader<'_> {
         let env = self.string(table, path, "password_env");
         let tls_ca = self.string(table, path, "tls_ca").map(PathBuf::from);
         let mut remember_for = REMEMBER_FOR;
+        let sentinel_file = self.string(table, path, "sentinel_password_file").map(PathBuf::from);
         // They are of one kind of broker alone: the note of a run and the keys that kombu uses; the keys of NATS.
         let only = [("remember_for", Broker::Redis), ("celery", Broker::Redis), ("creds_file", Broker::Nats)];
         let only = only.map(|(key, of)| (key, of, self.place(table, key)));
@@ -268,7 +290,7 @@ impl Reader<'_> {
             return None;
         };
         // What is wrong is told without the text, in which there may be a password.
-        let Address { url, servers, password: known, broker } = match address::read(&url) {
+        let Address { url, servers, password: known, broker, master } = match address::read(&url) {
             Ok(address) => address,
             Err(reason) => {
                 self.problem(at, &key, &reason);
@@ -279,8 +301,17 @@ impl Reader<'_> {
         if let Err(reason) = given.check(broker, !url.username().is_empty()) {
             self.problem(at, path, &reason);
         }
+        if sentinel_file.is_some() && master.is_none() {
+            let reason = "has no meaning without sentinels: use a redis-sentinel:// URL";
+            self.problem(None, &format!("{path}.sentinel_password_file"), reason);
+        }
+        let sentinel = master.map(|master| Sentinel {
+            master,
+            password: sentinel_file.map_or(Password::None, Password::File),
+        });
+        let password = given.password();
         let connection =
-            Connection { url, servers, password: given.password(), creds_file, tls_ca, remember_for, celery };
+            Connection { url, servers, sentinel, password, creds_file, tls_ca, remember_for, celery };
         if connection.tls_ca.is_some() && !connection.is_tls() {
             let reason = format!("has no meaning without TLS: use {} URL", broker.with_tls());
             self.problem(None, &format!("{path}.tls_ca"), &reason);

@@ -16,6 +16,8 @@ pub(super) struct Address {
     pub(super) servers: Vec<Server>,
     pub(super) password: Option<Secret>,
     pub(super) broker: Broker,
+    /// The name of the master, where the servers are sentinels.
+    pub(super) master: Option<String>,
 }
 
 /// Reads the text; or why it cannot be used.
@@ -27,20 +29,20 @@ pub(super) fn read(text: &str) -> Result<Address, String> {
                     or with TLS rediss://, amqps:// or tls://"
             .to_owned());
     };
+    let with_sentinels = url.scheme().ends_with("-sentinel");
     check(&url, broker)?;
+    let takes_several = broker == Broker::Nats || with_sentinels;
     if others.len() >= SERVERS_MAX {
         return Err(format!("names {} servers, at most {SERVERS_MAX} are allowed", others.len() + 1));
     }
     // As other clients of NATS name a user for each server.
-    if broker == Broker::Nats && text.matches('@').count() > 1 {
+    if takes_several && text.matches('@').count() > 1 {
         return Err("has more than one @: the user is named once, before the first host, and an @ of a password is %40"
             .to_owned());
     }
-    if !others.is_empty() && broker != Broker::Nats {
-        return Err(format!(
-            "names several servers, which only one of NATS may; with {} there is one",
-            broker.name()
-        ));
+    if !others.is_empty() && !takes_several {
+        return Err("names several servers, which only one of NATS or of sentinels (redis-sentinel://) may"
+            .to_owned());
     }
     let mut servers = vec![server(&url)];
     for other in others {
@@ -50,8 +52,9 @@ pub(super) fn read(text: &str) -> Result<Address, String> {
         }
         servers.push(server(&other));
     }
+    let master = with_sentinels.then(|| master_of(&url));
     let (url, password) = without_password(url);
-    Ok(Address { url, servers, password, broker })
+    Ok(Address { url, servers, password, broker, master })
 }
 
 /// The URL with the first of its servers, and each other server as a URL of its own.
@@ -72,6 +75,12 @@ fn server(url: &Url) -> Server {
     Server { host, port: url.port() }
 }
 
+/// The name of the master: `/NAME` or `/NAME/DATABASE`.
+fn master_of(url: &Url) -> String {
+    let path = url.path().trim_start_matches('/');
+    path.split('/').next().unwrap_or_default().to_owned()
+}
+
 fn check(url: &Url, broker: Broker) -> Result<(), &'static str> {
     if url.host_str().is_none_or(str::is_empty) {
         return Err("names no host");
@@ -80,6 +89,15 @@ fn check(url: &Url, broker: Broker) -> Result<(), &'static str> {
         return Err("has options behind it that are not known here; they have keys of their own");
     }
     let path = url.path().trim_start_matches('/');
+    if url.scheme().ends_with("-sentinel") {
+        let (name, number) = path.split_once('/').unwrap_or((path, "0"));
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        let is_right = !name.is_empty() && name.bytes().all(allowed) && number.parse::<u32>().is_ok();
+        return is_right.then_some(()).ok_or(
+            "the name of the master is expected behind the sentinels, and the number of a database: \
+             redis-sentinel://s1:26379,s2:26379/mymaster/0",
+        );
+    }
     match broker {
         Broker::Redis if !path.is_empty() && path.parse::<u32>().is_err() => {
             Err("the number of a database is expected behind the host: redis://host:6379/0")

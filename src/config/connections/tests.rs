@@ -81,7 +81,8 @@ fn all_that_is_wrong_with_connections_is_told_with_its_line() {
 fn a_cluster_of_nats_is_named_by_its_servers_and_one_secret() {
     let read = |text: &str| read("c.toml", &format!("[connections.a]\n{text}\n"));
     let server = |host: &str, port| Server { host: host.to_owned(), port };
-    let one = read("url = \"nats://me:s%2C3cret@a,b:4333,[::1]:4444\"").expect("right").remove("a").expect("a");
+    let one =
+        read("url = \"nats://me:s%2C3cret@a,b:4333,[::1]:4444\"").expect("right").remove("a").expect("a");
     assert_eq!(one.servers, [server("a", None), server("b", Some(4333)), server("::1", Some(4444))]);
     assert_eq!((one.broker(), one.is_tls(), one.username().as_deref()), (Broker::Nats, false, Some("me")));
     assert_eq!(one.password, Password::Known("s,3cret".to_owned().into()));
@@ -129,5 +130,41 @@ fn what_is_wrong_with_a_connection_to_nats_is_told_and_no_secret_is() {
     ] {
         let found = found(text);
         assert!(found.starts_with(problem) && !found.contains("t0ken"), "{problem}: {found}");
+    }
+}
+
+#[test]
+fn sentinels_are_named_with_their_master_and_its_database() {
+    let read = |text: &str| read("c.toml", &format!("[connections.a]\n{text}\n"));
+    let text = "url = \"redis-sentinel://me@s1:26380,s2/my-master/3\"\npassword_file = \"p\"\n\
+                sentinel_password_file = \"q\"\nremember_for = \"1h\"";
+    let one = read(text).expect("right").remove("a").expect("a");
+    let server = |host: &str, port| Server { host: host.to_owned(), port };
+    assert_eq!(one.servers, [server("s1", Some(26380)), server("s2", None)]);
+    assert_eq!((one.broker(), one.is_tls(), one.database()), (Broker::Redis, false, 3));
+    assert_eq!(one.password, Password::File("p".into()));
+    let sentinel = Sentinel { master: "my-master".to_owned(), password: Password::File("q".into()) };
+    assert_eq!(one.sentinel, Some(sentinel));
+    let plain =
+        read("url = \"rediss-sentinel://s1/m\"\ntls_ca = \"x\"").expect("right").remove("a").expect("a");
+    assert_eq!((plain.is_tls(), plain.database()), (true, 0));
+    for (text, problem) in [
+        (
+            "url = \"redis-sentinel://s1,s2\"",
+            "c.toml:2: connections.a.url: the name of the master is expected",
+        ),
+        (
+            "url = \"redis-sentinel://s1/m/x\"",
+            "c.toml:2: connections.a.url: the name of the master is expected",
+        ),
+        ("url = \"redis-sentinel://:p@s1,:p@s2/m\"", "c.toml:2: connections.a.url: has more than one @"),
+        ("url = \"redis://s1,s2/0\"", "c.toml:2: connections.a.url: names several servers"),
+        (
+            "url = \"redis://h\"\nsentinel_password_file = \"q\"",
+            "c.toml: connections.a.sentinel_password_file: has no meaning without sentinels",
+        ),
+    ] {
+        let found = problems(&format!("[connections.a]\n{text}\n")).join("\n");
+        assert!(found.starts_with(problem), "{problem}: {found}");
     }
 }

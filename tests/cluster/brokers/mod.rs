@@ -3,6 +3,7 @@
 mod amqp;
 mod nats;
 mod rabbit;
+mod sentinel;
 mod server;
 mod tasks;
 
