@@ -8,13 +8,11 @@
 //!   changes the definition that stands; `delete NAME [cancel]`, `pause`, `resume`,
 //!   `namespace NAME [runs=N] [age=SPAN]`, `queue NAME [concurrency=N] [starts=N/SPAN] [waiting=N]`, `trigger NAME [id=OPERATION] [param=K.V]`, `repeat RUN`, `backfill NAME INSTANT…`, `cancel RUN`, `trip BREAKER [for=SPAN]`, `reset BREAKER`
 //! - `calendar NAME KEY=VALUE…` in the words of `lab::spec::calendar`, `no-calendar NAME`
-//! - `tzdata RELEASE [ZONE=OTHER]…` pins the bundled data, with other zones in the place of some; `reading=old` for
-//!   `job`, `edit` and `resume`: computed before any of it was
+//! - `tzdata RELEASE [ZONE=OTHER]…` pins the bundled data, with other zones in the place of some; `reading=old` for `job`, `edit` and `resume`: computed before any of it was
 //! - `advance SPAN` with the leader at work, `gap SPAN` with none, then `leader N [ahead=SPAN|behind=SPAN]`, by the clock of its node
 //! - `report RUN ok|fail|timeout|cancelled|lost [exit=N] [http=N] [fence=N] [wait=SPAN]`
-//! - `hand RUN TASK [fence=N]`: the worker has left a task with others; `report` then says how that ended
-//! - `raw retry|expire|start|lose|fire|arm|disarm|half-open …` proposes what a leader with an old view would;
-//!   `again` proposes the last entry once more
+//! - `hand RUN TASK [fence=N]`: the worker has left a task with others; `report` then says how that ended; `hear RUN WHO [process=N] [retried=WHY no=N] [fence=N]`: who runs it, or that it put itself off
+//! - `raw retry|expire|start|lose|fire|arm|disarm|half-open …` proposes what a leader with an old view would; `again` proposes the last entry once more
 //! - `show calendars|runs|job NAME|breaker KEY|leaderships`
 
 #[path = "lab/mod.rs"]
@@ -29,7 +27,7 @@ use chronarch::scheduler::zone::Zones;
 use chronarch::state::breaker::Status;
 use chronarch::state::namespace::NamespaceLimits;
 use chronarch::state::queue::QueueLimits;
-use chronarch::state::run::{AttemptOutcome, Cause, Report, RunId};
+use chronarch::state::run::{AttemptOutcome, Cause, Report, RunId, TaskNews};
 use chronarch::state::spec::{JobSpec, OnResume};
 use chronarch::state::time::Timestamp;
 use chronarch::state::tzdata::{ZoneData, ZoneFile};
@@ -113,16 +111,9 @@ impl goldenscript::Runner for Script {
                 let command = self.raw(&args)?;
                 self.lab.propose(vec![command], &mut out);
             }
-            "hand" => {
-                let id = self.lab.names.run(args.word(0)?)?;
-                let running = self.lab.state.run(id).and_then(|run| run.running());
-                let fence = match args.get("fence") {
-                    Some(fence) => fence.parse()?,
-                    None => running.map(|attempt| attempt.fence).ok_or("no attempt runs")?,
-                };
-                let task = args.word(1)?.into();
-                let hand = Command::HandOver { run: id, fence, connection: "main".into(), task };
-                self.lab.propose(vec![hand], &mut out);
+            "hand" | "hear" => {
+                let command = self.task(&command.name, &args)?;
+                self.lab.propose(vec![command], &mut out);
             }
             "report" => {
                 let command = self.report(&args)?;
@@ -146,6 +137,29 @@ impl goldenscript::Runner for Script {
 }
 
 impl Script {
+    fn fence(&self, run: RunId, args: &Args) -> Result<u64, Box<dyn Error>> {
+        match args.get("fence") {
+            Some(fence) => Ok(fence.parse()?),
+            None => Ok(self.lab.state.run(run).and_then(|run| run.running()).ok_or("no attempt runs")?.fence),
+        }
+    }
+
+    /// What is said of a task that an attempt leaves, or has left.
+    fn task(&self, verb: &str, args: &Args) -> Result<Command, Box<dyn Error>> {
+        let run = self.lab.names.run(args.word(0)?)?;
+        let fence = self.fence(run, args)?;
+        if verb == "hand" {
+            let task = args.word(1)?.into();
+            return Ok(Command::HandOver { run, fence, connection: "main".into(), task });
+        }
+        let count = args.get("no").unwrap_or("1").parse()?;
+        let news = match args.get("retried") {
+            Some(error) => TaskNews::Retried { count, error: error.into() },
+            None => TaskNews::Begun { process: args.get("process").unwrap_or("0").parse()? },
+        };
+        Ok(Command::HearTask { run, fence, by: args.word(1)?.into(), news })
+    }
+
     fn worker(&mut self, verb: &str, args: &Args) -> Result<(), Box<dyn Error>> {
         let name = args.word(0)?;
         if verb != "worker" {
@@ -314,11 +328,7 @@ impl Script {
             "lost" => AttemptOutcome::Lost,
             other => return Err(format!("unknown outcome {other}").into()),
         };
-        let running = run.and_then(|run| run.running()).map(|attempt| attempt.fence);
-        let fence = match args.get("fence") {
-            Some(fence) => fence.parse()?,
-            None => running.ok_or("no attempt runs")?,
-        };
+        let fence = self.fence(id, args)?;
         let retry_after = match (run, self.lab.state.job(id.job)) {
             (Some(run), Some(job)) if outcome != AttemptOutcome::Succeeded => {
                 let ended = u32::try_from(run.attempts.len())? - run.reruns;

@@ -8,6 +8,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub const REQUEST_BYTES: usize = 16 << 20;
 /// Ends of tasks that are told at once; more are refused.
 pub const TASKS: usize = 500;
+/// Tasks that one worker of Celery runs, as far as they are told; more are refused.
+pub const ACTIVE: usize = 1_000;
 /// Bytes of one message of a worker's stream.
 pub const WORKER_MESSAGE_BYTES: usize = 4 << 20;
 /// Bytes of an encoded answer.

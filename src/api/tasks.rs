@@ -1,5 +1,7 @@
 //! How tasks that attempts have left with others have ended.
 
+mod news;
+
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -76,21 +78,28 @@ impl Api {
     ) -> Result<pb::ReportTasksResponse, Status> {
         check(&message)?;
         let cluster = self.shared.raft.cluster_id().ok_or_else(|| status::not_leader(None))?;
+        if !(message.ended.is_empty() && message.heard.is_empty() && message.holders.is_empty()) {
+            // A leader that was deposed and does not know it would take what the next one knows for over.
+            self.barrier().await?;
+        }
         let taken = match message.ended.is_empty() {
             true => Vec::new(),
-            false => {
-                // A leader that was deposed and does not know it would take what the next one knows for over.
-                self.barrier().await?;
-                self.take_ends(&self.shared.raft.state(), &message, count).await?
-            }
+            false => self.take_ends(&self.shared.raft.state(), &message, count).await?,
         };
         let connection = Arc::from(message.connection.as_str());
+        self.take_news(&message).await?;
+        self.lose_tasks(&connection, &message.holders, count).await?;
         let state = self.shared.raft.state();
         let to_end =
             state.ending_tasks(&connection).filter_map(|id| to_end(state.run(id)?)).take(limits::TASKS);
         Ok(pb::ReportTasksResponse {
             taken: taken.into_iter().map(Into::into).collect(),
-            listen: self.shared.listeners.choose(&message.connection, &message.worker),
+            listen: !message.only_tells && self.shared.listeners.choose(&message.connection, &message.worker),
+            holders: state
+                .task_holders(&connection)
+                .take(limits::TASKS)
+                .map(|(by, process)| pb::TaskHolder { by: by.to_string(), process })
+                .collect(),
             awaited: state.awaits_tasks(&connection),
             to_end: to_end.collect(),
             cluster_id: cluster.to_string(),
@@ -228,6 +237,27 @@ fn check(message: &pb::ReportTasksRequest) -> Result<(), Status> {
         for (name, text, most) in texts {
             value::length(&path(name), text, most, &mut problems);
         }
+    }
+    value::most("heard", "tasks", message.heard.len(), limits::TASKS, &mut problems);
+    for (place, heard) in message.heard.iter().take(limits::TASKS).enumerate() {
+        for (name, text, most) in [
+            ("task_id", &heard.task_id, state::limits::TASK_ID_BYTES),
+            ("by", &heard.by, limits::BROKER_NAME_BYTES),
+            ("error", &heard.error, state::limits::ERROR_BYTES),
+        ] {
+            value::length(&format!("heard[{place}].{name}"), text, most, &mut problems);
+        }
+    }
+    value::most("holders", "holders", message.holders.len(), limits::TASKS, &mut problems);
+    for (place, seen) in message.holders.iter().take(limits::TASKS).enumerate() {
+        let active = seen.active.as_ref().map_or(0, |active| active.task_ids.len());
+        value::most(
+            &format!("holders[{place}].active.task_ids"),
+            "tasks",
+            active,
+            limits::ACTIVE,
+            &mut problems,
+        );
     }
     match problems.is_empty() {
         true => Ok(()),

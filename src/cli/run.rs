@@ -13,7 +13,7 @@ use crate::pb::instant::write;
 use crate::pb::span as pb_span;
 use crate::pb::v1::{
     CancelRunRequest, CancelRunsRequest, Cause, ExplainRunRequest, Explanation, GetRunRequest,
-    ListRunsRequest, RetryRunRequest, Run, RunState,
+    ListRunsRequest, RetryRunRequest, Run, RunState, TaskStanding,
 };
 use crate::pb::word;
 use crate::state::time::Timestamp;
@@ -228,6 +228,20 @@ async fn cancel(args: CancelArgs, context: &Context, printer: &mut Printer) -> R
     Ok(())
 }
 
+/// Who is at a task, behind its id.
+fn standing(task: &TaskStanding) -> String {
+    let again = match task.retries {
+        0 => String::new(),
+        1 => ", put off by itself once".to_owned(),
+        many => format!(", put off by itself {many} times"),
+    };
+    match (task.by.as_str(), task.begun) {
+        ("", _) => String::new(),
+        (by, true) => format!(", run by {by}{again}"),
+        (by, false) => format!(", put off on {by}{again}: {}", task.error),
+    }
+}
+
 fn print_run(run: &Run, printer: &mut Printer) -> Result<(), Failure> {
     printer.object(run, |_| tables::run(run))?;
     if matches!(printer.output(), Output::Json | Output::Jsonl | Output::Yaml) || run.attempts.is_empty() {
@@ -236,7 +250,8 @@ fn print_run(run: &Run, printer: &mut Printer) -> Result<(), Failure> {
     printer.line("")?;
     printer.table(tables::attempts(run))?;
     for attempt in run.attempts.iter().filter(|attempt| !attempt.task_id.is_empty()) {
-        printer.line(&format!("task of attempt {}: {}", attempt.number, attempt.task_id))?;
+        let standing = attempt.task.as_ref().map(standing).unwrap_or_default();
+        printer.line(&format!("task of attempt {}: {}{standing}", attempt.number, attempt.task_id))?;
     }
     for attempt in run.attempts.iter().filter(|attempt| !attempt.result.is_empty()) {
         printer.line("")?;

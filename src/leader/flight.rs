@@ -41,6 +41,7 @@ impl Flight {
                 Command::Complete { run, .. }
                 | Command::HandOver { run, .. }
                 | Command::StopTask { run, .. }
+                | Command::HearTask { run, .. }
                 | Command::Spread { run, .. }
                 | Command::Retry { run }
                 | Command::Expire { run } => {
@@ -110,6 +111,7 @@ impl Flight {
                 Command::Complete { run, .. }
                 | Command::HandOver { run, .. }
                 | Command::StopTask { run, .. }
+                | Command::HearTask { run, .. }
                 | Command::Spread { run, .. }
                 | Command::Retry { run }
                 | Command::Expire { run } => {

@@ -112,6 +112,7 @@ impl Applying<'_> {
                 self.hand_over((*run, *fence), connection, task)
             }
             Command::StopTask { run, fence } => self.stop_task(*run, *fence),
+            Command::HearTask { run, fence, by, news } => self.hear_task((*run, *fence), by, news),
             Command::Renew { worker, lease_until } => self.renew(worker, *lease_until),
             Command::Lose { worker, expect, retry_after } => self.lose(worker, *expect, *retry_after),
             Command::Retry { run } => self.retry(*run),

@@ -8,7 +8,9 @@ use super::breaker::{Breaker, StatusKind};
 use super::command::Outcome;
 use super::limits;
 use super::rejection::Rejection;
-use super::run::{Attempt, AttemptOutcome, HandedOver, Phase, Reason, Report, Run, RunId, RunState};
+use super::run::{
+    Attempt, AttemptOutcome, HandedOver, Phase, Reason, Report, Run, RunId, RunState, TaskHeard, TaskNews,
+};
 use super::spec::{OnLost, Retry, RetryOn};
 use super::spread::place_of;
 use super::time::Timestamp;
@@ -116,7 +118,7 @@ impl Applying<'_> {
         }
         let at = self.moment.at;
         let (connection, task) = (connection.clone(), task.clone());
-        attempt.handed = Some(HandedOver { at, connection, task, overdue_since: None });
+        attempt.handed = Some(HandedOver { at, connection, task, overdue_since: None, heard: None });
         let ends_by = attempt.started_at.plus(timeout);
         let worker = attempt.worker.clone();
         // Its worker would have ended it in time by itself. Nobody does now, so no grace is given.
@@ -125,6 +127,32 @@ impl Applying<'_> {
         if self.state.load(&worker) == 0 {
             self.state.leases.remove(&worker);
         }
+        Ok(Outcome::Done)
+    }
+
+    /// A task that has not ended is told of. Of two that run it, as brokers may have it, the first counts.
+    pub(super) fn hear_task(
+        &mut self,
+        (id, fence): (RunId, u64),
+        by: &Arc<str>,
+        news: &TaskNews,
+    ) -> Result<Outcome, Rejection> {
+        let old = self.state.runs.get(&id).cloned().ok_or(Rejection::NoRun)?;
+        let mut run = old.as_ref().clone();
+        let Some(attempt) = run.attempts.last_mut().filter(|attempt| attempt.runs_under(fence)) else {
+            return Err(Rejection::Fence);
+        };
+        let handed = attempt.handed.as_mut().ok_or(Rejection::Stale)?;
+        let before = handed.heard.as_ref();
+        let retries = before.map_or(0, |heard| heard.retries);
+        let retries = match news {
+            TaskNews::Retried { count, .. } if retries.checked_add(1) == Some(*count) => *count,
+            TaskNews::Begun { .. } if before.is_none_or(|heard| !heard.runs()) => retries,
+            TaskNews::Retried { .. } | TaskNews::Begun { .. } => return Err(Rejection::Stale),
+        };
+        let (by, news) = (by.clone(), news.clone());
+        handed.heard = Some(TaskHeard { at: self.moment.at, by, news, retries });
+        self.state.put_run(run);
         Ok(Outcome::Done)
     }
 

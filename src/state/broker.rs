@@ -113,6 +113,12 @@ pub struct CeleryTarget {
     /// Whether the run ends when the task does, and not when it is sent.
     #[serde(default, serialize_with = "later")]
     pub wait_for_completion: bool,
+    /// Whether what the task returns is the result of its attempt.
+    #[serde(default, serialize_with = "later")]
+    pub capture_result: bool,
+    /// The attempt is lost when whoever runs the task has given no sign of life for so long; absent: never.
+    #[serde(default, serialize_with = "later")]
+    pub lost_after: Option<Duration>,
 }
 
 /// Where a task is sent.

@@ -18,7 +18,7 @@ use super::namespace::NamespaceLimits;
 pub use super::outcome::{Change, Outcome};
 use super::pack::later;
 use super::queue::QueueLimits;
-use super::run::{AttemptOutcome, JobId, Report, RunId};
+use super::run::{AttemptOutcome, JobId, Report, RunId, TaskNews};
 use super::spec::JobSpec;
 use super::time::Timestamp;
 use super::tzdata::ZoneData;
@@ -255,6 +255,17 @@ pub enum Command {
         /// The fence of the attempt; another one is refused.
         fence: u64,
     },
+    /// A task that an attempt has left was heard of before its end.
+    HearTask {
+        /// Which run.
+        run: RunId,
+        /// The fence of the attempt; another one is refused.
+        fence: u64,
+        /// Who tells it.
+        by: Arc<str>,
+        /// What.
+        news: TaskNews,
+    },
     /// A worker gave a sign of life.
     Renew {
         /// Which.
@@ -417,6 +428,7 @@ impl Command {
             | Self::Complete { .. }
             | Self::HandOver { .. }
             | Self::StopTask { .. }
+            | Self::HearTask { .. }
             | Self::Renew { .. }
             | Self::Lose { .. }
             | Self::Retry { .. }

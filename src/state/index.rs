@@ -137,6 +137,9 @@ impl State {
                         self.ending.insert(row.clone());
                     }
                     self.tasks.insert(handed.task.clone(), run.id);
+                    if let Some((holder, process)) = handed.holder() {
+                        self.held_by.insert((handed.connection.clone(), holder.clone(), process, run.id));
+                    }
                     self.handed.insert(row);
                 } else if let Some(attempt) = run.running() {
                     self.carried.insert((attempt.worker.clone(), run.id));
@@ -169,6 +172,9 @@ impl State {
                     let row = (handed.connection.clone(), run.id);
                     self.ending.remove(&row);
                     self.tasks.remove(&handed.task);
+                    if let Some((holder, process)) = handed.holder() {
+                        self.held_by.remove(&(handed.connection.clone(), holder.clone(), process, run.id));
+                    }
                     self.handed.remove(&row);
                 } else if let Some(attempt) = run.running() {
                     self.carried.remove(&(attempt.worker.clone(), run.id));

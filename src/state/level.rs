@@ -166,7 +166,10 @@ impl Command {
             }
             // Only jobs that need the level leave tasks.
             Self::HandOver { run: _, fence: _, connection: _, task: _ }
-            | Self::StopTask { run: _, fence: _ } => Need { level: 1, what: "tasks that others end" },
+            | Self::StopTask { run: _, fence: _ }
+            | Self::HearTask { run: _, fence: _, by: _, news: _ } => {
+                Need { level: 1, what: "tasks that others end" }
+            }
             Self::Spread { run: _, places: _ } => Need { level: 1, what: "`every_node`" },
             // Proposed only to members that all speak the level that it raises to.
             Self::RaiseLevel { from: _, to: _ } => Need::NONE,

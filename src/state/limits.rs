@@ -84,5 +84,8 @@ pub const TEMPLATE_PARAMS: usize = 64;
 pub const BACKFILL: usize = 1_000;
 /// Bytes of what a task is called that an attempt leaves with others: what Celery's result tables hold.
 pub const TASK_ID_BYTES: usize = 155;
+/// Unless its job says another: an attempt is lost when whoever runs its task is silent for so long, which is far longer
+/// than a Celery worker is cut off from its broker, or takes to come up again.
+pub const CELERY_LOST_AFTER: Duration = Duration::from_secs(15 * 60);
 /// Bytes of the name of a connection.
 pub const CONNECTION_NAME_BYTES: usize = 128;

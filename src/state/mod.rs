@@ -159,6 +159,7 @@ pub struct State {
     handed: OrdSet<(Arc<str>, RunId)>,
     ending: OrdSet<(Arc<str>, RunId)>,
     tasks: OrdMap<Arc<str>, RunId>,
+    held_by: OrdSet<(Arc<str>, Arc<str>, u32, RunId)>,
     cooling: OrdSet<(Timestamp, BreakerKey)>,
     probing: OrdSet<BreakerKey>,
     sharers: OrdSet<(BreakerKey, JobId)>,
@@ -345,6 +346,43 @@ impl State {
         rows_of(&self.ending, connection)
     }
 
+    /// Who runs tasks that were left by this connection, each with the number of its process, in order.
+    pub fn task_holders<'a>(
+        &'a self,
+        connection: &'a Arc<str>,
+    ) -> impl Iterator<Item = (&'a Arc<str>, u32)> + 'a {
+        let mut next = self.held_by.range((connection.clone(), "".into(), 0, RunId::FIRST)..).next();
+        std::iter::from_fn(move || {
+            let (of, holder, process, _) = next.filter(|(of, ..)| of == connection)?;
+            let behind = (of.clone(), holder.clone(), process.checked_add(1)?, RunId::FIRST);
+            next = self.held_by.range(behind..).next();
+            Some((holder, *process))
+        })
+    }
+
+    /// Runs whose tasks were left by this connection and run in that process.
+    pub fn tasks_of_holder<'a>(
+        &'a self,
+        connection: &Arc<str>,
+        (holder, process): (&Arc<str>, u32),
+    ) -> impl Iterator<Item = RunId> + use<'a> {
+        let key = (connection.clone(), holder.clone(), process);
+        let rows = self.held_by.range((key.0.clone(), key.1.clone(), key.2, RunId::FIRST)..);
+        rows.take_while(move |(of, holder, process, _)| (of, holder, *process) == (&key.0, &key.1, key.2))
+            .map(|(.., run)| *run)
+    }
+
+    /// Runs whose tasks were left by this connection and have not ended, in the order of their ids, behind `after`.
+    pub fn tasks_awaited<'a>(
+        &'a self,
+        connection: &'a Arc<str>,
+        after: Option<RunId>,
+    ) -> impl Iterator<Item = RunId> + 'a {
+        let rows = self.handed.range((connection.clone(), after.unwrap_or(RunId::FIRST))..);
+        let rows = rows.take_while(move |(of, _)| of == connection).map(|(_, run)| *run);
+        rows.skip_while(move |run| Some(*run) == after)
+    }
+
     /// Workers that carry attempts, with the ends of their leases.
     pub fn leases(&self) -> impl Iterator<Item = (&Arc<str>, Timestamp)> {
         self.leases.iter().map(|(worker, until)| (worker, *until))
@@ -397,6 +435,5 @@ fn rows_of<'a>(
     rows: &'a OrdSet<(Arc<str>, RunId)>,
     name: &'a Arc<str>,
 ) -> impl Iterator<Item = RunId> + use<'a> {
-    let lowest = RunId { job: JobId(0), at: Timestamp::MIN, seq: 0 };
-    rows.range((name.clone(), lowest)..).take_while(move |(of, _)| of == name).map(|(_, run)| *run)
+    rows.range((name.clone(), RunId::FIRST)..).take_while(move |(of, _)| of == name).map(|(_, run)| *run)
 }

@@ -83,6 +83,7 @@ fn operation_key(command: &Command) -> Option<Arc<str>> {
         | Command::Complete { .. }
         | Command::HandOver { .. }
         | Command::StopTask { .. }
+        | Command::HearTask { .. }
         | Command::Renew { .. }
         | Command::Lose { .. }
         | Command::Retry { .. }

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 mod handed;
 
-pub use handed::HandedOver;
+pub use handed::{HandedOver, TaskHeard, TaskNews};
 
 use super::command::{BreakerKey, CodecError};
 use super::group::GroupKey;
@@ -46,6 +46,8 @@ const NUMBER_BITS: u32 = 54;
 impl RunId {
     /// The highest number of a command that an identity holds.
     pub const NUMBER_MAX: u64 = (1 << NUMBER_BITS) - 1;
+    /// It comes before all others, and is none.
+    pub(in crate::state) const FIRST: Self = Self { job: JobId(0), at: Timestamp::MIN, seq: 0 };
 
     /// The identity of the run that this one makes for its `place`th worker, counted from 1, at most
     /// [`super::limits::PLACES`].

@@ -102,6 +102,7 @@ impl State {
             ("handed", self.handed == anew.handed),
             ("ending", self.ending == anew.ending),
             ("tasks", self.tasks == anew.tasks),
+            ("held_by", self.held_by == anew.held_by),
             ("breakers", self.breakers == anew.breakers),
             ("cooling", self.cooling == anew.cooling),
             ("probing", self.probing == anew.probing),

@@ -7,6 +7,7 @@ use crate::pb::v1 as pb;
 use crate::state::broker::{
     AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, NatsTarget, RedisPlace, RedisTarget,
 };
+use crate::state::limits::CELERY_LOST_AFTER;
 
 /// A message to a Redis server.
 #[must_use]
@@ -82,6 +83,12 @@ pub fn celery(target: &CeleryTarget) -> pb::Target {
         reply_to: target.reply_to.clone().unwrap_or_default(),
         transient: !target.persistent,
         wait_for_completion: (!target.wait_for_completion).then_some(false),
+        capture_result: target.capture_result,
+        lost_after: match target.lost_after {
+            None if target.wait_for_completion => Some(span(Duration::ZERO)),
+            Some(after) if after != CELERY_LOST_AFTER => Some(span(after)),
+            None | Some(_) => None,
+        },
         ..pb::CeleryTarget::default()
     };
     match &target.to {

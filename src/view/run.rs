@@ -3,7 +3,7 @@
 use super::instant;
 use crate::pb::v1 as pb;
 use crate::state::State;
-use crate::state::run::{Attempt, AttemptOutcome, Cause, Phase, Reason, Run, RunState};
+use crate::state::run::{Attempt, AttemptOutcome, Cause, HandedOver, Phase, Reason, Run, RunState, TaskNews};
 
 /// What a live run waits for, or why it ended as it did.
 #[must_use]
@@ -117,6 +117,22 @@ pub fn in_state(state: &State, run: &Run) -> pb::Run {
     message
 }
 
+fn standing(handed: &HandedOver) -> pb::TaskStanding {
+    let connection = handed.connection.to_string();
+    let Some(heard) = &handed.heard else { return pb::TaskStanding { connection, ..Default::default() } };
+    pb::TaskStanding {
+        connection,
+        by: heard.by.to_string(),
+        heard_at: Some(instant(heard.at)),
+        begun: heard.runs(),
+        retries: heard.retries,
+        error: match &heard.news {
+            TaskNews::Begun { .. } => String::new(),
+            TaskNews::Retried { error, .. } => error.to_string(),
+        },
+    }
+}
+
 fn attempt(attempt: &Attempt) -> pb::Attempt {
     let report = attempt.report.as_deref();
     pb::Attempt {
@@ -136,5 +152,6 @@ fn attempt(attempt: &Attempt) -> pb::Attempt {
         result: report.map(|report| report.result.clone()).unwrap_or_default(),
         task_id: attempt.handed.as_ref().map(|handed| handed.task.to_string()).unwrap_or_default(),
         handed_over_at: attempt.handed.as_ref().map(|handed| instant(handed.at)),
+        task: attempt.handed.as_ref().map(standing),
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::pb::v1 as pb;
-use crate::target::{TASKS_MAX, TaskEnd, TaskWatch};
+use crate::target::{Signs, TASKS_MAX, TaskEnd, TaskWatch, TaskWord};
 
 /// How long a call may take, all tries together.
 pub const CALL_MAX: Duration = Duration::from_secs(5);
@@ -36,6 +36,8 @@ struct Standing {
     stopped: Vec<pb::TaskToEnd>,
     /// So many of the oldest of the list are not wanted yet.
     later: usize,
+    /// Who runs tasks, as far as the leader knows.
+    holders: Vec<pb::TaskHolder>,
     /// The last trouble, so that a lasting one is logged once.
     trouble: Option<String>,
 }
@@ -92,14 +94,27 @@ impl Standing {
             return trouble.map_or(Ok(pause), Err);
         }
         let (found, stopped) = self.fitting(found);
+        let (heard, holders) = match &cluster {
+            None => (Vec::new(), Vec::new()),
+            Some(_) => {
+                let named = self.holders.iter().map(|holder| (holder.by.as_str(), holder.process));
+                let signs = watch.signs(named);
+                let words = watch.words();
+                (words.into_iter().map(heard).collect(), signs.into_iter().map(seen).collect())
+            }
+        };
         let request = pb::ReportTasksRequest {
             connection: watch.connection().to_owned(),
             worker: worker.to_owned(),
             ended: found.iter().map(told).chain(stopped.iter().map(was_stopped)).collect(),
+            heard,
+            holders,
+            only_tells: false,
         };
         let answer = client.report_tasks(request).await.map_err(|error| error.to_string())?;
         self.asked = Some(Instant::now());
         self.awaited = answer.awaited;
+        self.holders.clone_from(&answer.holders);
         let done = |place: usize| answer.taken.get(place) == Some(&pb::TaskTaken::Done.into());
         // What was stopped and is not known yet is among what is to be ended again.
         let settled: Vec<TaskEnd> =
@@ -148,8 +163,28 @@ fn told(end: &TaskEnd) -> pb::TaskEnded {
         task_id: end.task_id.clone(),
         outcome: outcome.into(),
         error: end.error.clone(),
-        result: String::new(),
+        result: end.result.clone(),
         by: end.by.clone(),
+    }
+}
+
+fn heard(word: TaskWord) -> pb::TaskNews {
+    let TaskWord { task_id, by, process, retried } = word;
+    pb::TaskNews { task_id, by, process, retried: retried.is_some(), error: retried.unwrap_or_default() }
+}
+
+fn seen(signs: Signs) -> pb::TaskHolderSeen {
+    let span = |span: Option<Duration>| span.and_then(|span| prost_types::Duration::try_from(span).ok());
+    pb::TaskHolderSeen {
+        holder: Some(pb::TaskHolder { by: signs.by, process: signs.process }),
+        silent_for: span(signs.silent_for),
+        gone: signs.gone,
+        active: signs.active.map(|active| pb::TasksActive {
+            task_ids: active.task_ids,
+            since: span(Some(active.since)),
+            heard_for: span(Some(active.heard_for)),
+        }),
+        anew_for: span(signs.anew_for),
     }
 }
 

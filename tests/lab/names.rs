@@ -134,7 +134,19 @@ pub(crate) fn phase(run: &Run) -> String {
             let who = match &attempt.handed {
                 None => format!("running on {}", attempt.worker),
                 Some(it) if it.overdue_since.is_some() => format!("as overdue task {}", it.task),
-                Some(it) => format!("as task {} no. {}", it.task, run.delivery()),
+                Some(it) => match &it.heard {
+                    None => format!("as task {} no. {}", it.task, run.delivery()),
+                    Some(heard) => {
+                        let how = if heard.runs() { "run by" } else { "put off by" };
+                        format!(
+                            "as task {} no. {}, {how} {} ({})",
+                            it.task,
+                            run.delivery(),
+                            heard.by,
+                            heard.retries
+                        )
+                    }
+                },
             };
             format!("{who}, attempt {}, fence {}{probe}{stop}", attempt.number, attempt.fence)
         }),

@@ -14,7 +14,7 @@ use chronarch::scheduler::occurrences::arm;
 use chronarch::scheduler::plan::{InFlight, Rules, Session, Sessions, plan};
 use chronarch::scheduler::set::ScheduleSet;
 use chronarch::state::breaker::Status;
-use chronarch::state::run::{Run, RunId};
+use chronarch::state::run::{Run, RunId, TaskNews};
 use chronarch::state::spec::JobSpec;
 use chronarch::state::time::Timestamp;
 use chronarch::state::{Command, Due, Entry, Outcome, Rearmed, State, Verdict};
@@ -297,6 +297,14 @@ impl Single {
             Command::HandOver { run: id, fence, task, .. } => {
                 format!("hand over {} fence {fence}: {task}", run(*id))
             }
+            Command::HearTask { run: id, fence, by, news } => match news {
+                TaskNews::Begun { process } => {
+                    format!("hear of {} fence {fence}: begun by {by} in {process}", run(*id))
+                }
+                TaskNews::Retried { count, error } => {
+                    format!("hear of {} fence {fence}: put off by {by} no. {count}, {error}", run(*id))
+                }
+            },
             Command::StopTask { run: id, fence } => format!("stop the task of {} fence {fence}", run(*id)),
             Command::Complete { run: id, fence, outcome, retry_after, .. } => {
                 let wait =

@@ -13,7 +13,7 @@ use super::lab;
 use super::lab::spec::MIDNIGHT;
 use chronarch::state::level::Levels;
 use chronarch::state::namespace::NamespaceLimits;
-use chronarch::state::run::{AttemptOutcome, Cause, JobId, Report, Run, RunId};
+use chronarch::state::run::{AttemptOutcome, Cause, JobId, Report, Run, RunId, TaskNews};
 use chronarch::state::spec::{JobSpec, Keep, OnLost, OnOpen, OverlapPolicy};
 use chronarch::state::time::Timestamp;
 use chronarch::state::{Again, BreakerKey, Command, Due, Entry, JobRef, Outcome, Request, State, Verdict};
@@ -190,6 +190,14 @@ impl Replicas {
             28 => {
                 let (run, fence) = self.attempt(a);
                 Command::StopTask { run, fence }
+            }
+            29 => {
+                let (run, fence) = self.attempt(a);
+                let news = match c % 4 {
+                    0 => TaskNews::Retried { count: 1 + u32::from(b % 2), error: "boom".into() },
+                    process => TaskNews::Begun { process: u32::from(process) - 1 },
+                };
+                Command::HearTask { run, fence, by: worker(b), news }
             }
             _ => self.fire(a, b, c),
         }

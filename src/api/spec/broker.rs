@@ -14,10 +14,13 @@ use crate::pb::v1 as pb;
 use crate::state::broker::{
     AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, NatsTarget, RedisPlace, RedisTarget,
 };
+use crate::state::limits::CELERY_LOST_AFTER;
 use crate::state::spec::Target;
 
 /// The queue of a task that names none, which is that of a Celery app which says nothing else.
 const CELERY_QUEUE: &str = "celery";
+/// Celery's workers give a sign of life every two seconds.
+const CELERY_LOST_AFTER_LEAST: Duration = Duration::from_secs(10);
 /// Headers of the message that say what is to be run, and how: a job sets them by fields of their own, or not at all.
 const CELERY_HEADERS: [&str; 20] = [
     "lang",
@@ -228,6 +231,19 @@ pub(super) fn celery(target: &pb::CeleryTarget, problems: &mut Problems) -> Targ
     let time_limit = span("time_limit", target.time_limit.as_ref(), millisecond);
     let soft_time_limit = span("soft_time_limit", target.soft_time_limit.as_ref(), millisecond);
     let expires = span("expires", target.expires.as_ref(), Duration::ZERO);
+    let lost_after = span("lost_after", target.lost_after.as_ref(), Duration::ZERO);
+    if lost_after.is_some_and(|span| !span.is_zero() && span < CELERY_LOST_AFTER_LEAST) {
+        problems.add("target.celery.lost_after", "expected 10s or more, or 0s for never");
+    }
+    let wait_for_completion = target.wait_for_completion.unwrap_or(true);
+    for (name, is_there) in
+        [("capture_result", target.capture_result), ("lost_after", target.lost_after.is_some())]
+    {
+        if is_there && !wait_for_completion {
+            let reason = "says something of the end of the task, for which wait_for_completion does not wait";
+            problems.add(keyed("target.celery", name), reason);
+        }
+    }
     for (name, text) in [("shadow", &target.shadow), ("reply_to", &target.reply_to)] {
         broker_name(&keyed("target.celery", name), text, problems);
     }
@@ -252,7 +268,11 @@ pub(super) fn celery(target: &pb::CeleryTarget, problems: &mut Problems) -> Targ
         shadow: some(&target.shadow),
         reply_to: some(&target.reply_to),
         persistent: !target.transient,
-        wait_for_completion: target.wait_for_completion.unwrap_or(true),
+        wait_for_completion,
+        capture_result: target.capture_result,
+        lost_after: lost_after
+            .or(Some(CELERY_LOST_AFTER))
+            .filter(|span| wait_for_completion && !span.is_zero()),
     }))
 }
 

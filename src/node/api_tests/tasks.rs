@@ -22,7 +22,10 @@ impl Told {
 
     async fn report(&self, ended: Vec<pb::TaskEnded>) -> Result<pb::ReportTasksResponse, tonic::Status> {
         let (connection, worker) = ("main".to_owned(), "w".to_owned());
-        let request = pb::ReportTasksRequest { connection, worker, ended };
+        self.ask(pb::ReportTasksRequest { connection, worker, ended, ..Default::default() }).await
+    }
+
+    async fn ask(&self, request: pb::ReportTasksRequest) -> Result<pb::ReportTasksResponse, tonic::Status> {
         self.fleet.report_tasks(Request::new(request)).await.map(tonic::Response::into_inner)
     }
 
@@ -166,4 +169,154 @@ async fn what_makes_no_sense_is_refused_by_its_field() {
     let refused = told.report(vec![good; 501]).await.unwrap_err();
     assert!(refused.message().starts_with("ended: "), "{}", refused.message());
     assert_eq!(told.record(&run).await.state(), pb::RunState::Running, "nothing was taken");
+}
+
+fn begun(task: &str, by: &str, process: u32) -> pb::TaskNews {
+    pb::TaskNews { task_id: task.to_owned(), by: by.to_owned(), process, ..Default::default() }
+}
+
+fn tells(heard: Vec<pb::TaskNews>, holders: Vec<pb::TaskHolderSeen>) -> pb::ReportTasksRequest {
+    let (connection, worker) = ("main".to_owned(), "w".to_owned());
+    pb::ReportTasksRequest { connection, worker, heard, holders, ..Default::default() }
+}
+
+fn seen(by: &str, process: u32) -> pb::TaskHolderSeen {
+    let holder = Some(pb::TaskHolder { by: by.to_owned(), process });
+    pb::TaskHolderSeen { holder, ..Default::default() }
+}
+
+fn seconds(seconds: i64) -> Option<prost_types::Duration> {
+    Some(prost_types::Duration { seconds, nanos: 0 })
+}
+
+/// Three jobs: one with the default, one that is patient, and one that trusts no silence.
+async fn celery() -> Told {
+    let told = Told::start().await;
+    let job = |name: &str, lost_after: Option<i64>| {
+        let celery = pb::CeleryTarget {
+            broker: "main".to_owned(),
+            task: "t".to_owned(),
+            lost_after: lost_after.and_then(seconds),
+            ..Default::default()
+        };
+        let target = pb::Target { celery: Some(celery), ..Default::default() };
+        let on_lost = pb::OnLost::Fail.into();
+        pb::JobSpec { target: Some(target), on_lost, ..job(name) }
+    };
+    told.node
+        .apply(
+            vec![job("usual", None), job("other", None), job("short", Some(10)), job("never", Some(0))],
+            false,
+        )
+        .await;
+    told
+}
+
+async fn held(told: &Told, job: &str, holder: (&str, u32)) -> pb::Run {
+    let run = told.node.trigger(job, "").await;
+    told.node.begin(&run).await;
+    let task = format!("task-{}", run.run_id);
+    told.hand_over(&run, &task).await;
+    told.ask(tells(vec![begun(&task, holder.0, holder.1)], Vec::new())).await.unwrap();
+    run
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_runs_a_task_is_in_the_record_and_is_asked_after() {
+    let told = celery().await;
+    let run = held(&told, "usual", ("w1@lab", 7)).await;
+    let standing = told.record(&run).await.attempts[0].task.clone().unwrap();
+    assert_eq!(
+        (standing.connection.as_str(), standing.by.as_str(), standing.begun),
+        ("main", "w1@lab", true)
+    );
+    held(&told, "short", ("w1@lab", 7)).await;
+    held(&told, "never", ("w0@lab", 3)).await;
+    let answer = told.report(Vec::new()).await.unwrap();
+    let named: Vec<_> = answer.holders.iter().map(|holder| (holder.by.as_str(), holder.process)).collect();
+    assert_eq!(named, [("w0@lab", 3), ("w1@lab", 7)], "each once");
+    // It puts itself off: nobody runs it.
+    let put_off = pb::TaskNews {
+        retried: true,
+        error: "Busy()".into(),
+        ..begun(&format!("task-{}", run.run_id), "w1@lab", 7)
+    };
+    let strange = begun("nobody's", "w9@lab", 9);
+    told.ask(tells(vec![put_off, strange], Vec::new())).await.unwrap();
+    let standing = told.record(&run).await.attempts[0].task.clone().unwrap();
+    assert_eq!((standing.begun, standing.retries, standing.error.as_str()), (false, 1, "Busy()"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_is_lost_with_who_runs_it_as_its_job_says() {
+    let told = celery().await;
+    let usual = held(&told, "usual", ("w1@lab", 7)).await;
+    let short = held(&told, "short", ("w1@lab", 7)).await;
+    let never = held(&told, "never", ("w1@lab", 7)).await;
+    let other = held(&told, "other", ("w2@lab", 7)).await;
+    let state = async |run: &pb::Run| told.record(run).await.state();
+    let (runs, failed) = (pb::RunState::Running, pb::RunState::Failed);
+    told.ask(tells(Vec::new(), vec![seen("w1@lab", 7)])).await.unwrap();
+    assert_eq!(state(&short).await, runs, "it lives");
+    let silent = |seconds_| pb::TaskHolderSeen { silent_for: seconds(seconds_), ..seen("w1@lab", 7) };
+    told.ask(tells(Vec::new(), vec![silent(9)])).await.unwrap();
+    assert_eq!(state(&short).await, runs);
+    told.ask(tells(Vec::new(), vec![silent(10)])).await.unwrap();
+    assert_eq!((state(&short).await, state(&usual).await), (failed, runs));
+    let record = told.record(&short).await;
+    assert_eq!(record.attempts[0].outcome(), pb::Outcome::Lost);
+    assert_eq!(record.attempts[0].error, "w1@lab, which ran the task, was silent for 10 s");
+    assert_eq!(record.reason, "lost");
+    let gone = pb::TaskHolderSeen { gone: true, ..seen("w1@lab", 7) };
+    told.ask(tells(Vec::new(), vec![gone])).await.unwrap();
+    assert_eq!(state(&usual).await, failed);
+    assert_eq!((state(&never).await, state(&other).await), (runs, runs));
+    let counted = told.metrics.text();
+    assert!(counted.contains(r#"outcome="lost"} 2"#), "{counted}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_began_anew_has_lost_what_it_ran_before_and_nothing_since() {
+    let told = celery().await;
+    let run = held(&told, "usual", ("w1@lab", 1)).await;
+    let anew = |nanos| pb::TaskHolderSeen {
+        anew_for: Some(prost_types::Duration { seconds: 0, nanos }),
+        ..seen("w1@lab", 1)
+    };
+    let long_ago = pb::TaskHolderSeen { anew_for: seconds(3_600), ..seen("w1@lab", 1) };
+    told.ask(tells(Vec::new(), vec![long_ago])).await.unwrap();
+    assert_eq!(told.record(&run).await.state(), pb::RunState::Running, "it began after that");
+    let begun = told.node.raft.state().now();
+    while Clock::system().now() <= begun {
+        tokio::task::yield_now().await;
+    }
+    told.ask(tells(Vec::new(), vec![anew(0)])).await.unwrap();
+    assert_eq!(told.record(&run).await.attempts[0].outcome(), pb::Outcome::Lost);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_its_worker_no_longer_runs_has_ended_without_a_word() {
+    let told = celery().await;
+    let gone = held(&told, "usual", ("w1@lab", 7)).await;
+    let never = held(&told, "never", ("w1@lab", 7)).await;
+    let begun = told.node.raft.state().now();
+    while Clock::system().now() <= begun {
+        tokio::task::yield_now().await;
+    }
+    let asked = async |task_ids: Vec<String>, since, heard_for| {
+        let active = pb::TasksActive { task_ids, since, heard_for };
+        let seen = pb::TaskHolderSeen { active: Some(active), ..seen("w1@lab", 7) };
+        told.ask(tells(Vec::new(), vec![seen])).await.unwrap();
+        told.record(&gone).await
+    };
+    let running = pb::RunState::Running;
+    let now = Some(prost_types::Duration::default());
+    assert_eq!(asked(vec![format!("task-{}", gone.run_id)], now, seconds(60)).await.state(), running);
+    assert_eq!(asked(Vec::new(), seconds(60), seconds(90)).await.state(), running, "it began after that");
+    assert_eq!(asked(Vec::new(), now, now).await.state(), running, "it may have put itself off unheard");
+    let run = asked(Vec::new(), now, seconds(60)).await;
+    assert_eq!((run.state(), run.attempts[0].outcome()), (pb::RunState::Failed, pb::Outcome::Failed));
+    let error = "w1@lab no longer runs the task, and told no end of it, as with Ignore";
+    assert_eq!(run.attempts[0].error, error);
+    assert_eq!(told.record(&never).await.state(), running);
 }

@@ -29,6 +29,8 @@ pub(super) fn celery() -> Target {
         reply_to: None,
         persistent: true,
         wait_for_completion: true,
+        capture_result: true,
+        lost_after: Some(Duration::from_secs(9)),
     }))
 }
 

@@ -12,7 +12,7 @@ use crate::state::broker::{
 use crate::state::calendar::CalendarSpec;
 use crate::state::namespace::NamespaceLimits;
 use crate::state::queue::QueueLimits;
-use crate::state::run::{AttemptOutcome, Cause, JobId, Report, RunId};
+use crate::state::run::{AttemptOutcome, Cause, JobId, Report, RunId, TaskNews};
 use crate::state::schedule::{DayRule, SolarEvent, SolarPlace};
 use crate::state::time::Timestamp;
 use crate::state::tzdata::{ZoneData, ZoneFile};
@@ -26,7 +26,7 @@ mod targets;
 
 use targets::{amqp, celery, grpc, nats, redis};
 
-const VARIANTS: usize = 30;
+const VARIANTS: usize = 31;
 
 /// Numbers all variants: a new one does not get past this, and then has to be in [`commands`].
 const fn number(command: &Command) -> usize {
@@ -61,6 +61,7 @@ const fn number(command: &Command) -> usize {
         Command::DeleteCalendar { .. } => 27,
         Command::HandOver { .. } => 28,
         Command::StopTask { .. } => 29,
+        Command::HearTask { .. } => 30,
     }
 }
 
@@ -113,6 +114,7 @@ fn commands() -> Vec<Command> {
         delete_calendar(),
         hand_over(),
         Command::StopTask { run: RUN, fence: 3 },
+        hear_task(),
     ]
 }
 
@@ -129,6 +131,11 @@ fn set_namespace() -> Command {
 
 fn hand_over() -> Command {
     Command::HandOver { run: RUN, fence: 3, connection: "main".into(), task: "t".into() }
+}
+
+fn hear_task() -> Command {
+    let news = TaskNews::Retried { count: 1, error: "e".into() };
+    Command::HearTask { run: RUN, fence: 3, by: "w".into(), news }
 }
 
 fn set_tzdata() -> Command {
@@ -232,6 +239,7 @@ fn later() -> Vec<(u32, &'static str, Command)> {
         (1, "calendars", delete_calendar()),
         (1, "tasks that others end", hand_over()),
         (1, "tasks that others end", Command::StopTask { run: RUN, fence: 3 }),
+        (1, "tasks that others end", hear_task()),
         (1, "calendars", put_off()),
         (1, "calendars", fire(Verdict::Excluded { from: AT, until: AT, count: 1, why: "c: 12-25".into() })),
         (1, "`on_excluded`", put(|spec| spec.on_excluded = OnExcluded::NextAllowed)),
@@ -304,6 +312,7 @@ fn what_came_later_needs_its_level_and_what_was_there_needs_none() {
                 | Command::DeleteCalendar { .. }
                 | Command::HandOver { .. }
                 | Command::StopTask { .. }
+                | Command::HearTask { .. }
         );
         assert_eq!(command.need().level, u32::from(is_new), "{command:?}");
     }

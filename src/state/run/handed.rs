@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Attempt, AttemptOutcome, Run};
+use crate::state::pack::later;
 use crate::state::time::Timestamp;
 
 impl Attempt {
@@ -26,6 +27,58 @@ pub struct HandedOver {
     pub task: Arc<str>,
     /// Since when it is to end, because its time is over.
     pub overdue_since: Option<Timestamp>,
+    /// What was last heard of it before its end.
+    #[serde(default, serialize_with = "later")]
+    pub heard: Option<TaskHeard>,
+}
+
+/// What was heard of a task that has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskHeard {
+    /// When that was recorded.
+    pub at: Timestamp,
+    /// Who said so.
+    pub by: Arc<str>,
+    /// What.
+    pub news: TaskNews,
+    /// How often it was put off by itself until then.
+    pub retries: u32,
+}
+
+/// What is told of a task that goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaskNews {
+    /// It runs.
+    Begun {
+        /// In a process of this number, if that process gives signs of life; 0: nobody can say whether it lives.
+        process: u32,
+    },
+    /// It asked to be run again later.
+    Retried {
+        /// How often that makes, from 1.
+        count: u32,
+        /// Why.
+        error: Arc<str>,
+    },
+}
+
+impl TaskHeard {
+    /// Whether it ran when that was heard.
+    #[must_use]
+    pub const fn runs(&self) -> bool {
+        matches!(self.news, TaskNews::Begun { .. })
+    }
+}
+
+impl HandedOver {
+    /// Who runs it, and in which process, as far as signs of life of that tell anything.
+    #[must_use]
+    pub fn holder(&self) -> Option<(&Arc<str>, u32)> {
+        match self.heard.as_ref()? {
+            TaskHeard { by, news: TaskNews::Begun { process }, .. } if *process > 0 => Some((by, *process)),
+            TaskHeard { .. } => None,
+        }
+    }
 }
 
 impl Run {

@@ -7,7 +7,7 @@
 //!
 //! The signature names exchange and routing key, not a queue: with `task_create_missing_queues = False` an unknown queue
 //! is an error inside the worker, at the cost of the user's own task. It is immutable, so what the task returned is not
-//! copied.
+//! copied, unless the job wants it (`capture_result`).
 
 use ::redis::Pipeline;
 use serde_json::{Value, json};
@@ -20,11 +20,13 @@ use crate::state::run::RunId;
 
 pub(super) const SUCCESS: &str = "success";
 pub(super) const FAILURE: &str = "failure";
+/// How many arguments the signature has.
+const ARGUMENTS: usize = 4;
 /// The exchange, and the name of the task.
 pub(in crate::target) const NAME: &str = "chronarch.done";
 
 /// What a worker is to send when the task has ended in that way.
-pub(super) fn signature(order: &Order, task_id: &str, how: &str) -> Value {
+pub(super) fn signature(order: &Order, task_id: &str, how: &str, immutable: bool) -> Value {
     let id = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("chronarch:done:{task_id}:{how}").as_bytes());
     json!({
         "task": NAME,
@@ -38,7 +40,8 @@ pub(super) fn signature(order: &Order, task_id: &str, how: &str) -> Value {
             "routing_key": order.cluster_id,
         },
         "subtask_type": null,
-        "immutable": true,
+        // Else Celery puts what the task has returned before the arguments.
+        "immutable": immutable,
     })
 }
 
@@ -65,6 +68,8 @@ pub(super) struct Done {
     pub(super) delivery: u32,
     pub(super) task_id: String,
     pub(super) succeeded: bool,
+    /// What it returned, as JSON text; None: that was not asked for.
+    pub(super) result: Option<String>,
 }
 
 /// The queue in which a cluster finds what was sent.
@@ -75,15 +80,22 @@ pub(in crate::target) fn queue(cluster: &str) -> String {
 /// Reads the body of a message of ours; None: it is not one.
 pub(super) fn read(body: &Value) -> Option<Done> {
     let args = body[0].as_array()?;
-    let text = |place: usize| args.get(place)?.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
-    let succeeded = match args.get(3)?.as_str()? {
+    let (result, args) = match args.as_slice() {
+        [result, args @ ..] if args.len() == ARGUMENTS => {
+            (Some(result).filter(|result| !result.is_null()).map(Value::to_string), args)
+        }
+        args => (None, args),
+    };
+    let [run_id, delivery, task_id, how] = args else { return None };
+    let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    let succeeded = match how.as_str()? {
         SUCCESS => true,
         FAILURE => false,
         _ => return None,
     };
-    let delivery = args.get(1)?.as_u64().and_then(|number| u32::try_from(number).ok())?;
-    let (run_id, task_id) = (text(0)?, text(2)?);
+    let delivery = delivery.as_u64().and_then(|number| u32::try_from(number).ok())?;
+    let (run_id, task_id) = (text(run_id)?, text(task_id)?);
     // Whoever reaches the broker can write here, and the leader refuses all that is told with one end that makes no sense.
     run_id.parse::<RunId>().ok()?;
-    (task_id.len() <= TASK_ID_BYTES).then_some(Done { run_id, delivery, task_id, succeeded })
+    (task_id.len() <= TASK_ID_BYTES).then_some(Done { run_id, delivery, task_id, succeeded, result })
 }

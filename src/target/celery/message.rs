@@ -82,13 +82,13 @@ impl Message {
         for (name, value) in &own {
             set(name, value.clone());
         }
-        let told = |how| match waits(order, target) {
-            true => json!([completion::signature(order, &id, how)]),
+        let told = |how, immutable| match waits(order, target) {
+            true => json!([completion::signature(order, &id, how, immutable)]),
             false => Value::Null,
         };
         let embed = json!({
-            "callbacks": told(completion::SUCCESS),
-            "errbacks": told(completion::FAILURE),
+            "callbacks": told(completion::SUCCESS, !target.capture_result),
+            "errbacks": told(completion::FAILURE, true),
             "chain": null,
             "chord": null,
         });

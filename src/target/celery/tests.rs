@@ -30,6 +30,8 @@ fn target() -> CeleryTarget {
         reply_to: None,
         persistent: true,
         wait_for_completion: false,
+        capture_result: false,
+        lost_after: None,
     }
 }
 

@@ -6,7 +6,9 @@
 //! runs ends with the time of its run.
 
 mod amqp;
+mod holders;
 mod redis;
+mod told;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -16,9 +18,14 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use self::holders::Holders;
+pub use self::holders::{Active, Signs};
+use self::told::{Control, cut, exception, failed, is_ours};
+pub use self::told::{TaskEnd, TaskWord};
 use super::super::broker::{Failure, Link};
 use super::completion::{self, Done};
 use crate::clock::Clock;
+use crate::state::limits::RESULT_BYTES;
 
 /// Ends that are told of at once, at most.
 pub const TASKS_MAX: usize = 500;
@@ -31,11 +38,21 @@ const WORDS_WITHIN: Duration = Duration::from_millis(500);
 /// How long an event is told again to a cluster that does not know the task: it may have been quicker than the word of
 /// the worker that had left it.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
+/// How long a task has to last for the cluster to be told that it runs.
+const GOES_ON_AFTER: Duration = Duration::from_secs(2);
+/// How long a first sign of life of its worker is waited for: some give none.
+const SIGN_WITHIN: Duration = Duration::from_secs(5);
+/// How often the cluster is told at most that a task puts itself off.
+const PUT_OFF_AGAIN: Duration = Duration::from_secs(10);
+/// With nothing heard for so long it is listened anew: what is sent may go nowhere, and nobody has said so.
+const LISTEN_ANEW_AFTER: Duration = Duration::from_secs(60);
 /// How often workers are asked to send events: those that come later have not heard.
 const ASK_FOR_EVENTS_EVERY: Duration = Duration::from_secs(30);
 /// How often listening to events is tried: before a Celery worker was there, RabbitMQ has no exchange for them, and a try
 /// costs a channel.
 const LISTEN_EVERY: Duration = Duration::from_secs(1);
+/// How often workers are asked what they run.
+const ASK_WHAT_RUNS_EVERY: Duration = Duration::from_secs(30);
 /// How long such a request is worth hearing.
 const REQUEST_LASTS: Duration = Duration::from_secs(60);
 /// The words of an exception, at most.
@@ -48,29 +65,14 @@ const NAME_BYTES: usize = 255;
 #[error(transparent)]
 pub struct WatchError(#[from] Failure);
 
-/// How a task has ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TaskEnd {
-    /// Its run; empty where only the task is known.
-    pub run_id: String,
-    /// Which of the run's tasks.
-    pub delivery: u32,
-    /// What it is called.
-    pub task_id: String,
-    /// How it ended.
-    pub succeeded: bool,
-    /// The exception, or why it was not run.
-    pub error: String,
-    /// Who ran it; empty: nobody has said.
-    pub by: String,
-    /// Where it lies; None: it was heard.
-    place: Option<Place>,
-}
-
 /// What was heard of a task.
 #[derive(Clone, Debug, Default)]
 struct Heard {
     by: String,
+    /// It goes on, and since when; why it was put off by itself.
+    goes_on: Option<(Instant, Option<String>)>,
+    /// When the cluster was last told that it goes on.
+    told_at: Option<Instant>,
     /// It has ended badly: in what words, and since when that is known.
     failed: Option<(String, Instant)>,
     /// That was told.
@@ -83,10 +85,17 @@ pub struct TaskWatch {
     side: Side,
     clock: Clock,
     asked_for_events: Option<Instant>,
+    asked_what_runs: Option<Instant>,
+    ask_again_at: Option<Instant>,
     tried_to_listen: Option<Instant>,
     heard: HashMap<String, Heard>,
     /// In the order in which they were first heard of.
     order: VecDeque<String>,
+    /// Tasks of which may be to be told that they go on, in the order in which that was heard.
+    going_on: VecDeque<(Instant, String)>,
+    /// Tasks that have ended badly and of which the cluster has not said that it knows.
+    untold: VecDeque<String>,
+    holders: Holders,
     /// Failures without words, since when.
     wordless: HashMap<String, Instant>,
 }
@@ -138,9 +147,14 @@ impl TaskWatch {
             side,
             clock: clock.clone(),
             asked_for_events: None,
+            asked_what_runs: None,
+            ask_again_at: None,
             tried_to_listen: None,
             heard: HashMap::new(),
             order: VecDeque::new(),
+            going_on: VecDeque::new(),
+            untold: VecDeque::new(),
+            holders: Holders::default(),
             wordless: HashMap::new(),
         })
     }
@@ -155,9 +169,13 @@ impl TaskWatch {
     pub async fn rest(&mut self) {
         on!(&mut self.side, side => side.rest().await);
         self.asked_for_events = None;
+        self.asked_what_runs = None;
         self.tried_to_listen = None;
         self.heard.clear();
         self.order.clear();
+        self.going_on.clear();
+        self.untold.clear();
+        self.holders.listening(None);
         self.wordless.clear();
     }
 
@@ -217,6 +235,40 @@ impl TaskWatch {
         Ok(())
     }
 
+    /// What is new of tasks that go on, at most [`TASKS_MAX`]; each is told once. One that lasts shorter than that is
+    /// told of by its end alone, and one that puts itself off all the time, not all the time.
+    pub fn words(&mut self) -> Vec<TaskWord> {
+        let mut words = Vec::new();
+        while words.len() < TASKS_MAX
+            && let Some((at, id)) = self.going_on.front()
+            && at.elapsed() >= GOES_ON_AFTER
+        {
+            let (at, id) = (*at, id.clone());
+            let process = self.heard.get(&id).map_or(0, |heard| self.holders.process(&heard.by));
+            if process == 0 && at.elapsed() < SIGN_WITHIN {
+                break;
+            }
+            self.going_on.pop_front();
+            let Some(heard) = self.heard.get_mut(&id) else { continue };
+            // Since then it has ended, or something else was heard, which stands behind in the row.
+            let Some((_, retried)) = heard.goes_on.as_ref().filter(|(since, _)| *since == at) else {
+                continue;
+            };
+            if retried.is_some() && heard.told_at.is_some_and(|told| told.elapsed() < PUT_OFF_AGAIN) {
+                continue;
+            }
+            heard.told_at = Some(Instant::now());
+            words.push(TaskWord { task_id: id, by: heard.by.clone(), process, retried: retried.clone() });
+        }
+        words
+    }
+
+    /// What is known of whether these live, each a name and the number of a process.
+    #[must_use]
+    pub fn signs<'a>(&self, holders: impl Iterator<Item = (&'a str, u32)>) -> Vec<Signs> {
+        holders.filter_map(|holder| self.holders.signs(holder, Instant::now())).collect()
+    }
+
     /// Tells all workers not to run these tasks, and to stop them.
     ///
     /// # Errors
@@ -226,7 +278,7 @@ impl TaskWatch {
             return Ok(());
         }
         let arguments = json!({ "task_id": task_ids, "terminate": true, "signal": "SIGTERM" });
-        self.broadcast("revoke", &arguments).await
+        self.broadcast("revoke", &arguments, None).await
     }
 
     /// Sees to it that workers find the queue, also with a server that has lost its memory.
@@ -245,36 +297,47 @@ impl TaskWatch {
         {
             return true;
         }
+        if self.wordless.len() >= HEARD_MAX {
+            // Of some that another listener has removed nobody asks again.
+            self.wordless.clear();
+        }
         let since = *self.wordless.entry(done.task_id.clone()).or_insert(now);
         now.duration_since(since) >= WORDS_WITHIN
     }
 
     fn end(&self, done: Done, place: Place) -> TaskEnd {
         let heard = self.heard.get(&done.task_id).cloned().unwrap_or_default();
-        let Done { run_id, delivery, task_id, succeeded } = done;
+        let Done { run_id, delivery, task_id, succeeded, result } = done;
+        let result = result.unwrap_or_default();
+        let is_vast = result.len() > RESULT_BYTES;
         let error = match succeeded {
+            true if is_vast => {
+                let length = result.len();
+                format!("its result has {length} bytes as JSON and is not kept: at most {RESULT_BYTES} are")
+            }
             true => String::new(),
             false => heard.failed.map_or_else(|| "the task has failed".to_owned(), |(words, _)| words),
         };
-        TaskEnd { run_id, delivery, task_id, succeeded, error, by: heard.by, place: Some(place) }
+        let result = if is_vast { String::new() } else { result };
+        TaskEnd { run_id, delivery, task_id, succeeded, error, result, by: heard.by, place: Some(place) }
     }
 
     /// Takes in what was heard since, and says what of it is an end that no queue may tell.
     async fn look_at_events(&mut self) -> Vec<TaskEnd> {
         // Without them the queue still tells of all that ends by itself.
         let may_try = self.tried_to_listen.is_none_or(|at| at.elapsed() >= LISTEN_EVERY);
-        if !on!(&self.side, side => side.hears()) && may_try {
+        let seems_deaf = self.holders.last_heard().is_some_and(|at| at.elapsed() >= LISTEN_ANEW_AFTER)
+            && self.tried_to_listen.is_none_or(|at| at.elapsed() >= LISTEN_ANEW_AFTER);
+        if (!on!(&self.side, side => side.hears()) || seems_deaf) && may_try {
             self.tried_to_listen = Some(Instant::now());
             if on!(&mut self.side, side => side.listen().await).is_ok() {
                 self.asked_for_events = None;
             }
         }
-        let is_time = self.asked_for_events.is_none_or(|at| at.elapsed() >= ASK_FOR_EVENTS_EVERY);
-        if on!(&self.side, side => side.hears())
-            && is_time
-            && self.broadcast("enable_events", &json!({})).await.is_ok()
-        {
-            self.asked_for_events = Some(Instant::now());
+        let hears = on!(&self.side, side => side.hears());
+        self.holders.listening(hears.then(Instant::now));
+        if hears {
+            self.ask_workers().await;
         }
         let mut ended = Vec::new();
         while ended.len() < TASKS_MAX
@@ -282,16 +345,43 @@ impl TaskWatch {
         {
             ended.extend(self.hear(&body));
         }
-        // What was told and not answered is told again.
         let known: HashSet<String> = ended.iter().map(|end: &TaskEnd| end.task_id.clone()).collect();
-        let missing = self.order.iter().filter(|id| !known.contains(*id)).filter_map(|id| {
-            let heard = self.heard.get(id).filter(|heard| !heard.told)?;
-            let (words, since) = heard.failed.as_ref()?;
-            (since.elapsed() < UNKNOWN_FOR).then(|| failed(id, words, &heard.by))
-        });
-        let missing: Vec<TaskEnd> = missing.take(TASKS_MAX.saturating_sub(ended.len())).collect();
+        let again = self.untold().into_iter().filter(|end| !known.contains(&end.task_id));
+        let missing: Vec<TaskEnd> = again.take(TASKS_MAX.saturating_sub(ended.len())).collect();
         ended.extend(missing);
         ended
+    }
+
+    /// Has workers send events, and say what they run: some began before they sent any.
+    async fn ask_workers(&mut self) {
+        if self.ask_again_at.take_if(|at| *at <= Instant::now()).is_some() {
+            self.asked_for_events = None;
+            self.asked_what_runs = None;
+        }
+        if self.asked_for_events.is_none_or(|at| at.elapsed() >= ASK_FOR_EVENTS_EVERY)
+            && self.broadcast("enable_events", &json!({}), None).await.is_ok()
+        {
+            self.asked_for_events = Some(Instant::now());
+        }
+        let reply_to = on!(&self.side, side => side.reply_to());
+        if reply_to.is_some()
+            && self.asked_what_runs.is_none_or(|at| at.elapsed() >= ASK_WHAT_RUNS_EVERY)
+            && self.broadcast("active", &json!({ "safe": true }), reply_to).await.is_ok()
+        {
+            self.asked_what_runs = Some(Instant::now());
+        }
+    }
+
+    /// What was told and not answered is told again.
+    fn untold(&mut self) -> Vec<TaskEnd> {
+        let heard = &self.heard;
+        let lasts = |id: &String| {
+            let heard = heard.get(id).filter(|heard| !heard.told)?;
+            let (words, since) = heard.failed.as_ref()?;
+            (since.elapsed() < UNKNOWN_FOR).then(|| failed(id, words, &heard.by))
+        };
+        self.untold.retain(|id| lasts(id).is_some());
+        self.untold.iter().filter_map(lasts).collect()
     }
 
     /// One message: an event, or a list of them.
@@ -303,14 +393,22 @@ impl TaskWatch {
     }
 
     fn hear_one(&mut self, event: &Value) -> Option<TaskEnd> {
-        let kind = event["type"].as_str()?;
-        if kind == "worker-online" {
-            self.asked_for_events = None;
+        let Some(kind) = event["type"].as_str() else {
+            self.hear_what_runs(event);
+            return None;
+        };
+        if kind.starts_with("worker-") {
+            let is_new = self.holders.hear(kind, event, Instant::now());
+            if is_new {
+                // It says so before it hears anything, and may begin with what waits before it sends events.
+                self.ask_again_at = Some(Instant::now() + GOES_ON_AFTER);
+            }
+            return None;
         }
         // Ours are made of their runs; those that Celery makes for others are random.
         let id = event["uuid"].as_str().filter(|id| is_ours(id))?;
         let failed_as = match kind {
-            "task-started" | "task-succeeded" => None,
+            "task-started" | "task-retried" | "task-succeeded" => None,
             "task-failed" => Some(exception(event)),
             "task-rejected" => Some("a worker has rejected the task".to_owned()),
             "task-revoked" if event["expired"] == true => {
@@ -329,77 +427,71 @@ impl TaskWatch {
         }
         let heard = self.heard.entry(id.to_owned()).or_default();
         heard.by = cut(event["hostname"].as_str().unwrap_or_default(), NAME_BYTES);
+        heard.goes_on = match kind {
+            "task-started" => Some((Instant::now(), None)),
+            "task-retried" => Some((Instant::now(), Some(exception(event)))),
+            _ => None,
+        };
+        if let Some((at, _)) = heard.goes_on {
+            self.going_on.push_back((at, id.to_owned()));
+            if self.going_on.len() > HEARD_MAX {
+                self.going_on.pop_front();
+            }
+        }
         let words = failed_as?;
         if heard.failed.is_some() {
             return None;
         }
         heard.failed = Some((words.clone(), Instant::now()));
+        self.untold.push_back(id.to_owned());
         Some(failed(id, &words, &heard.by))
     }
 
+    /// The answer of a worker to what it runs: its name, and a list.
+    fn hear_what_runs(&mut self, reply: &Value) {
+        let Value::Object(reply) = reply else { return };
+        for (name, tasks) in reply {
+            let Value::Array(tasks) = tasks else { continue };
+            let ids = tasks.iter().filter_map(|task| task["id"].as_str()).filter(|id| is_ours(id));
+            let ids: Vec<String> = ids.map(str::to_owned).collect();
+            let name = cut(name, NAME_BYTES);
+            for id in &ids {
+                let known = self.heard.get(id);
+                if known.is_none_or(|heard| heard.failed.is_none() && heard.goes_on.is_none()) {
+                    self.hear_one(&json!({ "type": "task-started", "uuid": id, "hostname": name }));
+                }
+            }
+            self.holders.runs(&name, ids, Instant::now());
+        }
+    }
+
     /// Tells all workers something; those that come later do not hear it.
-    async fn broadcast(&mut self, method: &str, arguments: &Value) -> Result<(), WatchError> {
+    async fn broadcast(
+        &mut self,
+        method: &str,
+        arguments: &Value,
+        reply_to: Option<String>,
+    ) -> Result<(), WatchError> {
         let now = self.clock.now().millis();
-        let body = json!({
+        let mut body = json!({
             "method": method, "arguments": arguments, "destination": null, "pattern": null, "matcher": null,
         });
         let tag = self.clock.random();
+        let tag = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("chronarch:control:{now}:{tag}").as_bytes());
+        if let Some(queue) = reply_to {
+            // The default exchange, which nobody needs to declare.
+            body["reply_to"] = json!({ "exchange": "", "routing_key": queue });
+            body["ticket"] = json!(tag.to_string());
+        }
         let control = Control {
             body: body.to_string(),
-            tag: Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("chronarch:control:{now}:{tag}").as_bytes()),
+            tag,
             // Seconds with a fraction, as kombu has it.
             expires: (now as f64 + REQUEST_LASTS.as_millis() as f64) / 1_000.0,
         };
         on!(&mut self.side, side => side.broadcast(&control).await?);
         Ok(())
     }
-}
-
-/// A request of Celery's remote control.
-struct Control {
-    body: String,
-    /// Tells it from all others.
-    tag: Uuid,
-    /// Until when it is worth hearing: seconds since 1970.
-    expires: f64,
-}
-
-/// An end that was heard and that no queue may tell.
-fn failed(task_id: &str, words: &str, by: &str) -> TaskEnd {
-    TaskEnd {
-        run_id: String::new(),
-        delivery: 0,
-        task_id: task_id.to_owned(),
-        succeeded: false,
-        error: words.to_owned(),
-        by: by.to_owned(),
-        place: None,
-    }
-}
-
-fn is_ours(id: &str) -> bool {
-    Uuid::parse_str(id).is_ok_and(|id| id.get_version_num() == 5)
-}
-
-/// The exception; of a process that was killed the last line of the traceback, for Celery has it nowhere else.
-fn exception(event: &Value) -> String {
-    let (exception, traceback) = (event["exception"].as_str(), event["traceback"].as_str());
-    let last = traceback.and_then(|text| {
-        text.lines()
-            .rev()
-            .map(|line| line.trim_matches(|c: char| c == '"' || c.is_whitespace()))
-            .find(|line| !line.is_empty())
-    });
-    match (exception, last) {
-        (Some(exception), Some(last)) if exception.starts_with("ExceptionWithTraceback(") => {
-            cut(last, WORDS_BYTES)
-        }
-        (exception, _) => cut(exception.unwrap_or("the task has failed"), WORDS_BYTES),
-    }
-}
-
-fn cut(text: &str, bytes: usize) -> String {
-    text[..text.floor_char_boundary(bytes)].to_owned()
 }
 
 #[cfg(test)]

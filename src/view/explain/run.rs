@@ -2,7 +2,9 @@
 
 use super::{Explaining, Facts, words};
 use crate::pb::v1 as pb;
-use crate::state::run::{Attempt, AttemptOutcome, Cause, Phase, Reason, Run, RunState};
+use crate::state::run::{
+    Attempt, AttemptOutcome, Cause, HandedOver, Phase, Reason, Run, RunState, TaskHeard, TaskNews,
+};
 use crate::state::spec::{CatchUpRuns, OnLost};
 
 /// What went wrong in an attempt.
@@ -22,6 +24,28 @@ pub(super) fn attempt_end(attempt: &Attempt) -> String {
     };
     let error = report.map(|report| words::because(&report.error)).unwrap_or_default();
     format!("attempt {} {how}{error}", attempt.number)
+}
+
+/// Who is at a task that was left with others.
+fn heard(handed: &HandedOver) -> String {
+    let Some(TaskHeard { at, by, news, retries }) = &handed.heard else {
+        return "no Celery worker has said that it runs it: it waits in its queue, or has just begun"
+            .to_owned();
+    };
+    match (news, retries) {
+        (TaskNews::Begun { .. }, 0) => format!("Celery worker {by} runs it since {at}"),
+        (TaskNews::Begun { .. }, retries) => {
+            format!(
+                "Celery worker {by} runs it since {at}; it has put itself off before, {retries} times in all"
+            )
+        }
+        (TaskNews::Retried { error, .. }, retries) => {
+            format!(
+                "it put itself off at {at}, on Celery worker {by}, {retries} times in all{}",
+                words::because(error)
+            )
+        }
+    }
 }
 
 /// Who made a manual run, and why. The record says why until the run's end has a detail of its own.
@@ -133,8 +157,8 @@ impl Explaining<'_> {
         }
         if let Some(handed) = &attempt.handed {
             facts.add(format!("worker {} has left task {} at {}", attempt.worker, handed.task, handed.at));
-            let ends =
-                run.overdue_at.map(|at| format!("; the task is revoked at {at}, when its time is over"));
+            facts.add(heard(handed));
+            let ends = run.overdue_at.map(|at| format!("the task is revoked at {at}, when its time is over"));
             facts.maybe(ends.filter(|_| run.cancel.is_none() && handed.overdue_since.is_none()));
             facts.maybe(
                 handed

@@ -11,7 +11,7 @@ use super::decision::Decision;
 use super::names::{BreakerNamed, JobNamed, RunNamed, cause, word_of};
 use super::text::{Armed, At, Span};
 use crate::pb::v1 as pb;
-use crate::state::run::{AttemptOutcome, Report, RunId};
+use crate::state::run::{AttemptOutcome, Report, RunId, TaskNews};
 use crate::state::{Command, Rearmed, Request, Verdict};
 use crate::view;
 
@@ -23,6 +23,14 @@ pub(super) struct Proposed<'a> {
     #[serde(flatten)]
     request: Option<Asked<'a>>,
     decision: Decision<'a>,
+}
+
+/// What was heard of a task.
+#[derive(Serialize)]
+#[serde(tag = "news", rename_all = "snake_case")]
+enum News<'a> {
+    Begun { process: u32 },
+    Retried { count: u32, error: &'a str },
 }
 
 /// Who asked.
@@ -169,6 +177,14 @@ enum Arguments<'a> {
         #[serde(flatten)]
         run: RunNamed<'a>,
         fence: u64,
+    },
+    HearTask {
+        #[serde(flatten)]
+        run: RunNamed<'a>,
+        fence: u64,
+        by: &'a str,
+        #[serde(flatten)]
+        news: News<'a>,
     },
     Renew {
         worker: &'a str,
@@ -322,6 +338,13 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
             Arguments::HandOver { run: run(id), fence: *fence, connection, task }
         }
         Command::StopTask { run: id, fence } => Arguments::StopTask { run: run(id), fence: *fence },
+        Command::HearTask { run: id, fence, by, news } => {
+            let news = match news {
+                TaskNews::Begun { process } => News::Begun { process: *process },
+                TaskNews::Retried { count, error } => News::Retried { count: *count, error },
+            };
+            Arguments::HearTask { run: run(id), fence: *fence, by, news }
+        }
         Command::Renew { worker, lease_until } => Arguments::Renew { worker, lease_until: At(*lease_until) },
         Command::Lose { worker, expect, retry_after } => {
             Arguments::Lose { worker, lease_until: At(*expect), retry_after: Span(*retry_after) }

@@ -143,6 +143,7 @@ const fn run_of(command: &Command) -> Option<RunId> {
         | Command::Complete { run, .. }
         | Command::HandOver { run, .. }
         | Command::StopTask { run, .. }
+        | Command::HearTask { run, .. }
         | Command::Retry { run }
         | Command::Expire { run }
         | Command::CancelRun { run, .. } => Some(*run),

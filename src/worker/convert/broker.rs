@@ -88,5 +88,8 @@ pub(super) fn celery(celery: pb::CeleryTarget) -> Result<CeleryTarget, OrderErro
         reply_to: present(celery.reply_to),
         persistent: !celery.transient,
         wait_for_completion: celery.wait_for_completion.unwrap_or(true),
+        capture_result: celery.capture_result,
+        // The leader's business.
+        lost_after: None,
     })
 }

@@ -6,6 +6,7 @@ import time
 
 import redis
 from celery import Celery
+from celery.exceptions import Ignore
 from kombu import Exchange, Queue
 
 app = Celery("shop", broker=os.environ["SHOP_BROKER"])
@@ -73,3 +74,15 @@ def sleep(seconds):
 @app.task(name="shop.die", ignore_result=True)
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task(name="shop.answer", ignore_result=True)
+def answer(rows):
+    return {"rows": rows}
+
+
+@app.task(name="shop.ignore", ignore_result=True)
+def ignore(seconds):
+    """Ends without a word."""
+    time.sleep(seconds)
+    raise Ignore()

@@ -48,6 +48,7 @@ async fn a_run_ends_as_its_task_does() {
                 job("killed", "task: shop.die", once),
                 job("unknown", "task: shop.nothing", once),
                 job("sent", "task: shop.fail, args: [boom], wait_for_completion: false", once),
+                job("answer", "task: shop.answer, args: [3], capture_result: true", once),
             ]
             .concat(),
         )
@@ -90,6 +91,10 @@ async fn a_run_ends_as_its_task_does() {
     let unknown = harness.trigger(unknown).await;
     let unknown = harness.ended(&unknown.run_id).await;
     assert!(unknown.attempts[0].error.contains("NotRegistered"), "{unknown:?}");
+
+    let answer = harness.trigger("answer").await;
+    let answer = harness.ended(&answer.run_id).await;
+    assert_eq!(answer.attempts[0].result, r#"{"rows":3}"#, "{answer:?}");
 
     let sent = harness.trigger(sent).await;
     let sent = harness.ended(&sent.run_id).await;
@@ -275,4 +280,72 @@ async fn with_rabbitmq_a_run_ends_as_its_task_does_and_another_listener_goes_on(
     let queue = format!("chronarch.done.{}", harness.cluster_id().await);
     eventually("the queue to be empty", || async { (broker.length(&queue).await == Some(0)).then_some(()) })
         .await;
+}
+
+/// With threads and not processes, so that nothing of a worker is left when it is killed.
+const THREADS: [&str; 4] = ["--pool", "threads", "-c", "2"];
+
+/// A worker dies with its task; then another one comes, and is told to run it again, or the run has failed: as jobs say.
+async fn dies(harness: &Harness, at: (&str, &Server), rabbit: Option<&Rabbit>) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let named = |name| [&THREADS[..], &["-n", name]].concat();
+    let mut first = celery_worker(at, folder.path(), &named("first@lab")).await;
+    if let Some(rabbit) = rabbit {
+        eventually("the worker to be there", || rabbit.length("celery")).await;
+    }
+    let long = "task: shop.sleep, args: [3000], lost_after: 10s";
+    let once = "retry: {max_attempts: 1}";
+    harness
+        .apply(
+            &[
+                job("again", long, once),
+                job("ends", long, &format!("{once}\non_lost: fail")),
+                job("good", "task: shop.note, args: [1]", once),
+            ]
+            .concat(),
+        )
+        .await;
+    // Once one run tells who ran it, the workers send events.
+    eventually("Celery to say who runs what", || async {
+        let run = harness.trigger("good").await;
+        let run = harness.ended(&run.run_id).await;
+        run.attempts[0].error.starts_with("run by first@lab").then_some(())
+    })
+    .await;
+    let (again, ends) = (harness.trigger("again").await, harness.trigger("ends").await);
+    let by = async |run: &v1::Run, attempt: usize, name: &str| {
+        eventually("it to be told who runs it", || async {
+            let run = harness.run(&run.run_id).await;
+            let task = run.attempts.get(attempt)?.task.clone()?;
+            (task.by == name && task.begun).then_some(())
+        })
+        .await;
+    };
+    by(&again, 0, "first@lab").await;
+    by(&ends, 0, "first@lab").await;
+    first.kill().await.expect("it ran");
+    let ends = harness.ended(&ends.run_id).await;
+    assert_eq!((ends.state(), ends.attempts.len()), (RunState::Failed, 1), "{ends:?}");
+    assert_eq!(ends.attempts[0].outcome(), Outcome::Lost, "{ends:?}");
+    assert!(ends.attempts[0].error.contains("first@lab, which ran the task, was silent for"), "{ends:?}");
+    let _second = celery_worker(at, folder.path(), &named("second@lab")).await;
+    by(&again, 1, "second@lab").await;
+    let run = harness.run(&again.run_id).await;
+    assert_eq!((run.attempts[0].outcome(), ids(&run).len()), (Outcome::Lost, 2), "another task: {run:?}");
+    harness.cancel(&again.run_id).await;
+    harness.ended(&again.run_id).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_whose_worker_dies_is_lost_and_its_job_says_what_then() {
+    let server = Server::start().await;
+    let harness = Harness::start(&connection(&server)).await;
+    dies(&harness, (&server.url(), &server), None).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_rabbitmq_a_task_whose_worker_dies_is_lost_too() {
+    let (broker, ran) = (Rabbit::start().await, Server::start().await);
+    let harness = Harness::start(&format!("\n[connections.main]\nurl = \"{}\"\n", broker.url())).await;
+    dies(&harness, (&broker.url(), &ran), Some(&broker)).await;
 }

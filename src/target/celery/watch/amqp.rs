@@ -122,7 +122,7 @@ impl Amqp {
             let mut arguments = FieldTable::default();
             arguments.insert("x-max-length".into(), most);
             let queue = channel.queue_declare(ShortString::default(), options, arguments).await?;
-            for topic in ["task.#", "worker.online"] {
+            for topic in ["task.#", "worker.#"] {
                 let (name, options) = (queue.name().clone(), QueueBindOptions::default());
                 channel
                     .queue_bind(name, "celeryev".into(), topic.into(), options, FieldTable::default())
@@ -135,6 +135,11 @@ impl Amqp {
         let consumer = listened.await.map_err(|error| failure(&error))?;
         self.events = Some((channel, consumer));
         Ok(())
+    }
+
+    /// Where workers answer: the queue of events.
+    pub(super) fn reply_to(&self) -> Option<String> {
+        self.events.as_ref().map(|(_, consumer)| consumer.queue().to_string())
     }
 
     pub(super) fn next_event(&mut self) -> Option<Value> {

@@ -1,6 +1,8 @@
 //! With Redis: a list, and what is published.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -13,9 +15,18 @@ use super::super::super::redis::Link;
 use super::super::completion;
 use super::{Control, Place};
 
+/// Answers that are read at once, at most; the rest waits for the next look.
+const ANSWERS_MAX: isize = 100;
+/// How long answers are kept after the last look.
+const ANSWERS_LAST: Duration = Duration::from_secs(120);
+
 pub(super) struct Redis {
     link: Arc<Link>,
     listening: Option<PubSubStream>,
+    /// Where workers answer, once they are asked.
+    answers: Option<String>,
+    /// What they answered.
+    answered: VecDeque<Value>,
 }
 
 impl std::fmt::Debug for Redis {
@@ -26,11 +37,13 @@ impl std::fmt::Debug for Redis {
 
 impl Redis {
     pub(super) fn new(link: Arc<Link>) -> Self {
-        Self { link, listening: None }
+        Self { link, listening: None, answers: None, answered: VecDeque::new() }
     }
 
     pub(super) async fn rest(&mut self) {
         self.listening = None;
+        self.answers = None;
+        self.answered.clear();
     }
 
     pub(super) async fn look(
@@ -43,7 +56,22 @@ impl Redis {
         // Workers push to the head; the oldest lie at the end.
         let (first, last) = (-isize(from + most), -isize(from + 1));
         commands.cmd("LRANGE").arg(self.list(cluster)).arg(first).arg(last);
-        let (texts,): (Vec<String>,) = self.link.ask(&commands).await?;
+        let answers =
+            self.answers.as_ref().map(|queue| format!("{}{queue}", self.link.celery().global_keyprefix));
+        if let Some(list) = &answers {
+            commands.cmd("LRANGE").arg(list).arg(0).arg(ANSWERS_MAX - 1);
+            commands.cmd("LTRIM").arg(list).arg(ANSWERS_MAX).arg(-1).ignore();
+            commands.cmd("EXPIRE").arg(list).arg(ANSWERS_LAST.as_secs()).ignore();
+        }
+        let texts: Vec<String> = match &answers {
+            None => self.link.ask::<(Vec<String>,)>(&commands).await?.0,
+            Some(_) => {
+                let (texts, answered): (Vec<String>, Vec<String>) = self.link.ask(&commands).await?;
+                self.answered.extend(answered.iter().filter_map(|text| body_of(text)));
+                texts
+            }
+        };
+        self.answers.get_or_insert_with(|| format!("chronarch.answers.{cluster}"));
         let read = |text: String| {
             let body = body_of(&text);
             (Place::Text(text), body)
@@ -77,7 +105,15 @@ impl Redis {
         Ok(())
     }
 
+    /// Where workers answer: a list.
+    pub(super) fn reply_to(&self) -> Option<String> {
+        self.answers.clone()
+    }
+
     pub(super) fn next_event(&mut self) -> Option<Value> {
+        if let Some(answer) = self.answered.pop_front() {
+            return Some(answer);
+        }
         loop {
             match self.listening.as_mut()?.next().now_or_never()? {
                 Some(message) => {

@@ -82,7 +82,13 @@ fn what_is_remembered_has_a_bound_and_the_oldest_goes_first() {
 #[test]
 fn a_failure_waits_for_its_words_only_while_somebody_listens() {
     let mut watch = watch();
-    let done = Done { run_id: "1-1".to_owned(), delivery: 0, task_id: ONE.to_owned(), succeeded: false };
+    let done = Done {
+        run_id: "1-1".to_owned(),
+        delivery: 0,
+        task_id: ONE.to_owned(),
+        succeeded: false,
+        result: None,
+    };
     assert!(watch.has_words(&done, Instant::now()), "nobody listens");
     watch.hear(&event("task-failed", ONE, &json!({ "exception": "E()" })));
     let end = watch.end(done, Place::Number(1));
@@ -107,4 +113,86 @@ fn what_the_leader_would_refuse_is_no_message_of_ours_and_names_fit_it() {
     let mut watch = watch();
     watch.hear(&event("task-started", ONE, &json!({ "hostname": "é".repeat(300) })));
     assert_eq!(watch.heard[ONE].by.len(), 254);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_goes_on_is_told_of_once_it_has_lasted_and_one_that_puts_itself_off_now_and_then() {
+    let mut watch = watch();
+    watch.holders.listening(Some(Instant::now()));
+    watch.hear(&event("worker-heartbeat", "", &json!({ "pid": 7, "processed": 1, "active": 1 })));
+    watch.hear(&event("task-started", ONE, &json!({})));
+    watch.hear(&event("task-started", OTHER, &json!({})));
+    assert!(watch.words().is_empty());
+    tokio::time::advance(Duration::from_secs(1)).await;
+    watch.hear(&event("task-succeeded", OTHER, &json!({})));
+    tokio::time::advance(Duration::from_secs(1)).await;
+    let word = |process, retried: Option<&str>| TaskWord {
+        task_id: ONE.to_owned(),
+        by: "w1@lab".to_owned(),
+        process,
+        retried: retried.map(str::to_owned),
+    };
+    assert_eq!(watch.words(), [word(7, None)], "the other one has ended");
+    assert!(watch.words().is_empty(), "once");
+    let mut told = 0;
+    for _ in 0..20 {
+        watch.hear(&event("task-retried", ONE, &json!({ "exception": "Busy()" })));
+        tokio::time::advance(GOES_ON_AFTER).await;
+        let words = watch.words();
+        assert!(words.iter().all(|it| *it == word(7, Some("Busy()"))), "{words:?}");
+        told += words.len();
+    }
+    assert_eq!(told, 4, "40 s of it, once in ten");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_that_the_cluster_does_not_know_is_told_again_for_a_while() {
+    let mut watch = watch();
+    watch.hear(&event("task-failed", ONE, &json!({ "exception": "E()" })));
+    for _ in 0..2 {
+        assert_eq!(watch.untold().len(), 1);
+    }
+    let end = watch.untold().remove(0);
+    watch.heard.get_mut(ONE).expect("heard").told = true;
+    assert_eq!((end.error.as_str(), watch.untold().len()), ("E()", 0));
+    watch.hear(&event("task-failed", OTHER, &json!({ "exception": "E()" })));
+    tokio::time::advance(UNKNOWN_FOR).await;
+    assert!(watch.untold().is_empty());
+}
+
+#[test]
+fn what_a_task_returned_stands_before_the_arguments_and_is_kept_as_far_as_it_fits() {
+    let watch = watch();
+    let read = |result: Value| {
+        completion::read(&json!([[result, "7-1000", 0, "t", "success"], {}, {}])).expect("an end")
+    };
+    assert_eq!(read(json!({ "rows": 3 })).result.as_deref(), Some(r#"{"rows":3}"#));
+    assert_eq!(read(Value::Null).result, None);
+    let end = watch.end(read(json!([1])), Place::Number(1));
+    assert_eq!((end.result.as_str(), end.error.as_str()), ("[1]", ""));
+    let end = watch.end(read(json!("x".repeat(4_095))), Place::Number(1));
+    assert_eq!(end.result, "");
+    assert!(end.succeeded && end.error.starts_with("its result has 4097 bytes"), "{}", end.error);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_began_while_nobody_listened_is_found_among_what_its_worker_runs() {
+    let mut watch = watch();
+    watch.holders.listening(Some(Instant::now()));
+    watch.hear(&event("worker-heartbeat", "", &json!({ "pid": 7, "processed": 1, "active": 2 })));
+    let theirs = "9f3d1a52-5d0e-4c8b-9f3a-1c2d3e4f5a6b";
+    let answer = json!({ "w1@lab": [{ "id": ONE, "name": "t" }, { "id": theirs }, { "id": 3 }] });
+    watch.hear(&answer);
+    tokio::time::advance(GOES_ON_AFTER).await;
+    let words = watch.words();
+    assert_eq!(words.len(), 1);
+    assert_eq!((words[0].task_id.as_str(), words[0].by.as_str(), words[0].process), (ONE, "w1@lab", 7));
+    // It is known, and not told again; nor is it taken for one that runs again once it has failed.
+    watch.hear(&event("task-failed", ONE, &json!({ "exception": "E()" })));
+    watch.hear(&answer);
+    tokio::time::advance(GOES_ON_AFTER).await;
+    assert!(watch.words().is_empty());
+    for strange in [json!({ "w1@lab": { "error": "no" } }), json!({ "w1@lab": 3 }), json!([[]])] {
+        assert!(watch.hear(&strange).is_empty());
+    }
 }

@@ -10,6 +10,8 @@ from .entries import BEAT_SCHEDULE, DJANGO, REDBEAT, SOURCES
 PREFIX = "chronarch_"
 # Seconds from one comparison with the cluster to the next, where nothing is known to have changed.
 SYNC_EVERY_DEFAULT = 60.0
+# Seconds from one look into the result backend to the next, for ends of tasks of which nobody told.
+RECONCILE_EVERY_DEFAULT = 60.0
 _SHARED = ("endpoints", "token", "tls", "insecure", "timeout", "namespace", "broker")
 
 
@@ -26,6 +28,8 @@ class BeatOptions:
     """Whether jobs are removed whose entries are gone."""
     write_back: bool = True
     """Whether django-celery-beat's rows are told when they last ran, and how often."""
+    reconcile_every: float = RECONCILE_EVERY_DEFAULT
+    """Seconds from one look into the result backend to the next; 0: never."""
     give_up_after: Optional[float] = None
     """Seconds without an answer of the cluster after which beat ends; None: never."""
 
@@ -108,6 +112,10 @@ def _seconds(value: Any) -> float:
     return float(value)
 
 
+def _seconds_or_never(value: Any) -> float:
+    return 0.0 if value == 0 and not isinstance(value, bool) else _seconds(value)
+
+
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"expected True or False, found {value!r}")
@@ -119,6 +127,7 @@ _READERS: Dict[str, Callable[[Any], Any]] = {
     "sync_every": _seconds,
     "prune": _flag,
     "write_back": _flag,
+    "reconcile_every": _seconds_or_never,
     "give_up_after": _seconds,
 }
 

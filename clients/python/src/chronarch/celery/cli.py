@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import sys
+import time
 from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import click
@@ -16,7 +17,7 @@ from .._text import format_instant, parse_span
 from ..client import Client
 from ..errors import ChronarchError, PermissionDenied, Unauthenticated, Unreachable
 from . import adopt as adopting
-from . import doctor, shadow
+from . import doctor, ends, shadow
 from . import sync as syncing
 from ._jobs import BROKER_DEFAULT
 from ._watch import Look
@@ -269,7 +270,9 @@ def doctor_command(context: Context, sources: Optional[List[str]], seconds: floa
     return EXIT_FAILED if doctor.FAIL in levels else 0
 
 
-def _span(_: Any, __: Any, given: str) -> datetime.timedelta:
+def _span(_: Any, __: Any, given: Optional[str]) -> Any:
+    if given is None:
+        return None
     try:
         return parse_span(given)
     except ValueError as error:
@@ -419,6 +422,44 @@ def _back(context: Context, entries: Any) -> int:
         )
     click.echo(f"{len(done.held)} jobs are held; start the beat")
     return 0
+
+
+@main.command("reconcile")
+@common
+@click.option(
+    "--older-than", callback=_span, default="1m", show_default=True, help="Tasks that were left that long ago."
+)
+@click.option("--every", callback=_span, metavar="SPAN", help="Goes on, and looks that often. Default: once.")
+def reconcile_command(context: Context, older_than: datetime.timedelta, every: Optional[datetime.timedelta]) -> int:
+    """Looks up in the app's result backend what runs still wait for, and tells the cluster how it ended.
+
+    How tasks end is told without it; this is for what nobody could tell: a task that was revoked or had expired while
+    nobody listened, or a broker that lost its memory. A `celery beat -S chronarch` does the same once a minute.
+    """
+    while True:
+        try:
+            found = ends.reconcile(context.client, context.app, older_than=older_than)
+        except ends.NoBackend as error:
+            raise click.ClickException(str(error)) from None
+        except ChronarchError:
+            raise
+        except Exception as error:
+            # A database or Redis that is away: what of it is wrong it says itself.
+            if every is None:
+                raise click.ClickException(f"the backend cannot be read: {type(error).__name__}: {error}") from None
+            click.echo(f"the backend cannot be read: {type(error).__name__}: {error}", err=True)
+        else:
+            for run_id, task_id, state in found.ended:
+                click.echo(f"{run_id}  {task_id}  {state}")
+            if every is None or found.ended:
+                click.echo(
+                    f"{found.awaited} tasks are awaited, {len(found.ended)} had ended, "
+                    f"{found.unknown} are unknown to the backend",
+                    err=True,
+                )
+        if every is None:
+            return 0
+        time.sleep(every.total_seconds())
 
 
 def _line(step: syncing.Step) -> str:

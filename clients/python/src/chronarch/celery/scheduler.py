@@ -14,8 +14,8 @@ when it is due: see `_once`.
 Options, each also without `app.conf` as CHRONARCH in Django's settings or as CHRONARCH_… in the environment:
 `chronarch_endpoints`, `_token`, `_tls`, `_insecure`, `_timeout` (seconds), `_namespace`, `_broker` (the connection of
 the cluster's workers, `celery`). Of the app alone: `chronarch_from` (of `beat_schedule`, `django`, `redbeat`),
-`chronarch_sync_every` (60 s), `chronarch_prune` (True), `chronarch_write_back` (True), `chronarch_give_up_after`
-(never).
+`chronarch_sync_every` (60 s), `chronarch_reconcile_every` (60 s; 0: never), `chronarch_prune` (True),
+`chronarch_write_back` (True), `chronarch_give_up_after` (never).
 
 A cluster that is down does not end it: it tries again, after 1 s, then 2 s, up to a minute, and says so. It ends, with
 the exit code 1, when its options make no sense, when the cluster refuses its token, and after `chronarch_give_up_after`
@@ -30,6 +30,7 @@ from typing import Any, Hashable, Optional
 from celery import beat
 
 from ..errors import ChronarchError, PermissionDenied, Unauthenticated
+from . import ends
 from ._beat_options import BeatOptions, of_app
 from ._reconcile import Reconciler
 
@@ -54,6 +55,7 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         self._mark: Hashable = None
         self._pause = 0.0
         self._answered_at = time.monotonic()
+        self._reconcile_at = time.monotonic() + self.options.reconcile_every
         super().__init__(app, *args, **kwargs)
 
     @property
@@ -93,6 +95,8 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
                 self._went_well()
             if not is_waiting and time.monotonic() >= self._once_at:
                 self._once_at = time.monotonic() + reconciler.advance()
+            if not is_waiting:
+                self._look_for_ends(reconciler)
         except (Unauthenticated, PermissionDenied):
             raise
         except ChronarchError as error:
@@ -106,6 +110,25 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
 
     def _has_changed(self, reconciler: Reconciler) -> bool:
         return reconciler.mark() != self._mark
+
+    def _look_for_ends(self, reconciler: Reconciler) -> None:
+        """What the result backend knows and nobody told; that it is away is no reason to leave the schedule alone."""
+        now = time.monotonic()
+        if self.options.reconcile_every == 0 or now < self._reconcile_at:
+            return
+        self._reconcile_at = now + self.options.reconcile_every
+        try:
+            found = ends.reconcile(reconciler.client, self.app)
+        except ends.NoBackend as error:
+            log.debug("beat: %s", error)
+            self._reconcile_at = float("inf")
+        except ChronarchError:
+            raise
+        except Exception as error:
+            log.warning("beat: the result backend cannot be read: %s: %s", type(error).__name__, error)
+        else:
+            for run_id, task_id, state in found.ended:
+                log.info("beat: run %s ends, for its task %s is %s", run_id, task_id, state)
 
     def _went_well(self) -> None:
         if self._pause > 0:

@@ -1,0 +1,142 @@
+//! Tasks that have not ended: what is heard of them, and whether those who run them live.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::Status;
+
+use super::super::{Api, limits};
+use crate::pb::v1 as pb;
+use crate::scheduler::backoff;
+use crate::state::run::{AttemptOutcome, Report, Run, RunId, TaskNews};
+use crate::state::spec::Target;
+use crate::state::time::Timestamp;
+use crate::state::{Command, Outcome, State};
+
+impl Api {
+    /// What is heard of tasks is told in their records.
+    pub(super) async fn take_news(&self, message: &pb::ReportTasksRequest) -> Result<(), Status> {
+        let state = self.shared.raft.state();
+        let commands: Vec<Command> = message.heard.iter().filter_map(|heard| news(&state, heard)).collect();
+        if !commands.is_empty() {
+            self.propose(self.stamp(&state).await?, commands, "").await?;
+        }
+        Ok(())
+    }
+
+    /// Attempts whose tasks nobody runs any more, as far as their jobs trust signs of life.
+    pub(super) async fn lose_tasks(
+        &self,
+        connection: &Arc<str>,
+        holders: &[pb::TaskHolderSeen],
+        count: &(dyn Fn(AttemptOutcome) + Send + Sync),
+    ) -> Result<(), Status> {
+        let state = self.shared.raft.state();
+        let now = self.stamp(&state).await?;
+        let mut commands = Vec::new();
+        for seen in holders {
+            let Some(holder) = &seen.holder else { continue };
+            let by = Arc::from(holder.by.as_str());
+            let signs = Signs::of(seen);
+            for id in state.tasks_of_holder(connection, (&by, holder.process)) {
+                let Some((outcome, error)) = state.run(id).and_then(|run| signs.verdict(&state, run, now))
+                else {
+                    continue;
+                };
+                let report = Arc::new(Report { error, ..Report::default() });
+                commands.extend(self.closes(&state, id, outcome, report));
+                if commands.len() >= limits::TASKS {
+                    break;
+                }
+            }
+        }
+        if commands.is_empty() {
+            return Ok(());
+        }
+        let proposed = self.propose(now, commands.clone(), "").await?;
+        for (command, outcome) in commands.iter().zip(&proposed.applied.outcomes) {
+            if let (Command::Complete { outcome: how, .. }, Outcome::Completed { .. }) = (command, outcome) {
+                count(*how);
+            }
+        }
+        Ok(())
+    }
+
+    fn closes(
+        &self,
+        state: &State,
+        run: RunId,
+        outcome: AttemptOutcome,
+        report: Arc<Report>,
+    ) -> Option<Command> {
+        let live = state.run(run)?;
+        let fence = live.running()?.fence;
+        let chance = self.shared.clock.clock().random();
+        let retry_after = state.job(run.job).map_or(Duration::ZERO, |job| backoff::after(live, job, chance));
+        Some(Command::Complete { run, fence, outcome, report, retry_after })
+    }
+}
+
+/// What one that runs tasks gave as signs of life.
+struct Signs<'a> {
+    by: &'a str,
+    silent_for: Option<Duration>,
+    gone: bool,
+    /// What it ran when it was asked, how long ago that was, and for how long it was heard.
+    active: Option<(&'a [String], Duration, Duration)>,
+    anew_for: Option<Duration>,
+}
+
+impl<'a> Signs<'a> {
+    fn of(seen: &'a pb::TaskHolderSeen) -> Self {
+        let span = |span: Option<prost_types::Duration>| Duration::try_from(span?).ok();
+        Self {
+            by: seen.holder.as_ref().map(|holder| holder.by.as_str()).unwrap_or_default(),
+            silent_for: span(seen.silent_for),
+            gone: seen.gone,
+            active: seen.active.as_ref().and_then(|active| {
+                Some((active.task_ids.as_slice(), span(active.since)?, span(active.heard_for)?))
+            }),
+            anew_for: span(seen.anew_for),
+        }
+    }
+
+    /// How the attempt of a run ends whose task they are of, if it does.
+    fn verdict(&self, state: &State, run: &Run, now: Timestamp) -> Option<(AttemptOutcome, String)> {
+        let Target::Celery(celery) = &state.job(run.id.job)?.spec.target else { return None };
+        let lost_after = celery.lost_after?;
+        let handed = run.handed()?;
+        let begun = handed.heard.as_ref()?.at;
+        let by = self.by;
+        let anew = self.anew_for.is_some_and(|anew| begun < now.minus(anew));
+        if self.gone || anew {
+            let error = format!("{by} has ended, and its task with it");
+            return Some((AttemptOutcome::Lost, error));
+        }
+        if let Some(silent) = self.silent_for.filter(|silent| *silent >= lost_after) {
+            let error = format!("{by}, which ran the task, was silent for {} s", silent.as_secs());
+            return Some((AttemptOutcome::Lost, error));
+        }
+        let (runs, since, heard_for) = self.active?;
+        let was_there = begun < now.minus(since) && begun > now.minus(heard_for);
+        let runs_it = runs.iter().any(|task| **task == *handed.task);
+        (was_there && !runs_it).then(|| {
+            let error = format!("{by} no longer runs the task, and told no end of it, as with Ignore");
+            (AttemptOutcome::Failed, error)
+        })
+    }
+}
+
+/// What is recorded of a task that was heard of: None where that is known, or the task is not.
+fn news(state: &State, heard: &pb::TaskNews) -> Option<Command> {
+    let run = state.run(state.run_of_task(&heard.task_id)?)?;
+    let handed = run.handed()?;
+    let (runs, retries) = handed.heard.as_ref().map_or((false, 0), |heard| (heard.runs(), heard.retries));
+    let news = match heard.retried {
+        true => TaskNews::Retried { count: retries.checked_add(1)?, error: heard.error.as_str().into() },
+        false if runs => return None,
+        false => TaskNews::Begun { process: heard.process },
+    };
+    let fence = run.running()?.fence;
+    Some(Command::HearTask { run: run.id, fence, by: heard.by.as_str().into(), news })
+}
