@@ -44,6 +44,10 @@ pub fn start(format: LogFormat, default: &str) -> Result<(), TelemetryError> {
     if !chosen.contains("lapin") {
         filter = filter.add_directive("lapin=off".parse()?);
     }
+    // It calls errors what an attempt reports, and tells of each connection.
+    if !chosen.contains("async_nats") {
+        filter = filter.add_directive("async_nats=off".parse()?);
+    }
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match format {
         LogFormat::Text => lines.with_ansi(false).finish().try_init()?,

@@ -77,6 +77,7 @@ const CONTAINED: &[(&str, &[&str])] = &[
     ("redis", &["target"]),
     ("lapin", &["target"]),
     ("async_rs", &["target"]),
+    ("async_nats", &["target"]),
     ("rand", &["clock", "raft", "worker"]),
     ("toml", &["config", "client", "node"]),
     ("anyhow", &["cli"]),

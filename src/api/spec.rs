@@ -105,7 +105,8 @@ fn read(spec: &pb::JobSpec, almanac: &Almanac, problems: &mut Problems) -> Optio
                 | Target::Grpc { .. }
                 | Target::Redis(_)
                 | Target::Celery(_)
-                | Target::Amqp(_),
+                | Target::Amqp(_)
+                | Target::Nats(_),
             ) => OnLost::Rerun,
         },
         target,

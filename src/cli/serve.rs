@@ -126,7 +126,7 @@ pub struct WorkerArgs {
     #[arg(long)]
     pub allow_exec: bool,
     /// TOML file with the brokers that it can reach, as `[connections.NAME]` in a node's file: it then also carries out
-    /// redis, amqp and celery targets that name one of them
+    /// redis, amqp, nats and celery targets that name one of them
     #[arg(long, value_name = "FILE", env = "CHRONARCH_WORKER_CONNECTIONS")]
     pub connections: Option<PathBuf>,
     /// How long what runs may go on when the worker is ended by SIGTERM or Ctrl-C; then it is stopped, and its jobs'

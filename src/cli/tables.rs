@@ -97,6 +97,7 @@ fn target(target: Option<&Target>) -> String {
         Some(Target { amqp: Some(amqp), .. }) => {
             format!("amqp {} {} {}", amqp.connection, amqp.exchange, amqp.routing_key).replace("  ", " ")
         }
+        Some(Target { nats: Some(nats), .. }) => format!("nats {} {}", nats.connection, nats.subject),
         Some(Target {
             http: None,
             exec: None,
@@ -105,6 +106,7 @@ fn target(target: Option<&Target>) -> String {
             redis: None,
             celery: None,
             amqp: None,
+            nats: None,
         })
         | None => "-".to_owned(),
     }

@@ -3,6 +3,8 @@
 //! A password is never shown: it is a [`Secret`], or a file or variable that is read each time a connection is opened,
 //! so that it can be changed without a restart.
 
+mod address;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
@@ -11,6 +13,7 @@ use std::time::Duration;
 use toml::de::DeTable;
 use url::Url;
 
+use self::address::Address;
 use super::ConfigError;
 use super::reader::{Reader, Table, line_of};
 
@@ -63,6 +66,8 @@ pub enum Broker {
     Redis,
     /// A server that speaks AMQP 0-9-1: RabbitMQ.
     Amqp,
+    /// A NATS server, or several of one cluster.
+    Nats,
 }
 
 impl Broker {
@@ -72,17 +77,68 @@ impl Broker {
         match self {
             Self::Redis => "redis",
             Self::Amqp => "amqp",
+            Self::Nats => "nats",
         }
     }
+
+    /// Whether it carries tasks of Celery.
+    #[must_use]
+    pub const fn has_celery(self) -> bool {
+        match self {
+            Self::Redis | Self::Amqp => true,
+            Self::Nats => false,
+        }
+    }
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Redis => "Redis",
+            Self::Amqp => "RabbitMQ",
+            Self::Nats => "NATS",
+        }
+    }
+
+    fn of(scheme: &str) -> Option<Self> {
+        match scheme {
+            "redis" | "rediss" | "redis-sentinel" | "rediss-sentinel" => Some(Self::Redis),
+            "amqp" | "amqps" => Some(Self::Amqp),
+            "nats" | "tls" => Some(Self::Nats),
+            _ => None,
+        }
+    }
+
+    /// A URL with TLS, and its article.
+    const fn with_tls(self) -> &'static str {
+        match self {
+            Self::Redis => "a rediss://",
+            Self::Amqp => "an amqps://",
+            Self::Nats => "a tls://",
+        }
+    }
+}
+
+/// A server that a URL names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Server {
+    /// Its name or address, the latter without brackets.
+    pub host: String,
+    /// Its port, where it is not the usual one.
+    pub port: Option<u16>,
 }
 
 /// One connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
-    /// Where to; without its password.
+    /// Where to; without its password, and with the first of its servers alone.
     pub url: Url,
-    /// Its password.
+    /// All servers that it names: several may be of a cluster of NATS, or the sentinels of Redis.
+    pub servers: Vec<Server>,
+    /// The servers are sentinels, which say where the master is.
+    pub sentinel: Option<Sentinel>,
+    /// Its password; for NATS without a name in the URL, its token.
     pub password: Password,
+    /// A file with the user's JWT and the seed of his nkey, of NATS; read as the file of a password is.
+    pub creds_file: Option<PathBuf>,
     /// A PEM file with the authorities that are trusted for it instead of the machine's.
     pub tls_ca: Option<PathBuf>,
     /// How long the broker remembers which run a message was of.
@@ -95,16 +151,23 @@ impl Connection {
     /// What answers at the other end, as the URL says.
     #[must_use]
     pub fn broker(&self) -> Broker {
-        match self.url.scheme() {
-            "amqp" | "amqps" => Broker::Amqp,
-            _ => Broker::Redis,
-        }
+        Broker::of(self.url.scheme()).expect("the URL was read")
     }
 
     /// Whether it is encrypted.
     #[must_use]
     pub fn is_tls(&self) -> bool {
-        ["rediss", "amqps"].contains(&self.url.scheme())
+        ["rediss", "rediss-sentinel", "amqps", "tls"].contains(&self.url.scheme())
+    }
+
+    /// The number of the database of a Redis server.
+    #[must_use]
+    pub fn database(&self) -> i64 {
+        let path = self.url.path().trim_start_matches('/');
+        // Before it there is the name of the master.
+        let number =
+            if self.sentinel.is_some() { path.split_once('/').map_or("", |(_, rest)| rest) } else { path };
+        number.parse().unwrap_or(0)
     }
 
     /// The host of the URL, without the brackets of an address.
@@ -130,6 +193,15 @@ impl Connection {
             name => percent_encoding::percent_decode_str(name).decode_utf8_lossy().into_owned(),
         }
     }
+}
+
+/// What sentinels of Redis are asked, and what they ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sentinel {
+    /// The name under which they watch the master.
+    pub master: String,
+    /// Their own password, which is not that of the master.
+    pub password: Password,
 }
 
 /// `broker_transport_options` of a Celery app, as far as they decide where a message goes.
@@ -202,8 +274,11 @@ impl Reader<'_> {
         let env = self.string(table, path, "password_env");
         let tls_ca = self.string(table, path, "tls_ca").map(PathBuf::from);
         let mut remember_for = REMEMBER_FOR;
-        // Both are of Redis: its note of a run, and the keys that kombu uses.
-        let only_redis = ["remember_for", "celery"].map(|key| (key, self.place(table, key)));
+        let sentinel_file = self.string(table, path, "sentinel_password_file").map(PathBuf::from);
+        // They are of one kind of broker alone: the note of a run and the keys that kombu uses; the keys of NATS.
+        let only = [("remember_for", Broker::Redis), ("celery", Broker::Redis), ("creds_file", Broker::Nats)];
+        let only = only.map(|(key, of)| (key, of, self.place(table, key)));
+        let creds_file = self.string(table, path, "creds_file").map(PathBuf::from);
         let range = Duration::from_secs(60)..=Duration::from_secs(366 * 24 * 3_600);
         self.duration(table, path, "remember_for", range, &mut remember_for);
         let celery = self.celery(table, path);
@@ -215,46 +290,37 @@ impl Reader<'_> {
             return None;
         };
         // What is wrong is told without the text, in which there may be a password.
-        let url = match Url::parse(&url) {
-            Ok(url) => url,
-            Err(error) => {
-                self.problem(at, &key, &format!("is no URL: {error}"));
+        let Address { url, servers, password: known, broker, master } = match address::read(&url) {
+            Ok(address) => address,
+            Err(reason) => {
+                self.problem(at, &key, &reason);
                 return None;
             }
         };
-        if let Err(reason) = check(&url) {
-            self.problem(at, &key, reason);
+        let given = Given { known, file, env, creds: creds_file.is_some() };
+        if let Err(reason) = given.check(broker, !url.username().is_empty()) {
+            self.problem(at, path, &reason);
         }
-        let (url, known) = without_password(url);
-        let is_amqp = url.scheme().starts_with("amqp");
-        let (is_tls, with_tls) = match url.scheme() {
-            "amqp" | "amqps" => (url.scheme() == "amqps", "an amqps://"),
-            _ => (url.scheme() == "rediss", "a rediss://"),
-        };
-        if tls_ca.is_some() && !is_tls {
-            let reason = format!("has no meaning without TLS: use {with_tls} URL");
+        if sentinel_file.is_some() && master.is_none() {
+            let reason = "has no meaning without sentinels: use a redis-sentinel:// URL";
+            self.problem(None, &format!("{path}.sentinel_password_file"), reason);
+        }
+        let sentinel = master.map(|master| Sentinel {
+            master,
+            password: sentinel_file.map_or(Password::None, Password::File),
+        });
+        let password = given.password();
+        let connection =
+            Connection { url, servers, sentinel, password, creds_file, tls_ca, remember_for, celery };
+        if connection.tls_ca.is_some() && !connection.is_tls() {
+            let reason = format!("has no meaning without TLS: use {} URL", broker.with_tls());
             self.problem(None, &format!("{path}.tls_ca"), &reason);
         }
-        if is_amqp {
-            for (key, at) in only_redis.into_iter().filter(|(_, at)| at.is_some()) {
-                self.problem(at, &format!("{path}.{key}"), "has no meaning for RabbitMQ; it is of Redis");
-            }
+        for (key, of, at) in only.into_iter().filter(|(_, of, at)| at.is_some() && *of != broker) {
+            let reason = format!("has no meaning for {}; it is of {}", broker.name(), of.name());
+            self.problem(at, &format!("{path}.{key}"), &reason);
         }
-        let named = [known.is_some(), file.is_some(), env.is_some()];
-        if named.into_iter().filter(|named| *named).count() > 1 {
-            self.problem(
-                at,
-                path,
-                "has more than one of a password in its url, password_file and password_env",
-            );
-        }
-        let password = match (known, file, env) {
-            (Some(secret), _, _) => Password::Known(secret),
-            (None, Some(file), _) => Password::File(file),
-            (None, None, Some(variable)) => Password::Env(variable),
-            (None, None, None) => Password::None,
-        };
-        Some(Connection { url, password, tls_ca, remember_for, celery })
+        Some(connection)
     }
 
     fn celery(&mut self, table: &mut Table<'_>, path: &str) -> CeleryOptions {
@@ -286,6 +352,47 @@ impl Reader<'_> {
     }
 }
 
+/// Where the password of a connection is said to be.
+struct Given {
+    known: Option<Secret>,
+    file: Option<PathBuf>,
+    env: Option<String>,
+    /// There is a file of credentials.
+    creds: bool,
+}
+
+impl Given {
+    fn check(&self, broker: Broker, has_name: bool) -> Result<(), String> {
+        let named = [self.known.is_some(), self.file.is_some(), self.env.is_some(), self.creds];
+        let named = named.into_iter().filter(|named| *named).count();
+        let nats = broker == Broker::Nats;
+        if named > 1 {
+            let creds = if nats { ", creds_file" } else { "" };
+            return Err(format!(
+                "has more than one of a password in its url, password_file{creds} and password_env"
+            ));
+        }
+        // Other clients of NATS take such a name for a token; here a name is shown, and a token must not be.
+        if nats && has_name && (named == 0 || self.creds) {
+            return Err(
+                "has a name in its url and no password for it; a token is a password without a name, \
+                        and credentials (creds_file) have a name of their own"
+                    .to_owned(),
+            );
+        }
+        Ok(())
+    }
+
+    fn password(self) -> Password {
+        match (self.known, self.file, self.env) {
+            (Some(secret), _, _) => Password::Known(secret),
+            (None, Some(file), _) => Password::File(file),
+            (None, None, Some(variable)) => Password::Env(variable),
+            (None, None, None) => Password::None,
+        }
+    }
+}
+
 fn steps_of(value: &toml::de::DeValue<'_>) -> Option<Vec<u8>> {
     let toml::de::DeValue::Array(items) = value else { return None };
     let steps: Option<Vec<u8>> = items
@@ -305,118 +412,5 @@ fn is_name(name: &str) -> bool {
     (1..=128).contains(&name.len()) && name.bytes().all(allowed)
 }
 
-fn check(url: &Url) -> Result<(), &'static str> {
-    let is_amqp = ["amqp", "amqps"].contains(&url.scheme());
-    if !is_amqp && !["redis", "rediss"].contains(&url.scheme()) {
-        return Err("expected a URL that begins with redis://, amqp://, or with TLS rediss:// or amqps://");
-    }
-    if url.host_str().is_none_or(str::is_empty) {
-        return Err("names no host");
-    }
-    let database = url.path().trim_start_matches('/');
-    if !is_amqp && !database.is_empty() && database.parse::<u32>().is_err() {
-        return Err("the number of a database is expected behind the host: redis://host:6379/0");
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("has options behind it that are not known here; they have keys of their own");
-    }
-    if is_amqp && url.path().get(1..).is_some_and(|name| name.len() > 1 && name.contains('/')) {
-        return Err("a slash in the name of a virtual host is written %2F: amqp://host:5672/a%2Fb");
-    }
-    Ok(())
-}
-
-fn without_password(mut url: Url) -> (Url, Option<Secret>) {
-    let decoded = url
-        .password()
-        .map(|text| percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned());
-    // It fails for URLs without a host, which are refused, and whose password would then be kept.
-    if url.set_password(None).is_err() {
-        url = Url::parse("redis://none").expect("a URL");
-    }
-    (url, decoded.filter(|text| !text.is_empty()).map(Secret))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn problems(text: &str) -> Vec<String> {
-        read("c.toml", text).expect_err("it is wrong").problems
-    }
-
-    #[test]
-    fn a_connection_has_the_defaults_of_celery() {
-        let read = read("c.toml", "[connections.main]\nurl = \"redis://127.0.0.1:6379/1\"\n").expect("right");
-        let main = &read["main"];
-        assert_eq!((main.url.as_str(), &main.password), ("redis://127.0.0.1:6379/1", &Password::None));
-        assert_eq!(main.celery.priority_steps, [0, 3, 6, 9]);
-        assert_eq!(main.remember_for, REMEMBER_FOR);
-    }
-
-    #[test]
-    fn a_password_is_shown_nowhere() {
-        let text = "[connections.a]\nurl = \"rediss://me:s%40cret@h/2\"\ntls_ca = \"ca.pem\"\n\
-                    celery = { global_keyprefix = \"x:\", priority_steps = [0, 5], sep = \":\" }\n";
-        let read = read("c.toml", text).expect("right");
-        let Password::Known(secret) = &read["a"].password else { panic!("no password") };
-        assert_eq!(secret.reveal(), "s@cret");
-        let shown = format!("{read:?}");
-        assert!(!shown.contains("cret") && shown.contains("me"), "{shown}");
-        for wrong in ["http://me:s3cret@h", "redis://me:s3cret@h:x", "redis://me:s3cret@h/x", "s3cret"] {
-            let shown = problems(&format!("[connections.a]\nurl = \"{wrong}\"\n")).join("\n");
-            assert!(
-                shown.starts_with("c.toml:2: connections.a.url: ") && !shown.contains("s3cret"),
-                "{shown}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_virtual_host_is_named_as_in_celery() {
-        let read = |url: &str| {
-            let text = format!("[connections.a]\nurl = \"{url}\"\n");
-            super::read("c.toml", &text).map(|read| read["a"].virtual_host())
-        };
-        for url in ["amqp://h", "amqp://h/", "amqp://h//", "amqps://u:p@h:1/%2F", "amqp://h:1/%2f"] {
-            assert_eq!(read(url).as_deref(), Ok("/"), "{url}");
-        }
-        assert_eq!(read("amqp://h/shop").as_deref(), Ok("shop"));
-        assert_eq!(read("amqp://h/a%2Fb%20c").as_deref(), Ok("a/b c"));
-        assert!(read("amqp://h/a/b").is_err_and(|error| error.problems[0].contains("%2F")));
-        assert!(read("amqp://h/a?heartbeat=3").is_err());
-    }
-
-    #[test]
-    fn what_is_of_redis_alone_is_refused_for_rabbitmq() {
-        let text =
-            "[connections.a]\nurl = \"amqp://h\"\nremember_for = \"1h\"\ntls_ca = \"x\"\ncelery = {}\n";
-        assert_eq!(
-            problems(text),
-            [
-                "c.toml:3: connections.a.remember_for: has no meaning for RabbitMQ; it is of Redis",
-                "c.toml:5: connections.a.celery: has no meaning for RabbitMQ; it is of Redis",
-                "c.toml: connections.a.tls_ca: has no meaning without TLS: use an amqps:// URL",
-            ]
-        );
-    }
-
-    #[test]
-    fn all_that_is_wrong_with_connections_is_told_with_its_line() {
-        let text = "[connections.A]\nurl = \"redis://h\"\n[connections.b]\ntls_ca = \"x\"\n[connections.c]\n\
-                    url = \"redis://:p@h\"\npassword_env = \"P\"\ntls_ca = \"x\"\nspeed = 1\n[connections.d]\n\
-                    url = \"redis://h\"\ncelery = { priority_steps = [3, 1] }\n[more]\n";
-        assert_eq!(
-            problems(text),
-            [
-                "c.toml:1: connections.A: a name has 1 to 128 characters out of a-z, 0-9, `.`, `_` and `-`",
-                "c.toml:6: connections.c: has more than one of a password in its url, password_file and password_env",
-                "c.toml:9: connections.c.speed: unknown key",
-                "c.toml:12: connections.d.celery.priority_steps: expected numbers from 0 to 9, the first 0, each more than the last",
-                "c.toml:13: more: unknown key",
-                "c.toml: connections.b.url: is missing; expected a URL such as redis://host:6379/0",
-                "c.toml: connections.c.tls_ca: has no meaning without TLS: use a rediss:// URL",
-            ]
-        );
-    }
-}
+mod tests;

@@ -226,7 +226,8 @@ fn handed_out(target: &Target, params: &Params) -> Target {
         | Target::Grpc { .. }
         | Target::Redis(_)
         | Target::Celery(_)
-        | Target::Amqp(_) => target.clone(),
+        | Target::Amqp(_)
+        | Target::Nats(_) => target.clone(),
     }
 }
 

@@ -135,7 +135,9 @@ pub fn prepare(setup: WorkerSetup, with: &Surroundings) -> Result<Prepared, Work
     }
     // What the state says that a target needs: its kind, and behind it the connection.
     kinds.extend(setup.connections.iter().flat_map(|(name, connection)| {
-        [format!("{}:{name}", connection.broker().kind()), format!("celery:{name}")]
+        let broker = connection.broker();
+        let celery = broker.has_celery().then(|| format!("celery:{name}"));
+        [format!("{}:{name}", broker.kind())].into_iter().chain(celery)
     }));
     let options = WorkerOptions {
         name: setup.output.as_ref().map_or_else(|| life(&setup.place, clock), |output| output.life.clone()),

@@ -412,6 +412,7 @@ fn write_target(target: Target) -> pb::Target {
         Target::Redis(redis) => broker::redis(&redis),
         Target::Celery(celery) => broker::celery(&celery),
         Target::Amqp(amqp) => broker::amqp(&amqp),
+        Target::Nats(nats) => broker::nats(&nats),
         Target::Queue { payload } => {
             pb::Target { queue: Some(pb::QueueTarget { payload }), ..pb::Target::default() }
         }

@@ -64,6 +64,21 @@ pub struct AmqpTarget {
     pub persistent: bool,
 }
 
+/// One message to a stream of NATS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NatsTarget {
+    /// The name of the connection.
+    pub connection: String,
+    /// Where to.
+    pub subject: String,
+    /// What it says.
+    pub payload: String,
+    /// Headers of the user.
+    pub headers: BTreeMap<String, String>,
+    /// The stream that has to be the one that takes it; absent: any that takes the subject.
+    pub stream: Option<String>,
+}
+
 /// One task for Celery workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CeleryTarget {

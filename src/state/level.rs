@@ -18,7 +18,7 @@
 //! | level | since | brings in |
 //! |---|---|---|
 //! | 0 | | what a cluster begins with; builds that say nothing of levels speak this one alone |
-//! | 1 | 0.1 | the data of the time zones, pinned; calendars; `grpc`, `redis`, `amqp` and `celery` targets; `every_node`; params in texts of targets; limits of namespaces; all schedules but `cron` of the unix dialect, `every` and `at`, and of that dialect `H`, `~` and years |
+//! | 1 | 0.1 | the data of the time zones, pinned; calendars; `grpc`, `redis`, `amqp`, `nats` and `celery` targets; `every_node`; params in texts of targets; limits of namespaces; all schedules but `cron` of the unix dialect, `every` and `at`, and of that dialect `H`, `~` and years |
 
 use std::fmt;
 use std::sync::Arc;
@@ -235,6 +235,7 @@ impl JobSpec {
             Target::Redis(_) => Need { level: 1, what: "`target.redis`" },
             Target::Celery(_) => Need { level: 1, what: "`target.celery`" },
             Target::Amqp(_) => Need { level: 1, what: "`target.amqp`" },
+            Target::Nats(_) => Need { level: 1, what: "`target.nats`" },
         };
         // An older worker would send them as they stand there.
         let of_params = match target.has_params() {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::broker::{AmqpTarget, CeleryTarget, RedisTarget};
+use super::broker::{AmqpTarget, CeleryTarget, NatsTarget, RedisTarget};
 use super::pack::later;
 use super::schedule::Schedule;
 use super::template;
@@ -124,6 +124,8 @@ pub enum Target {
     Celery(Box<CeleryTarget>),
     /// A message to a RabbitMQ server.
     Amqp(Box<AmqpTarget>),
+    /// A message to a stream of NATS.
+    Nats(Box<NatsTarget>),
 }
 
 impl Target {
@@ -139,6 +141,7 @@ impl Target {
             Self::Queue { payload } => template::has_params(payload),
             Self::Redis(redis) => template::has_params(&redis.payload) || among(&redis.headers),
             Self::Amqp(amqp) => template::has_params(&amqp.payload) || among(&amqp.headers),
+            Self::Nats(nats) => template::has_params(&nats.payload) || among(&nats.headers),
             Self::Celery(celery) => {
                 template::has_params(&celery.args) || template::has_params(&celery.kwargs)
             }
@@ -168,6 +171,7 @@ impl Target {
             Self::Redis(_) => "redis",
             Self::Celery(_) => "celery",
             Self::Amqp(_) => "amqp",
+            Self::Nats(_) => "nats",
         }
     }
 
@@ -178,6 +182,7 @@ impl Target {
             Self::Redis(redis) => Some(&redis.connection),
             Self::Celery(celery) => Some(&celery.broker),
             Self::Amqp(amqp) => Some(&amqp.connection),
+            Self::Nats(nats) => Some(&nats.connection),
             Self::Http { .. } | Self::Exec { .. } | Self::Queue { .. } | Self::Grpc { .. } => None,
         }
     }

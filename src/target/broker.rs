@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tokio_util::sync::CancellationToken;
 
 use super::interrupt::{Interrupt, Limit};
-use super::{Order, Outcome, Report, amqp, redis};
+use super::{Order, Outcome, Report, amqp, nats, redis};
 use crate::config::connections::{Broker, Connections, Password};
 
 /// Name resolution, connection, TLS and greeting of a broker together, at most.
@@ -29,6 +32,7 @@ pub(super) struct Brokers(BTreeMap<String, Link>);
 pub(super) enum Link {
     Redis(Arc<redis::Link>),
     Amqp(Arc<amqp::Link>),
+    Nats(Arc<nats::Link>),
 }
 
 impl Brokers {
@@ -37,6 +41,7 @@ impl Brokers {
             let link = match connection.broker() {
                 Broker::Redis => Link::Redis(Arc::new(redis::Link::new(connection.clone()))),
                 Broker::Amqp => Link::Amqp(Arc::new(amqp::Link::new(connection.clone()))),
+                Broker::Nats => Link::Nats(Arc::new(nats::Link::new(connection.clone()))),
             };
             (name.clone(), link)
         });
@@ -56,7 +61,7 @@ impl Brokers {
     pub(super) fn redis(&self, name: &str) -> Result<&redis::Link, Failure> {
         match self.get(name)? {
             Link::Redis(link) => Ok(link),
-            Link::Amqp(_) => Err(Failure::Unknown(name.to_owned())),
+            Link::Amqp(_) | Link::Nats(_) => Err(Failure::Unknown(name.to_owned())),
         }
     }
 
@@ -64,7 +69,15 @@ impl Brokers {
     pub(super) fn amqp(&self, name: &str) -> Result<&amqp::Link, Failure> {
         match self.get(name)? {
             Link::Amqp(link) => Ok(link),
-            Link::Redis(_) => Err(Failure::Unknown(name.to_owned())),
+            Link::Redis(_) | Link::Nats(_) => Err(Failure::Unknown(name.to_owned())),
+        }
+    }
+
+    /// The same, where it has to be one to NATS.
+    pub(super) fn nats(&self, name: &str) -> Result<&nats::Link, Failure> {
+        match self.get(name)? {
+            Link::Nats(link) => Ok(link),
+            Link::Redis(_) | Link::Amqp(_) => Err(Failure::Unknown(name.to_owned())),
         }
     }
 }
@@ -174,6 +187,15 @@ pub(super) async fn password(password: &Password) -> Result<Option<String>, Fail
             Some(std::env::var(variable).map_err(|_| unusable("password_env", &"is not set"))?)
         }
     })
+}
+
+/// The authorities of a PEM file, read when a connection is opened.
+pub(super) async fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
+    let unusable = |why: &dyn fmt::Display| Failure::Unreachable(format!("tls_ca: {why}"));
+    let text = tokio::fs::read(path).await.map_err(|why| unusable(&why))?;
+    let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
+    let roots = roots.map_err(|why| unusable(&why))?;
+    if roots.is_empty() { Err(unusable(&"holds no certificate")) } else { Ok(roots) }
 }
 
 /// Tells a run from all others, also from those of other clusters that use the same broker; and what it leaves anew after

@@ -31,6 +31,7 @@ mod grpc;
 mod http;
 mod interrupt;
 mod method;
+mod nats;
 mod params;
 mod redis;
 mod report;
@@ -52,7 +53,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::connections::Connections;
 use crate::spool::{Beginning, Key, Sink, Spool};
-use crate::state::broker::{AmqpTarget, CeleryTarget, RedisTarget};
+use crate::state::broker::{AmqpTarget, CeleryTarget, NatsTarget, RedisTarget};
 use crate::state::time::Timestamp;
 
 pub use amqp::{AMQP_CHANNELS_MAX, AMQP_HEARTBEAT};
@@ -63,6 +64,7 @@ pub use grpc::{DescribeError, GRPC_ANSWER_BYTES_MAX, GRPC_TIMEOUT_DEFAULT, check
 pub use http::reach::{AddressScope, HostRuleError};
 pub use http::{HTTP_BODY_BYTES_MAX, HTTP_CONNECT_TIMEOUT, HTTP_REDIRECTS_MAX, HTTP_TIMEOUT_DEFAULT};
 pub use method::{Method, UnknownMethod};
+pub use nats::NATS_PING_INTERVAL;
 pub use report::{Handed, Outcome, Report};
 pub use success::{SUCCESS_RANGES_MAX, SuccessError, default_success, parse_success};
 
@@ -126,6 +128,8 @@ pub enum Target {
     Celery(Box<CeleryTarget>),
     /// Leaves a message with a RabbitMQ server.
     Amqp(Box<AmqpTarget>),
+    /// Leaves a message with a stream of NATS.
+    Nats(Box<NatsTarget>),
 }
 
 /// One unary gRPC call.
@@ -319,7 +323,7 @@ impl Targets {
     /// What watches the tasks that are left by each connection.
     #[must_use]
     pub fn task_watches(&self) -> Vec<TaskWatch> {
-        self.brokers.iter().map(|(name, link)| TaskWatch::new(name, link, &self.clock)).collect()
+        self.brokers.iter().filter_map(|(name, link)| TaskWatch::new(name, link, &self.clock)).collect()
     }
 
     /// Carries out one attempt, from start to end; every ending is a report.
@@ -347,6 +351,12 @@ impl Targets {
                 let sent = Sent::default();
                 let link = self.brokers.amqp(&amqp.connection);
                 let left = async { amqp::leave(order, amqp, link?, &sent).await };
+                broker::report(order, &cancel, &sent, left).await
+            }
+            Target::Nats(nats) => {
+                let sent = Sent::default();
+                let link = self.brokers.nats(&nats.connection);
+                let left = async { nats::leave(order, nats, link?, &sent).await };
                 broker::report(order, &cancel, &sent, left).await
             }
             Target::Celery(celery) => {

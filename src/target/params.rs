@@ -46,6 +46,14 @@ pub(super) fn filled(order: &Order) -> Result<Target, Unfilled> {
             amqp.payload =
                 template::payload(&amqp.payload, &order.params).map_err(of("payload"))?.into_owned();
         }
+        Target::Nats(nats) => {
+            for (name, value) in &mut nats.headers {
+                let filled = template::header(name, value, &order.params);
+                *value = filled.map_err(of(format!("headers: {name}")))?.into_owned();
+            }
+            nats.payload =
+                template::payload(&nats.payload, &order.params).map_err(of("payload"))?.into_owned();
+        }
         Target::Celery(celery) => {
             celery.args = template::json(&celery.args, &order.params).map_err(of("args"))?.into_owned();
             celery.kwargs = template::json(&celery.kwargs, &order.params).map_err(of("kwargs"))?.into_owned();

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::{instant, span};
 use crate::pb::v1 as pb;
-use crate::state::broker::{AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
+use crate::state::broker::{
+    AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, NatsTarget, RedisPlace, RedisTarget,
+};
 use crate::state::limits::CELERY_LOST_AFTER;
 
 /// A message to a Redis server.
@@ -49,6 +51,19 @@ pub fn amqp(target: &AmqpTarget) -> pb::Target {
         on_ambiguous: pb::OnAmbiguous::Unspecified.into(),
     };
     pb::Target { amqp: Some(message), ..pb::Target::default() }
+}
+
+/// A message to a stream of NATS.
+#[must_use]
+pub fn nats(target: &NatsTarget) -> pb::Target {
+    let message = pb::NatsTarget {
+        connection: target.connection.clone(),
+        subject: target.subject.clone(),
+        payload: target.payload.clone(),
+        headers: target.headers.clone(),
+        stream: target.stream.clone().unwrap_or_default(),
+    };
+    pb::Target { nats: Some(message), ..pb::Target::default() }
 }
 
 /// A task for Celery workers.

@@ -113,7 +113,7 @@ fn cut(mut error: String) -> String {
 }
 
 fn target_of(target: pb::Target) -> Result<target::Target, OrderError> {
-    let pb::Target { http, exec, grpc, queue, redis, celery, amqp } = target;
+    let pb::Target { http, exec, grpc, queue, redis, celery, amqp, nats } = target;
     // This worker never says that it carries out what is in a queue.
     let queue: Option<Result<target::Target, OrderError>> = queue.map(|_| Err(OrderError::NoTarget));
     let all = [
@@ -123,6 +123,7 @@ fn target_of(target: pb::Target) -> Result<target::Target, OrderError> {
         redis.map(|redis| broker::redis(redis).map(|redis| target::Target::Redis(Box::new(redis)))),
         celery.map(|celery| broker::celery(celery).map(|celery| target::Target::Celery(Box::new(celery)))),
         amqp.map(|amqp| broker::amqp(amqp).map(|amqp| target::Target::Amqp(Box::new(amqp)))),
+        nats.map(|nats| Ok(target::Target::Nats(Box::new(broker::nats(nats))))),
         queue,
     ];
     let mut named = all.into_iter().flatten();

@@ -54,9 +54,12 @@ impl Service {
         let mut chance = self.chance.lock().unwrap_or_else(PoisonError::into_inner);
         let slow = match &order.target {
             Target::Http(http) => http.url.contains("slow"),
-            Target::Exec(_) | Target::Grpc(_) | Target::Redis(_) | Target::Celery(_) | Target::Amqp(_) => {
-                false
-            }
+            Target::Exec(_)
+            | Target::Grpc(_)
+            | Target::Redis(_)
+            | Target::Celery(_)
+            | Target::Amqp(_)
+            | Target::Nats(_) => false,
         };
         let hangs = chance.one_in(40);
         let millis = match (hangs, slow) {

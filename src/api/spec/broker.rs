@@ -11,7 +11,9 @@ use super::target::headers;
 use super::value;
 use crate::pb::path::keyed;
 use crate::pb::v1 as pb;
-use crate::state::broker::{AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
+use crate::state::broker::{
+    AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, NatsTarget, RedisPlace, RedisTarget,
+};
 use crate::state::limits::CELERY_LOST_AFTER;
 use crate::state::spec::Target;
 
@@ -129,6 +131,48 @@ pub(super) fn amqp(target: &pb::AmqpTarget, problems: &mut Problems) -> Target {
         ),
         persistent: !target.transient,
     }))
+}
+
+/// The message; paths begin at `target.nats`.
+pub(super) fn nats(target: &pb::NatsTarget, problems: &mut Problems) -> Target {
+    value::name("target.nats.connection", &target.connection, problems);
+    subject("target.nats.subject", &target.subject, problems);
+    value::length("target.nats.payload", &target.payload, limits::BODY_BYTES, problems);
+    headers("target.nats.headers", &target.headers, problems);
+    for name in target.headers.keys().filter(|name| name.to_ascii_lowercase().starts_with("nats-")) {
+        let hint = Some("the stream that has to take it is named by target.nats.stream".to_owned());
+        let reason = "belongs to the server and cannot be set as a header".to_owned();
+        problems.push(Problem { path: keyed("target.nats.headers", name), reason, hint });
+    }
+    broker_name("target.nats.stream", &target.stream, problems);
+    if target.stream.contains(['.', '*', '>', '/', '\\', ' ']) {
+        problems.add("target.nats.stream", "is no name of a stream: it has one of . * > / \\ or a space");
+    }
+    Target::Nats(Box::new(NatsTarget {
+        connection: target.connection.clone(),
+        subject: target.subject.clone(),
+        payload: target.payload.clone(),
+        headers: target.headers.clone(),
+        stream: Some(&target.stream).filter(|text| !text.is_empty()).cloned(),
+    }))
+}
+
+/// A subject that a message can be sent to.
+fn subject(path: &str, text: &str, problems: &mut Problems) {
+    value::length(path, text, limits::BROKER_NAME_BYTES, problems);
+    let tokens = || text.split('.');
+    if text.is_empty() {
+        problems.add(path, "is missing");
+    } else if tokens().any(str::is_empty) {
+        problems.add(path, "has an empty token: a dot at its beginning or end, or two in a row");
+    } else if text.contains(['*', '>']) {
+        problems.add(path, "has a wildcard; a message is sent to one subject");
+    } else if text.chars().any(|it| it.is_whitespace() || it.is_control()) {
+        problems.add(path, "has blanks or control characters");
+    } else if tokens().next().is_some_and(|first| ["$JS", "$SYS", "_INBOX"].contains(&first)) {
+        problems
+            .add(path, "is one of the server's own: a message there is a command, or an answer to somebody");
+    }
 }
 
 /// What becomes of a run whose attempt is lost: `on_lost`, or what the target says by the name of its own for it.

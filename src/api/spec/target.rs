@@ -12,7 +12,7 @@ use crate::pb::v1 as pb;
 use crate::state::spec::{Program, Target};
 
 /// The targets that there are.
-const KINDS: &str = "http, exec, grpc, queue, redis, amqp and celery";
+const KINDS: &str = "http, exec, grpc, queue, redis, amqp, nats and celery";
 /// Methods of an http target.
 const METHODS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"];
 /// Headers that belong to the connection and not to the request.
@@ -32,7 +32,7 @@ pub(super) fn target(
         problems.add("target", "is missing");
         return None;
     };
-    let pb::Target { http, exec, queue, grpc, redis, celery, amqp } = target;
+    let pb::Target { http, exec, queue, grpc, redis, celery, amqp, nats } = target;
     let named = [
         ("http", http.is_some()),
         ("exec", exec.is_some()),
@@ -41,6 +41,7 @@ pub(super) fn target(
         ("redis", redis.is_some()),
         ("celery", celery.is_some()),
         ("amqp", amqp.is_some()),
+        ("nats", nats.is_some()),
     ];
     let named: Vec<&str> =
         named.into_iter().filter_map(|(name, is_there)| is_there.then_some(name)).collect();
@@ -54,9 +55,10 @@ pub(super) fn target(
     let grpc = grpc.as_ref().map(|target| super::grpc::target(target, params, problems));
     let celery = celery.as_ref().map(|target| super::broker::celery(target, problems));
     let amqp = amqp.as_ref().map(|target| super::broker::amqp(target, problems));
+    let nats = nats.as_ref().map(|target| super::broker::nats(target, problems));
     let redis = redis.as_ref().and_then(|target| super::broker::redis(target, problems));
     let exec = exec.as_ref().and_then(|target| self::exec(target, problems));
-    http.or(queue).or(grpc).or(celery).or(amqp).or(redis).or(exec)
+    http.or(queue).or(grpc).or(celery).or(amqp).or(nats).or(redis).or(exec)
 }
 
 fn queue(target: &pb::QueueTarget, problems: &mut Problems) -> Target {

@@ -40,6 +40,12 @@ pub(super) fn check(target: &Target, params: &Params, problems: &mut Problems) {
             }
             note("target.amqp.payload".to_owned(), template::payload(&amqp.payload, &values));
         }
+        Target::Nats(nats) => {
+            for (name, value) in &nats.headers {
+                note(keyed("target.nats.headers", name), template::header(name, value, &values));
+            }
+            note("target.nats.payload".to_owned(), template::payload(&nats.payload, &values));
+        }
         Target::Celery(celery) => {
             note("target.celery.args".to_owned(), template::json(&celery.args, &values));
             note("target.celery.kwargs".to_owned(), template::json(&celery.kwargs, &values));

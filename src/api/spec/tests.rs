@@ -207,7 +207,7 @@ fn each_field_is_refused_under_its_own_path() {
         (|s| s.target = None, "target: is missing"),
         (
             |s| s.target = Some(pb::Target::default()),
-            "target: exactly one of http, exec, grpc, queue, redis, amqp and celery is needed, found none",
+            "target: exactly one of http, exec, grpc, queue, redis, amqp, nats and celery is needed, found none",
         ),
         (|s| http_of(s).url.clear(), "target.http.url: is missing"),
         (

@@ -4,7 +4,7 @@
 //! believes that a limit is in force.
 
 /// The key of the surrounding mapping (empty for the job itself) and the keys planned in it.
-const LATER: [(&str, &[&str]); 2] = [("", &["notify"]), ("target", &["nats", "kafka"])];
+const LATER: [(&str, &[&str]); 2] = [("", &["notify"]), ("target", &["kafka"])];
 
 /// Whether `key`, found directly under `parent`, is one of them.
 pub(super) fn is_later(parent: &str, key: &str) -> bool {

@@ -48,6 +48,16 @@ pub(super) fn amqp() -> Target {
     }))
 }
 
+pub(super) fn nats() -> Target {
+    Target::Nats(Box::new(NatsTarget {
+        connection: "main".to_owned(),
+        subject: "a.b".to_owned(),
+        payload: String::new(),
+        headers: [].into(),
+        stream: None,
+    }))
+}
+
 pub(super) fn grpc() -> Target {
     Target::Grpc {
         address: "localhost:1".to_owned(),

@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::*;
-use crate::state::broker::{AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
+use crate::state::broker::{
+    AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, NatsTarget, RedisPlace, RedisTarget,
+};
 use crate::state::calendar::CalendarSpec;
 use crate::state::namespace::NamespaceLimits;
 use crate::state::queue::QueueLimits;
@@ -22,7 +24,7 @@ use crate::view::fixture::minutely;
 #[path = "targets.rs"]
 mod targets;
 
-use targets::{amqp, celery, grpc, redis};
+use targets::{amqp, celery, grpc, nats, redis};
 
 const VARIANTS: usize = 31;
 
@@ -206,6 +208,7 @@ fn later() -> Vec<(u32, &'static str, Command)> {
         (1, "`target.redis`", put(|spec| spec.target = redis())),
         (1, "`target.celery`", put(|spec| spec.target = celery())),
         (1, "`target.amqp`", put(|spec| spec.target = amqp())),
+        (1, "`target.nats`", put(|spec| spec.target = nats())),
         (1, "`target.grpc`", put(|spec| spec.target = grpc())),
         (
             1,

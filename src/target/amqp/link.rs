@@ -28,13 +28,12 @@ use lapin::{
     AsyncTcpStream, BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ErrorKind,
     Event,
 };
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use tokio::sync::{Mutex, OnceCell, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::super::broker::{
-    BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT, Failure, Left, Sent, password,
+    BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT, Failure, Left, Sent, authorities,
+    password,
 };
 use super::Message;
 use crate::config::connections;
@@ -269,21 +268,14 @@ impl Link {
 
     /// The machine's authorities, or those that the connection names in their place.
     async fn tls(&self) -> Result<lapin::tcp::RustlsConnector, Failure> {
-        let unusable =
-            |what: &str, why: &dyn std::fmt::Display| Failure::Unreachable(format!("{what}: {why}"));
+        let unusable = |why: &dyn std::fmt::Display| Failure::Unreachable(format!("tls: {why}"));
         let config = match &self.connection.tls_ca {
             Some(path) => {
-                let text = tokio::fs::read(path).await.map_err(|why| unusable("tls_ca", &why))?;
-                let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
-                let roots = roots.map_err(|why| unusable("tls_ca", &why))?;
-                if roots.is_empty() {
-                    return Err(unusable("tls_ca", &"holds no certificate"));
-                }
-                RustlsConnectorConfig::default().with_parsable_certificates(roots)
+                RustlsConnectorConfig::default().with_parsable_certificates(authorities(path).await?)
             }
-            None => RustlsConnectorConfig::new_with_native_certs().map_err(|why| unusable("tls", &why))?,
+            None => RustlsConnectorConfig::new_with_native_certs().map_err(|why| unusable(&why))?,
         };
-        config.connector_with_no_client_auth().map_err(|why| unusable("tls", &why))
+        config.connector_with_no_client_auth().map_err(|why| unusable(&why))
     }
 }
 

@@ -49,6 +49,8 @@ pub(super) async fn send(
             }
             link.leave(message, sent).await
         }
+        // Celery does not speak to it, and no worker says that it carries tasks there.
+        Link::Nats(_) => Err(Failure::Unknown(target.broker.clone())),
     }
 }
 

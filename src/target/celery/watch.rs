@@ -134,13 +134,17 @@ impl std::fmt::Debug for TaskWatch {
 }
 
 impl TaskWatch {
-    pub(in crate::target) fn new(connection: &str, link: &Link, clock: &Clock) -> Self {
-        Self {
+    /// None: it carries no tasks.
+    pub(in crate::target) fn new(connection: &str, link: &Link, clock: &Clock) -> Option<Self> {
+        let side = match link {
+            Link::Redis(link) => Side::Redis(redis::Redis::new(Arc::clone(link))),
+            Link::Amqp(link) => Side::Amqp(Box::new(amqp::Amqp::new(Arc::clone(link)))),
+            // Celery does not speak to it.
+            Link::Nats(_) => return None,
+        };
+        Some(Self {
             connection: connection.to_owned(),
-            side: match link {
-                Link::Redis(link) => Side::Redis(redis::Redis::new(Arc::clone(link))),
-                Link::Amqp(link) => Side::Amqp(Box::new(amqp::Amqp::new(Arc::clone(link)))),
-            },
+            side,
             clock: clock.clone(),
             asked_for_events: None,
             asked_what_runs: None,
@@ -152,7 +156,7 @@ impl TaskWatch {
             untold: VecDeque::new(),
             holders: Holders::default(),
             wordless: HashMap::new(),
-        }
+        })
     }
 
     /// The name of the connection.

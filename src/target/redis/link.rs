@@ -2,27 +2,26 @@
 //!
 //! It is opened by whoever needs it first, and anew by whoever needs it after it broke; the others wait for that one
 //! try and share what came of it, so a server that is down is asked once at a time, however much is due.
+//!
+//! Where it goes to is found each time it is opened (`dial`). So a server that answers that it is no master, or none any
+//! more, is left: with sentinels the new one is found, and behind a name that moved too.
 
 use std::sync::LazyLock;
 
 use ::redis::aio::{MultiplexedConnection, PubSubStream};
-use ::redis::{
-    AsyncConnectionConfig, Client, ConnectionAddr, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline,
-    RedisConnectionInfo, RedisError, Script, TlsCertificates,
-};
+use ::redis::{FromRedisValue, Pipeline, RedisError, Script};
 use tokio::sync::{Mutex, Semaphore};
 use tokio::time::Instant;
 
-use super::super::broker::{
-    BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT, Failure, Left, password,
-};
+use super::super::broker::{BROKER_IN_FLIGHT, Failure, Left};
+use super::dial::{config, greeted, patience, words};
 use crate::config::connections::{CeleryOptions, Connection};
 
 static LEAVE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("leave.lua")));
 
 /// A connection that may be open.
 pub(in crate::target) struct Link {
-    connection: Connection,
+    pub(super) connection: Connection,
     open: Mutex<Open>,
     room: Semaphore,
 }
@@ -74,16 +73,20 @@ impl Link {
 
     /// Leaves a message in each place, unless the note is there.
     ///
-    /// Where nobody answered it asks once more, by a new connection: the note makes that harmless, and tells.
+    /// Where nobody answered, or one who is no master, it asks once more, by a new connection: the note makes that harmless,
+    /// and tells.
     pub(in crate::target) async fn leave(&self, leave: &Leave<'_>) -> Result<Left, Failure> {
-        let unanswered = match self.leave_once(leave).await {
-            Err(Failure::Unanswered(why)) => Failure::Unanswered(why),
-            known => return known,
-        };
-        self.leave_once(leave).await.map(|_| Left::Now).map_err(|_| unanswered)
+        match self.leave_once(leave).await {
+            Err((Failure::Unanswered(why), _)) => {
+                let again = self.leave_once(leave).await;
+                again.map(|_| Left::Now).map_err(|_| Failure::Unanswered(why))
+            }
+            Err((_, Elsewhere(true))) => self.leave_once(leave).await.map_err(|(why, _)| why),
+            known => known.map_err(|(why, _)| why),
+        }
     }
 
-    async fn leave_once(&self, leave: &Leave<'_>) -> Result<Left, Failure> {
+    async fn leave_once(&self, leave: &Leave<'_>) -> Result<Left, (Failure, Elsewhere)> {
         let mut script = LEAVE.key(leave.note);
         for place in leave.places {
             script.key(place);
@@ -98,11 +101,11 @@ impl Link {
             script.arg(word);
         }
         let _room = self.room.acquire().await.expect("it is never closed");
-        let (number, mut connection) = self.connected().await?;
+        let (number, mut connection) = self.connected().await.map_err(|why| (why, Elsewhere(false)))?;
         match script.invoke_async::<i64>(&mut connection).await {
             Ok(0) => Ok(Left::Before),
             Ok(_) => Ok(Left::Now),
-            Err(error) => Err(self.failed(number, &error).await),
+            Err(error) => Err((self.failed(number, &error).await, Elsewhere(is_no_master(&error)))),
         }
     }
 
@@ -129,7 +132,7 @@ impl Link {
 
     /// The database that the connection is to.
     pub(in crate::target) fn database(&self) -> i64 {
-        self.connection.url.path().trim_start_matches('/').parse().unwrap_or(0)
+        self.connection.database()
     }
 
     /// Whatever is published on the channels of a pattern from now on, by a connection of its own.
@@ -142,7 +145,7 @@ impl Link {
             Ok(listener.into_on_message())
         };
         let late = |_| Failure::Unreachable("it did not answer in time".to_owned());
-        tokio::time::timeout(BROKER_CONNECT_TIMEOUT, greeted).await.map_err(late)?
+        tokio::time::timeout(patience(&self.connection), greeted).await.map_err(late)?
     }
 
     async fn connected(&self) -> Result<(u64, MultiplexedConnection), Failure> {
@@ -172,72 +175,40 @@ impl Link {
 
     async fn connect(&self) -> Result<MultiplexedConnection, Failure> {
         let client = self.client().await?;
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(BROKER_CONNECT_TIMEOUT))
-            .set_response_timeout(Some(BROKER_ANSWER_TIMEOUT));
-        // Words of the server are not repeated: some quote the command that they refuse, and this one was greeted with
-        // a password.
-        let failed = |error: &RedisError| match error.kind() {
-            ErrorKind::Io => Failure::Unreachable(words(error)),
-            ErrorKind::AuthenticationFailed => {
-                Failure::Unreachable("it does not take the password".to_owned())
-            }
-            _ => Failure::Unreachable(format!("its greeting failed: {}", error.category())),
-        };
         let mut connection = client
-            .get_multiplexed_async_connection_with_config(&config)
+            .get_multiplexed_async_connection_with_config(&config())
             .await
-            .map_err(|error| failed(&error))?;
-        LEAVE.load_async(&mut connection).await.map_err(|error| failed(&error))?;
+            .map_err(|error| greeted(&error))?;
+        LEAVE.load_async(&mut connection).await.map_err(|error| greeted(&error))?;
         Ok(connection)
     }
 
-    async fn client(&self) -> Result<Client, Failure> {
-        let url = &self.connection.url;
-        let unusable =
-            |what: &str, why: &dyn std::fmt::Display| Failure::Unreachable(format!("{what}: {why}"));
-        let host = self.connection.host().to_owned();
-        let port = url.port().unwrap_or(6379);
-        let address = match self.connection.is_tls() {
-            false => ConnectionAddr::Tcp(host, port),
-            true => ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None },
-        };
-        let mut greeting = RedisConnectionInfo::default()
-            .set_db(self.database())
-            .set_lib_name("chronarch", env!("CARGO_PKG_VERSION"));
-        if let Some(name) = self.connection.username() {
-            greeting = greeting.set_username(name);
-        }
-        if let Some(secret) = password(&self.connection.password).await? {
-            greeting = greeting.set_password(secret);
-        }
-        let info = address.into_connection_info().map_err(|why| unusable("url", &why.category()))?;
-        let info = info.set_redis_settings(greeting);
-        let client = match &self.connection.tls_ca {
-            Some(path) => {
-                let root = tokio::fs::read(path).await.map_err(|why| unusable("tls_ca", &why))?;
-                let trusted = TlsCertificates { client_tls: None, root_cert: Some(root) };
-                Client::build_with_tls(info, trusted)
-            }
-            None => Client::open(info),
-        };
-        client.map_err(|why| unusable("tls_ca", &why.category()))
-    }
-
-    /// Why a command failed. A connection that does not answer is not used again.
+    /// Why a command failed. A connection that does not answer is not used again, nor one to a server that is no master.
     async fn failed(&self, number: u64, error: &RedisError) -> Failure {
-        if !error.is_io_error() && !error.is_unrecoverable_error() {
+        let answered = !error.is_io_error() && !error.is_unrecoverable_error();
+        if answered && !is_no_master(error) {
             return refused(error);
         }
         let mut open = self.open.lock().await;
         if open.current.as_ref().is_some_and(|(current, _)| *current == number) {
             open.current = None;
         }
+        if answered {
+            return refused(error);
+        }
         match error.is_connection_refusal() {
             true => Failure::Unreachable(words(error)),
             false => Failure::Unanswered(words(error)),
         }
     }
+}
+
+/// Whether a new connection may find a server that takes what this one did not.
+struct Elsewhere(bool);
+
+/// The server follows another one, or starts.
+fn is_no_master(error: &RedisError) -> bool {
+    matches!(error.code(), Some("READONLY" | "LOADING" | "MASTERDOWN"))
 }
 
 fn refused(error: &RedisError) -> Failure {
@@ -250,12 +221,4 @@ fn refused(error: &RedisError) -> Failure {
         }
         _ => Failure::Refused(format!("{code} {detail}").trim().to_owned()),
     }
-}
-
-/// An I/O error in the words of the operating system.
-fn words(error: &RedisError) -> String {
-    if error.is_timeout() {
-        return "it did not answer in time".to_owned();
-    }
-    std::error::Error::source(error).map_or_else(|| error.category().to_owned(), ToString::to_string)
 }

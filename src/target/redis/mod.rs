@@ -9,6 +9,7 @@
 //! that lost its memory, has neither the message nor the note; then a later attempt leaves it again, and one that has
 //! reported does not.
 
+mod dial;
 mod link;
 
 use serde_json::{Map, Value};

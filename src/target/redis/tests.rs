@@ -1,5 +1,7 @@
 //! What is left with a real server, and how often.
 
+mod sentinel;
+
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};

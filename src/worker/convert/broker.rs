@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::{OrderError, present, timestamp};
 use crate::pb::v1 as pb;
-use crate::state::broker::{AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
+use crate::state::broker::{
+    AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, NatsTarget, RedisPlace, RedisTarget,
+};
 
 pub(super) fn redis(redis: pb::RedisTarget) -> Result<RedisTarget, OrderError> {
     let push = redis.push();
@@ -39,6 +41,16 @@ pub(super) fn amqp(amqp: pb::AmqpTarget) -> Result<AmqpTarget, OrderError> {
         expiration: expiration.map_err(|_| wrong("expiration: a span of time makes no sense"))?,
         persistent: !amqp.transient,
     })
+}
+
+pub(super) fn nats(nats: pb::NatsTarget) -> NatsTarget {
+    NatsTarget {
+        connection: nats.connection,
+        subject: nats.subject,
+        payload: nats.payload,
+        headers: nats.headers,
+        stream: present(nats.stream),
+    }
 }
 
 pub(super) fn celery(celery: pb::CeleryTarget) -> Result<CeleryTarget, OrderError> {

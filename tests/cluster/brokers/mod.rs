@@ -1,7 +1,9 @@
 //! Messages that are left with brokers: real servers, a real Celery worker, and kills in between.
 
 mod amqp;
+mod nats;
 mod rabbit;
+mod sentinel;
 mod server;
 mod tasks;
 
@@ -103,6 +105,9 @@ async fn a_worker_that_dies_between_the_sending_and_its_report_leaves_one_messag
 
 /// The Python that Celery is installed for, below `target/` and kept.
 async fn python() -> PathBuf {
+    // Tests run at the same time, and the first one installs it for all.
+    static INSTALLING: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    let _installing = INSTALLING.lock().await;
     let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/celery");
     let installed = place.join("installed-5.7.0");
     if !installed.exists() {

@@ -20,10 +20,11 @@ impl Drop for Server {
     }
 }
 
-fn spawn(port: u16, folder: &std::path::Path) -> Child {
+fn spawn(port: u16, folder: &std::path::Path, more: &[String]) -> Child {
     Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--dir"])
         .arg(folder)
+        .args(more)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -33,10 +34,26 @@ fn spawn(port: u16, folder: &std::path::Path) -> Child {
 
 impl Server {
     pub(crate) async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    /// Another one that has all that this one has.
+    pub(crate) async fn replica(&self) -> Self {
+        let more = ["--replicaof", "127.0.0.1", &self.port.to_string()].map(str::to_owned);
+        let replica = Self::start_with(&more).await;
+        eventually("the replica to follow", || async {
+            let told: String = replica.ask(&["INFO", "replication"]).await;
+            told.contains("master_link_status:up").then_some(())
+        })
+        .await;
+        replica
+    }
+
+    async fn start_with(more: &[String]) -> Self {
         // It cannot be told to find a port for itself.
         let free = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
         let folder = tempfile::tempdir().expect("a folder");
-        let server = Self { child: spawn(free, folder.path()), port: free, folder };
+        let server = Self { child: spawn(free, folder.path(), more), port: free, folder };
         server.answers().await;
         server
     }
@@ -55,12 +72,16 @@ impl Server {
 
     /// Starts it at the same place, empty.
     pub(crate) async fn start_again(&mut self) {
-        self.child = spawn(self.port, self.folder.path());
+        self.child = spawn(self.port, self.folder.path(), &[]);
         self.answers().await;
     }
 
     async fn answers(&self) {
         eventually("redis-server to answer", || async { self.try_ask::<String>(&["PING"]).await.ok() }).await;
+    }
+
+    pub(crate) const fn port(&self) -> u16 {
+        self.port
     }
 
     pub(crate) fn url(&self) -> String {

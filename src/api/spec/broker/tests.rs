@@ -246,3 +246,59 @@ fn what_is_wrong_with_a_task_is_told_by_its_field() {
         assert!(problems.starts_with(problem), "{problem}: {problems}");
     }
 }
+
+#[test]
+fn a_message_for_nats_goes_to_a_subject_and_needs_a_worker_with_the_connection() {
+    let spec = job(r#"{"nats": {"connection": "main", "subject": "a.b-c.$KV", "payload": "{{ params.day }}",
+        "headers": {"a": "b"}, "stream": "S"}}"#);
+    assert_eq!((spec.target.needs().as_ref(), spec.on_lost), ("nats:main", OnLost::Rerun));
+    let Target::Nats(nats) = spec.target else { panic!("not nats") };
+    assert_eq!((nats.subject.as_str(), nats.stream.as_deref()), ("a.b-c.$KV", Some("S")));
+    let spec = job(r#"{"nats": {"connection": "main", "subject": "a"}}"#);
+    assert!(matches!(spec.target, Target::Nats(nats) if nats.stream.is_none()));
+}
+
+#[test]
+fn what_is_wrong_with_a_message_for_nats_is_told_by_its_field() {
+    let long = format!("target.nats.subject: {} bytes are too long, at most 255 are allowed", 256);
+    for (subject, problem) in [
+        ("", "target.nats.subject: is missing"),
+        (".a", "target.nats.subject: has an empty token"),
+        ("a.", "target.nats.subject: has an empty token"),
+        ("a..b", "target.nats.subject: has an empty token"),
+        ("a.*", "target.nats.subject: has a wildcard"),
+        ("a.>", "target.nats.subject: has a wildcard"),
+        ("a b", "target.nats.subject: has blanks or control characters"),
+        ("a\\tb", "target.nats.subject: has blanks or control characters"),
+        ("a\\r\\nPUB b", "target.nats.subject: has blanks or control characters"),
+        ("$JS.API.STREAM.DELETE.S", "target.nats.subject: is one of the server's own"),
+        ("$SYS.REQ.SERVER.PING", "target.nats.subject: is one of the server's own"),
+        (&"a".repeat(256), &long),
+    ] {
+        let problems = read(&format!(r#"{{"nats": {{"connection": "m", "subject": "{subject}"}}}}"#));
+        let problems = problems.expect_err(problem);
+        assert!(problems.starts_with(problem), "{problem}: {problems}");
+    }
+    for (more, problem) in [
+        (r#""subject": "a""#, "target.nats.connection: is missing"),
+        (
+            r#""connection": "m", "subject": "a", "stream": "a.b""#,
+            "target.nats.stream: is no name of a stream",
+        ),
+        (
+            r#""connection": "m", "subject": "a", "headers": {"nats-msg-id": "y"}"#,
+            "target.nats.headers.nats-msg-id: belongs to the server and cannot be set as a header",
+        ),
+        (
+            r#""connection": "m", "subject": "a", "headers": {"Idempotency-Key": "y"}"#,
+            "target.nats.headers.Idempotency-Key: is set by the scheduler",
+        ),
+        (
+            r#""connection": "m", "subject": "a", "payload": "{{ params.x }}""#,
+            "target.nats.payload: there is no param x",
+        ),
+    ] {
+        let problems = read(&format!(r#"{{"nats": {{{more}}}}}"#)).expect_err(problem);
+        assert!(problems.starts_with(problem), "{problem}: {problems}");
+    }
+}

@@ -6,7 +6,7 @@ fn watch() -> TaskWatch {
     let text = "[connections.main]\nurl = \"redis://127.0.0.1:1/3\"\n";
     let connection = read("test", text).expect("a connection").remove("main").expect("named so");
     let link = Link::Redis(Arc::new(crate::target::redis::Link::new(connection)));
-    TaskWatch::new("main", &link, &Clock::system())
+    TaskWatch::new("main", &link, &Clock::system()).expect("it carries tasks")
 }
 
 fn event(kind: &str, id: &str, more: &Value) -> Value {

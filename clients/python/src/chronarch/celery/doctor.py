@@ -14,7 +14,14 @@ from .entries import Entry
 
 OK, WARN, FAIL = "ok", "warn", "fail"
 # Transports of kombu that the cluster may speak, and what a worker with such a connection announces beside `celery`.
-_FAMILIES = {"redis": "redis", "rediss": "redis", "amqp": "amqp", "amqps": "amqp", "pyamqp": "amqp"}
+_FAMILIES = {
+    "redis": "redis",
+    "rediss": "redis",
+    "sentinel": "redis",
+    "amqp": "amqp",
+    "amqps": "amqp",
+    "pyamqp": "amqp",
+}
 # Clocks that differ by more are told; workers are heard every few seconds, so that less cannot be seen.
 SKEW_SECONDS = 10.0
 # An interval that is longer may never end where beat is started anew with each deployment.
