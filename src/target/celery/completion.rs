@@ -9,7 +9,10 @@
 //! is an error inside the worker, at the cost of the user's own task. It is immutable, so what the task returned is not
 //! copied, unless the job wants it (`capture_result`).
 
+use std::io::Read as _;
+
 use ::redis::Pipeline;
+use flate2::read::ZlibDecoder;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -22,6 +25,8 @@ pub(super) const SUCCESS: &str = "success";
 pub(super) const FAILURE: &str = "failure";
 /// How many arguments the signature has.
 const ARGUMENTS: usize = 4;
+/// What is unpacked of one end, at most: with what the task has returned, of which less is kept.
+const BODY_BYTES_MAX: u64 = 16 << 20;
 /// The exchange, and the name of the task.
 pub(in crate::target) const NAME: &str = "chronarch.done";
 
@@ -36,6 +41,8 @@ pub(super) fn signature(order: &Order, task_id: &str, how: &str, immutable: bool
             "task_id": id.to_string(),
             "ignore_result": true,
             "serializer": "json",
+            // Else it is that of the app (`task_compression`), which may be one that cannot be read here.
+            "compression": "zlib",
             "exchange": NAME,
             "routing_key": order.cluster_id,
         },
@@ -75,6 +82,16 @@ pub(super) struct Done {
 /// The queue in which a cluster finds what was sent.
 pub(in crate::target) fn queue(cluster: &str) -> String {
     format!("{NAME}.{cluster}")
+}
+
+/// What a body says that Celery's worker has written by our signature, or by one of an earlier release, which was not
+/// packed.
+pub(super) fn unpacked(body: &[u8]) -> Option<Value> {
+    serde_json::from_slice(body).ok().or_else(|| {
+        let mut text = Vec::new();
+        ZlibDecoder::new(body).take(BODY_BYTES_MAX).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok()
+    })
 }
 
 /// Reads the body of a message of ours; None: it is not one.
