@@ -18,6 +18,7 @@ use uuid::Uuid;
 
 use super::super::Order;
 use crate::config::connections::CeleryOptions;
+use crate::state::celery::FILL;
 use crate::state::limits::TASK_ID_BYTES;
 use crate::state::run::RunId;
 
@@ -110,8 +111,17 @@ pub(super) fn read(body: &Value) -> Option<Done> {
         FAILURE => false,
         _ => return None,
     };
-    let delivery = delivery.as_u64().and_then(|number| u32::try_from(number).ok())?;
-    let (run_id, task_id) = (text(run_id)?, text(task_id)?);
+    let (mut run_id, task_id) = (text(run_id)?, text(task_id)?);
+    let delivery = match delivery {
+        // Of a message that the app has built, where both are one text with a fixed length.
+        Value::Null => {
+            let (run, delivery) = run_id.trim_end_matches(FILL).split_once('/')?;
+            let delivery = delivery.parse().ok()?;
+            run_id = run.to_owned();
+            delivery
+        }
+        number => u32::try_from(number.as_u64()?).ok()?,
+    };
     // Whoever reaches the broker can write here, and the leader refuses all that is told with one end that makes no sense.
     run_id.parse::<RunId>().ok()?;
     (task_id.len() <= TASK_ID_BYTES).then_some(Done { run_id, delivery, task_id, succeeded, result })

@@ -32,6 +32,7 @@ fn target() -> CeleryTarget {
         wait_for_completion: false,
         capture_result: false,
         lost_after: None,
+        template: None,
     }
 }
 
@@ -340,7 +341,13 @@ fn what_would_harm_a_worker_is_not_sent() {
         |message| message["headers"]["expires"] = json!("tomorrow"),
         |message| message["headers"]["timelimit"] = json!([1]),
         |message| message["headers"]["id"] = json!("x".repeat(156)),
-        |message| message["content-type"] = json!("application/x-python-serialize"),
+        |message| message["content-type"] = json!(""),
+        |message| message["content-type"] = json!("application/x-msgpack"),
+        |message| message["content-encoding"] = json!("gzip"),
+        |message| {
+            message["content-type"] = json!("application/x-python-serialize");
+            message["body"] = json!("");
+        },
     ] {
         assert!(with(change).is_err());
     }

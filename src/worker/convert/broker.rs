@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{OrderError, present, timestamp};
 use crate::pb::v1 as pb;
 use crate::state::broker::{AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, RedisPlace, RedisTarget};
+use crate::state::celery::CeleryTemplate;
 
 pub(super) fn redis(redis: pb::RedisTarget) -> Result<RedisTarget, OrderError> {
     let push = redis.push();
@@ -79,5 +80,7 @@ pub(super) fn celery(celery: pb::CeleryTarget) -> Result<CeleryTarget, OrderErro
         capture_result: celery.capture_result,
         // The leader's business.
         lost_after: None,
+        template: present(celery.template)
+            .map(|message| CeleryTemplate { message, ids: celery.template_ids }),
     })
 }
