@@ -20,7 +20,7 @@ const SHORT: [&str; 2] = ["CatchUp", "Overlap"];
 /// The message that a list of names, or one name, may stand for: `after: [load]`.
 const NAMES: &str = "After";
 /// The message with texts that are JSON, and those texts; in a job file the value may stand there: `args: [1, 2]`.
-const JSON: (&str, [&str; 3]) = ("CeleryTarget", ["args", "kwargs", "headers"]);
+const JSON: (&str, [&str; 4]) = ("CeleryTarget", ["args", "kwargs", "headers", "template"]);
 /// Spoken between nodes and workers in binary form alone.
 const NO_TEXT: &str = "chronarch/v1/worker.proto";
 

@@ -107,6 +107,8 @@ pub const URL_BYTES: usize = 8 << 10;
 pub const BROKER_NAME_BYTES: usize = 255;
 /// Bytes of the headers of a task, as JSON.
 pub const BROKER_HEADERS_BYTES: usize = 16 << 10;
+/// The message of a Celery app, with its body in base64.
+pub const TEMPLATE_BYTES: usize = 96 << 10;
 /// Entries that a stream may be told to keep.
 pub const STREAM_LENGTH: std::ops::RangeInclusive<u64> = 1..=1_000_000_000;
 /// Ranges of status codes that count as success.

@@ -93,7 +93,10 @@ fn target(target: Option<&Target>) -> String {
             let to = [&redis.list, &redis.channel, &redis.stream].map(String::as_str).concat();
             format!("redis {} {to}", redis.connection)
         }
-        Some(Target { celery: Some(celery), .. }) => format!("celery {} {}", celery.broker, celery.task),
+        Some(Target { celery: Some(celery), .. }) => {
+            let how = if celery.template.is_empty() { "" } else { " (template)" };
+            format!("celery {} {}{how}", celery.broker, celery.task)
+        }
         Some(Target { amqp: Some(amqp), .. }) => {
             format!("amqp {} {} {}", amqp.connection, amqp.exchange, amqp.routing_key).replace("  ", " ")
         }

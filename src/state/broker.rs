@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::celery::CeleryTemplate;
 use super::pack::later;
 use super::time::Timestamp;
 
@@ -119,6 +120,9 @@ pub struct CeleryTarget {
     /// The attempt is lost when whoever runs the task has given no sign of life for so long; absent: never.
     #[serde(default, serialize_with = "later")]
     pub lost_after: Option<Duration>,
+    /// What the app has built, with all that it says of the task; what is said beside it here goes for the message.
+    #[serde(default, serialize_with = "later")]
+    pub template: Option<CeleryTemplate>,
 }
 
 /// Where a task is sent.

@@ -82,6 +82,8 @@ pub const PLACE_WAIT: Duration = Duration::from_secs(3_600);
 pub const TEMPLATE_PARAMS: usize = 64;
 /// Instants of one backfill; a longer range is refused.
 pub const BACKFILL: usize = 1_000;
+/// Ids in a message that a Celery app has built once; a canvas with more is refused.
+pub const TEMPLATE_IDS: usize = 64;
 /// Bytes of what a task is called that an attempt leaves with others: what Celery's result tables hold.
 pub const TASK_ID_BYTES: usize = 155;
 /// Unless its job says another: an attempt is lost when whoever runs its task is silent for so long, which is far longer

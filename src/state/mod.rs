@@ -34,6 +34,7 @@ mod attempt;
 pub mod breaker;
 pub mod broker;
 pub mod calendar;
+pub mod celery;
 mod codec;
 mod command;
 mod evidence;

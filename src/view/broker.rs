@@ -89,6 +89,8 @@ pub fn celery(target: &CeleryTarget) -> pb::Target {
             Some(after) if after != CELERY_LOST_AFTER => Some(span(after)),
             None | Some(_) => None,
         },
+        template: target.template.as_ref().map(|it| it.message.clone()).unwrap_or_default(),
+        template_ids: target.template.as_ref().map(|it| it.ids.clone()).unwrap_or_default(),
         ..pb::CeleryTarget::default()
     };
     match &target.to {

@@ -54,7 +54,6 @@ def test_what_beat_would_send_is_read_and_what_cannot_be_carried_says_why() -> N
         "moon": "schedule: Moon is a class of the app's own",
         "lazy": "args: a BeatLazyFunc is called when the message is sent",
         "object": "kwargs: Object of type object is not JSON serializable",
-        "linked": "options.link: a job sends one task and nothing behind it",
         "lost": "options.queue: \"Queue 'nowhere' missing from task_queues\"",
         "over": "options.expires: 0 is over when the message is sent",
         "without": "CannotCarry: it has no task, or no schedule",
@@ -68,7 +67,9 @@ def test_what_beat_would_send_is_read_and_what_cannot_be_carried_says_why() -> N
 
 
 def test_jobs_are_those_of_the_import(tmp_path: Path) -> None:
-    found = {name: entry for name, entry in read().items() if not entry.problem and name not in ("lamps", "braces")}
+    # What the app has to build is lost there: a dump has no app.
+    left_out = ("lamps", "braces", "linked")
+    found = {name: entry for name, entry in read().items() if not entry.problem and name not in left_out}
     dump = {
         name: {
             "task": entry.task,

@@ -14,8 +14,11 @@ use crate::pb::v1 as pb;
 use crate::state::broker::{
     AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, NatsTarget, RedisPlace, RedisTarget,
 };
+use crate::state::celery::has_vast_numbers;
 use crate::state::limits::CELERY_LOST_AFTER;
 use crate::state::spec::Target;
+
+mod template;
 
 /// The queue of a task that names none, which is that of a Celery app which says nothing else.
 const CELERY_QUEUE: &str = "celery";
@@ -212,7 +215,8 @@ pub(super) fn on_lost(
 /// The task; paths begin at `target.celery`.
 pub(super) fn celery(target: &pb::CeleryTarget, problems: &mut Problems) -> Target {
     value::name("target.celery.broker", &target.broker, problems);
-    if target.task.is_empty() {
+    let built = template::read(target, problems);
+    if target.task.is_empty() && target.template.is_empty() {
         problems.add("target.celery.task", "is missing");
     }
     broker_name("target.celery.task", &target.task, problems);
@@ -255,10 +259,10 @@ pub(super) fn celery(target: &pb::CeleryTarget, problems: &mut Problems) -> Targ
     let some = |text: &String| Some(text).filter(|text| !text.is_empty()).cloned();
     Target::Celery(Box::new(CeleryTarget {
         broker: target.broker.clone(),
-        task: target.task.clone(),
+        task: built.as_ref().map_or_else(|| target.task.clone(), |built| built.task.clone()),
         args: json("target.celery.args", &target.args, Shape::List, problems),
         kwargs: json("target.celery.kwargs", &target.kwargs, Shape::Mapping, problems),
-        to: celery_place(target, problems),
+        to: celery_place(target, built.as_ref().map(|built| built.to.clone()), problems),
         headers: celery_headers(&target.headers, problems),
         priority: target.priority.and_then(|priority| u8::try_from(priority).ok()),
         expires: celery_expiry(target, expires, problems),
@@ -273,10 +277,16 @@ pub(super) fn celery(target: &pb::CeleryTarget, problems: &mut Problems) -> Targ
         lost_after: lost_after
             .or(Some(CELERY_LOST_AFTER))
             .filter(|span| wait_for_completion && !span.is_zero()),
+        template: built.map(|built| built.template),
     }))
 }
 
-fn celery_place(target: &pb::CeleryTarget, problems: &mut Problems) -> CeleryPlace {
+/// Where it goes: as the job says, or else as the template does.
+fn celery_place(
+    target: &pb::CeleryTarget,
+    of_template: Option<CeleryPlace>,
+    problems: &mut Problems,
+) -> CeleryPlace {
     for (name, text) in
         [("queue", &target.queue), ("exchange", &target.exchange), ("routing_key", &target.routing_key)]
     {
@@ -297,7 +307,7 @@ fn celery_place(target: &pb::CeleryTarget, problems: &mut Problems) -> CeleryPla
     if !name.is_empty() {
         CeleryPlace::Exchange { name, routing_key }
     } else if queue.is_empty() {
-        CeleryPlace::Queue(CELERY_QUEUE.to_owned())
+        of_template.unwrap_or_else(|| CeleryPlace::Queue(CELERY_QUEUE.to_owned()))
     } else {
         CeleryPlace::Queue(queue)
     }
@@ -376,18 +386,6 @@ fn json(path: &str, text: &str, shape: Shape, problems: &mut Problems) -> String
         Err(error) => problems.add(path, format!("is no JSON: {error}")),
     }
     empty.to_owned()
-}
-
-/// Numbers that are kept as ones with a fraction, of which digits are lost.
-fn has_vast_numbers(value: &Value) -> bool {
-    match value {
-        Value::Number(number) => {
-            number.is_f64() && number.as_f64().is_some_and(|number| number.abs() >= 9.2e18)
-        }
-        Value::Array(values) => values.iter().any(has_vast_numbers),
-        Value::Object(values) => values.values().any(has_vast_numbers),
-        Value::Null | Value::Bool(_) | Value::String(_) => false,
-    }
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ pub(super) fn celery() -> Target {
         wait_for_completion: true,
         capture_result: true,
         lost_after: Some(Duration::from_secs(9)),
+        template: None,
     }))
 }
 

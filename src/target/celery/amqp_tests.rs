@@ -22,7 +22,7 @@ fn message(target: &CeleryTarget) -> amqp::Message {
 }
 
 /// Each value with the letter of its type.
-fn typed(table: &FieldTable) -> Map<String, Value> {
+pub(super) fn typed(table: &FieldTable) -> Map<String, Value> {
     fn one(value: &AMQPValue) -> Value {
         let letter = value.get_type().get_id().to_string();
         match value {
@@ -41,7 +41,7 @@ fn typed(table: &FieldTable) -> Map<String, Value> {
 }
 
 /// As a vector has them; without those that are absent.
-fn properties(message: &amqp::Message) -> Value {
+pub(super) fn properties(message: &amqp::Message) -> Value {
     let text = |of: &Option<ShortString>| of.as_ref().map(ToString::to_string);
     let it = &message.properties;
     let Value::Object(mut all) = json!({
@@ -160,8 +160,8 @@ fn what_would_harm_a_worker_is_not_published() {
         message.properties = change(std::mem::take(&mut message.properties));
     }
     for (path, change) in [
-        ("content_type", (|it| other(it, |it| it.with_content_type("text/plain".into()))) as fn(&mut _)),
-        ("content_encoding", |it| other(it, |it| it.with_content_encoding("binary".into()))),
+        ("content_type", (|it| other(it, |it| it.with_content_type("".into()))) as fn(&mut _)),
+        ("content_encoding", |it| other(it, |it| it.with_content_encoding("gzip".into()))),
         ("headers", |it| {
             let bare = BasicProperties::default().with_content_type("application/json".into());
             it.properties = bare.with_content_encoding("utf-8".into());

@@ -9,12 +9,16 @@
 //! is an error inside the worker, at the cost of the user's own task. It is immutable, so what the task returned is not
 //! copied, unless the job wants it (`capture_result`).
 
+use std::io::Read as _;
+
 use ::redis::Pipeline;
+use flate2::read::ZlibDecoder;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::super::Order;
 use crate::config::connections::CeleryOptions;
+use crate::state::celery::FILL;
 use crate::state::limits::TASK_ID_BYTES;
 use crate::state::run::RunId;
 
@@ -22,6 +26,8 @@ pub(super) const SUCCESS: &str = "success";
 pub(super) const FAILURE: &str = "failure";
 /// How many arguments the signature has.
 const ARGUMENTS: usize = 4;
+/// What is unpacked of one end, at most: with what the task has returned, of which less is kept.
+const BODY_BYTES_MAX: u64 = 16 << 20;
 /// The exchange, and the name of the task.
 pub(in crate::target) const NAME: &str = "chronarch.done";
 
@@ -36,6 +42,8 @@ pub(super) fn signature(order: &Order, task_id: &str, how: &str, immutable: bool
             "task_id": id.to_string(),
             "ignore_result": true,
             "serializer": "json",
+            // Else it is that of the app (`task_compression`), which may be one that cannot be read here.
+            "compression": "zlib",
             "exchange": NAME,
             "routing_key": order.cluster_id,
         },
@@ -77,6 +85,16 @@ pub(in crate::target) fn queue(cluster: &str) -> String {
     format!("{NAME}.{cluster}")
 }
 
+/// What a body says that Celery's worker has written by our signature, or by one of an earlier release, which was not
+/// packed.
+pub(super) fn unpacked(body: &[u8]) -> Option<Value> {
+    serde_json::from_slice(body).ok().or_else(|| {
+        let mut text = Vec::new();
+        ZlibDecoder::new(body).take(BODY_BYTES_MAX).read_to_end(&mut text).ok()?;
+        serde_json::from_slice(&text).ok()
+    })
+}
+
 /// Reads the body of a message of ours; None: it is not one.
 pub(super) fn read(body: &Value) -> Option<Done> {
     let args = body[0].as_array()?;
@@ -93,8 +111,17 @@ pub(super) fn read(body: &Value) -> Option<Done> {
         FAILURE => false,
         _ => return None,
     };
-    let delivery = delivery.as_u64().and_then(|number| u32::try_from(number).ok())?;
-    let (run_id, task_id) = (text(run_id)?, text(task_id)?);
+    let (mut run_id, task_id) = (text(run_id)?, text(task_id)?);
+    let delivery = match delivery {
+        // Of a message that the app has built, where both are one text with a fixed length.
+        Value::Null => {
+            let (run, delivery) = run_id.trim_end_matches(FILL).split_once('/')?;
+            let delivery = delivery.parse().ok()?;
+            run_id = run.to_owned();
+            delivery
+        }
+        number => u32::try_from(number.as_u64()?).ok()?,
+    };
     // Whoever reaches the broker can write here, and the leader refuses all that is told with one end that makes no sense.
     run_id.parse::<RunId>().ok()?;
     (task_id.len() <= TASK_ID_BYTES).then_some(Done { run_id, delivery, task_id, succeeded, result })

@@ -3,15 +3,22 @@
 //!
 //! What is checked is the text that is about to be sent, by whoever built it, and not how it was built.
 
+use std::borrow::Cow;
+use std::io::Read as _;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use flate2::read::ZlibDecoder;
 use serde_json::{Map, Value};
 
 use super::super::amqp;
 use super::table;
+use crate::state::celery::{self, ZLIB};
 
 /// The longest id that Celery's result tables hold.
 const ID_BYTES_MAX: usize = 155;
+/// A body that unpacks to more is not looked at to its end, and so is none; what a job may say is less.
+const BODY_BYTES_MAX: u64 = 1 << 20;
 
 /// What is wrong with a message.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -31,11 +38,11 @@ pub(super) fn check_amqp(message: &amqp::Message) -> Result<(), Harmful> {
     let is = |text: &Option<lapin::types::ShortString>, expected: &str| {
         text.as_ref().is_some_and(|text| text.as_str() == expected)
     };
-    if !is(properties.content_type(), "application/json") {
-        return harmful("content_type", "is not application/json");
-    }
-    if !is(properties.content_encoding(), "utf-8") {
-        return harmful("content_encoding", "is not utf-8");
+    let Some(content_type) = properties.content_type().as_ref().filter(|it| !it.as_str().is_empty()) else {
+        return harmful("content_type", "is missing");
+    };
+    if !is(properties.content_encoding(), "utf-8") && !is(properties.content_encoding(), "binary") {
+        return harmful("content_encoding", "is neither utf-8 nor binary");
     }
     let Some(table) = properties.headers() else { return harmful("headers", "are missing") };
     let headers = table::mapping(table);
@@ -46,22 +53,25 @@ pub(super) fn check_amqp(message: &amqp::Message) -> Result<(), Harmful> {
     if message.routing_key.as_str().is_empty() {
         return harmful("routing_key", "is missing");
     }
-    called(serde_json::from_slice(&message.payload).ok().as_ref())
+    called(content_type.as_str(), &headers, &message.payload)
 }
 
 /// Looks at what a worker looks at before it runs a task from a list of Redis.
 pub(super) fn check(text: &str) -> Result<(), Harmful> {
     let Ok(message) = serde_json::from_str::<Value>(text) else { return harmful("", "is no JSON") };
-    if message["content-type"] != "application/json" {
-        return harmful("content-type", "is not application/json");
-    }
-    if message["content-encoding"] != "utf-8" {
-        return harmful("content-encoding", "is not utf-8");
+    let Some(content_type) = message["content-type"].as_str().filter(|text| !text.is_empty()) else {
+        return harmful("content-type", "is missing");
+    };
+    if message["content-encoding"] != "utf-8" && message["content-encoding"] != "binary" {
+        return harmful("content-encoding", "is neither utf-8 nor binary");
     }
     let Value::Object(headers) = &message["headers"] else { return harmful("headers", "is no mapping") };
     let id = self::headers(headers)?;
     properties(&message["properties"], id)?;
-    body(&message["body"])
+    match message["body"].as_str().and_then(|text| STANDARD.decode(text).ok()) {
+        Some(body) => called(content_type, headers, &body),
+        None => harmful("body", "is not base64"),
+    }
 }
 
 /// The id of the task, when the headers are as they should be.
@@ -113,16 +123,23 @@ fn properties(properties: &Value, id: &str) -> Result<(), Harmful> {
     Ok(())
 }
 
-fn body(body: &Value) -> Result<(), Harmful> {
-    let decoded = body.as_str().and_then(|text| STANDARD.decode(text).ok());
-    called(decoded.and_then(|bytes| serde_json::from_slice(&bytes).ok()).as_ref())
-}
-
-/// What the task is called with.
-fn called(body: Option<&Value>) -> Result<(), Harmful> {
-    match body.and_then(Value::as_array).map(Vec::as_slice) {
-        Some([Value::Array(_), Value::Object(_), Value::Object(_) | Value::Null]) => Ok(()),
-        Some(_) | None => harmful("body", "is not args, kwargs and what is embedded"),
+/// What the task is called with, as it is once a worker has unpacked it.
+fn called(content_type: &str, headers: &Map<String, Value>, body: &[u8]) -> Result<(), Harmful> {
+    let unpacked = match headers.get("compression") {
+        None | Some(Value::Null) => Ok(Cow::Borrowed(body)),
+        Some(how) if how == ZLIB => {
+            let mut unpacked = Vec::new();
+            ZlibDecoder::new(body)
+                .take(BODY_BYTES_MAX)
+                .read_to_end(&mut unpacked)
+                .map(|_| Cow::Owned(unpacked))
+        }
+        Some(_) => return harmful("headers.compression", "is not that of zlib"),
+    };
+    match unpacked.map(|body| celery::check_body(content_type, &body)) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => harmful("body", "is not args, kwargs and what is embedded"),
+        Err(_) => harmful("body", "cannot be unpacked"),
     }
 }
 

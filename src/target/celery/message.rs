@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::super::broker::{Failure, Mark};
 use super::super::told::{IDEMPOTENCY_KEY, told};
 use super::super::{Order, amqp};
-use super::{completion, python, table};
+use super::{completion, python, table, template};
 use crate::state::broker::{CeleryExpiry, CeleryPlace, CeleryTarget};
 use crate::state::time::Timestamp;
 
@@ -20,15 +20,23 @@ const EXPIRATION_MAX: Duration = Duration::from_millis(315_360_000_000);
 
 /// A task that is to be sent.
 pub(super) struct Message {
-    id: String,
-    body: String,
-    headers: Map<String, Value>,
+    pub(super) id: String,
+    pub(super) content_type: String,
+    pub(super) content_encoding: String,
+    pub(super) body: Vec<u8>,
+    pub(super) headers: Map<String, Value>,
     /// Headers that the job sets.
-    own: Map<String, Value>,
+    pub(super) own: Map<String, Value>,
     /// Tells this message from all others, of the same run too.
-    tag: String,
+    pub(super) tag: String,
     /// How long it is worth running.
-    lifetime: Option<Duration>,
+    pub(super) lifetime: Option<Duration>,
+    pub(super) priority: Option<u8>,
+    /// 2 where the broker writes it to disk, else 1.
+    pub(super) delivery_mode: u8,
+    pub(super) reply_to: String,
+    /// Further properties.
+    pub(super) more: Map<String, Value>,
 }
 
 impl Message {
@@ -39,6 +47,14 @@ impl Message {
         now: Timestamp,
         origin: &str,
     ) -> Result<Self, String> {
+        match &target.template {
+            Some(template) => template::message(order, target, template, now, origin),
+            None => Self::native(order, target, now, origin),
+        }
+    }
+
+    /// One that is not built by anybody else.
+    fn native(order: &Order, target: &CeleryTarget, now: Timestamp, origin: &str) -> Result<Self, String> {
         let read = |field: &str, text: &str| {
             serde_json::from_str::<Value>(text).map_err(|error| format!("{field}: {error}"))
         };
@@ -47,10 +63,7 @@ impl Message {
             return Err("headers: expected a mapping".to_owned());
         };
         let id = task_id(order);
-        let expires = expires(order, target, now);
-        if expires.is_some_and(|expires| expires <= now) {
-            return Err("expires_at: is over; a worker would drop the task".to_owned());
-        }
+        let expires = expires(order, target, now)?;
         let mut headers = Map::new();
         let mut set = |name: &str, value: Value| headers.insert(name.to_owned(), value);
         set("lang", json!("py"));
@@ -93,8 +106,14 @@ impl Message {
             "chord": null,
         });
         Ok(Self {
-            tag: Uuid::new_v5(&space(order), format!("delivery of {}", order.fence).as_bytes()).to_string(),
-            body: json!([args, kwargs, embed]).to_string(),
+            tag: tag(order),
+            content_type: "application/json".to_owned(),
+            content_encoding: "utf-8".to_owned(),
+            body: json!([args, kwargs, embed]).to_string().into_bytes(),
+            priority: target.priority,
+            delivery_mode: if target.persistent { 2 } else { 1 },
+            reply_to: target.reply_to.clone().unwrap_or_default(),
+            more: Map::new(),
             lifetime: expires.map(|expires| expires.since(now)),
             id,
             headers,
@@ -117,13 +136,26 @@ impl Message {
         let headers =
             table::table(&self.headers).map_err(|why| Failure::Invalid(format!("headers: {why}")))?;
         let mut properties = BasicProperties::default()
-            .with_content_type("application/json".into())
-            .with_content_encoding("utf-8".into())
+            .with_content_type(amqp::short("content_type", &self.content_type)?)
+            .with_content_encoding(amqp::short("content_encoding", &self.content_encoding)?)
             .with_headers(headers)
-            .with_delivery_mode(if target.persistent { 2 } else { 1 })
+            .with_delivery_mode(self.delivery_mode)
             .with_correlation_id(amqp::short("id", &self.id)?)
-            .with_reply_to(amqp::short("reply_to", target.reply_to.as_deref().unwrap_or_default())?);
-        if let Some(priority) = target.priority {
+            .with_reply_to(amqp::short("reply_to", &self.reply_to)?);
+        for (name, with) in [
+            ("message_id", BasicProperties::with_message_id as fn(_, _) -> _),
+            ("app_id", BasicProperties::with_app_id),
+            ("user_id", BasicProperties::with_user_id),
+            ("type", BasicProperties::with_type),
+        ] {
+            if let Some(text) = self.more.get(name).and_then(Value::as_str) {
+                properties = with(properties, amqp::short(name, text)?);
+            }
+        }
+        if let Some(at) = self.more.get("timestamp").and_then(Value::as_u64) {
+            properties = properties.with_timestamp(at);
+        }
+        if let Some(priority) = self.priority {
             properties = properties.with_priority(priority);
         }
         // A task that lives longer is dropped by its worker, which reads the header.
@@ -135,7 +167,7 @@ impl Message {
             exchange: amqp::short("exchange", exchange)?,
             routing_key: amqp::short("routing_key", routing_key)?,
             properties,
-            payload: self.body.clone().into_bytes(),
+            payload: self.body.clone(),
         })
     }
 
@@ -145,22 +177,22 @@ impl Message {
             CeleryPlace::Queue(queue) => ("", queue),
             CeleryPlace::Exchange { name, routing_key } => (name.as_str(), routing_key),
         };
-        let mut properties = json!({
-            "correlation_id": self.id,
-            "reply_to": target.reply_to.as_deref().unwrap_or_default(),
-            "delivery_mode": if target.persistent { 2 } else { 1 },
-            "delivery_info": { "exchange": exchange, "routing_key": routing_key },
-            "priority": target.priority.unwrap_or(0),
-            "body_encoding": "base64",
-            "delivery_tag": self.tag,
-        });
+        let mut properties = self.more.clone();
+        let mut set = |name: &str, value: Value| properties.insert(name.to_owned(), value);
+        set("correlation_id", json!(self.id));
+        set("reply_to", json!(self.reply_to));
+        set("delivery_mode", json!(self.delivery_mode));
+        set("delivery_info", json!({ "exchange": exchange, "routing_key": routing_key }));
+        set("priority", json!(self.priority.unwrap_or(0)));
+        set("body_encoding", json!("base64"));
+        set("delivery_tag", json!(self.tag));
         if let Some(lifetime) = self.lifetime {
-            properties["expiration"] = json!(lifetime.as_millis().to_string());
+            set("expiration", json!(lifetime.as_millis().to_string()));
         }
         json!({
             "body": STANDARD.encode(&self.body),
-            "content-encoding": "utf-8",
-            "content-type": "application/json",
+            "content-encoding": self.content_encoding,
+            "content-type": self.content_type,
             "headers": self.headers,
             "properties": properties,
         })
@@ -178,13 +210,32 @@ pub(super) fn task_id(order: &Order) -> String {
     space(order).to_string()
 }
 
-fn space(order: &Order) -> Uuid {
+/// What all ids of the run are made in.
+pub(super) fn space(order: &Order) -> Uuid {
     Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("chronarch:run:{}", Mark(order)).as_bytes())
 }
 
-/// Until when it is worth running. The next occurrence says so only if it lies ahead: a task that is late already is
+/// What tells the messages of all attempts apart.
+pub(super) fn tag(order: &Order) -> String {
+    Uuid::new_v5(&space(order), format!("delivery of {}", order.fence).as_bytes()).to_string()
+}
+
+/// Until when it is worth running; an error where that is over.
+pub(super) fn expires(
+    order: &Order,
+    target: &CeleryTarget,
+    now: Timestamp,
+) -> Result<Option<Timestamp>, String> {
+    let expires = expiry(order, target, now);
+    if expires.is_some_and(|expires| expires <= now) {
+        return Err("expires_at: is over; a worker would drop the task".to_owned());
+    }
+    Ok(expires)
+}
+
+/// The next occurrence says so only if it lies ahead: a task that is late already is
 /// better run late than not at all.
-fn expires(order: &Order, target: &CeleryTarget, now: Timestamp) -> Option<Timestamp> {
+fn expiry(order: &Order, target: &CeleryTarget, now: Timestamp) -> Option<Timestamp> {
     match target.expires {
         CeleryExpiry::Never => None,
         CeleryExpiry::After(span) => Some(now.plus(span)),
@@ -197,7 +248,7 @@ fn expires(order: &Order, target: &CeleryTarget, now: Timestamp) -> Option<Times
 }
 
 /// As Python's `isoformat` writes it: the seconds have six digits, which all releases of it read.
-fn iso(at: Timestamp) -> String {
+pub(super) fn iso(at: Timestamp) -> String {
     let text = at.to_string();
     let text = text.trim_end_matches('Z');
     match text.split_once('.') {

@@ -4,9 +4,10 @@
 //! exchange as kombu does, for in Redis the publisher is the router; RabbitMQ routes by itself. How it is left is the
 //! business of the redis and amqp targets, and so is what becomes of further attempts of a run.
 //!
-//! Fields and forms are those that Celery 5.7 and kombu 5.7 write (`testdata/`, taken from the wire). Deliberately
-//! absent: `eta` (a message is sent when it is due, and not before), other serializers than JSON, compression, and what
-//! of a canvas has more than one message.
+//! Fields and forms are those that Celery 5.7 and kombu 5.7 write (`testdata/`, taken from the wire). What is built here
+//! is JSON; a message of another serializer, a compressed one, one of a canvas or with what signals add to it is built by
+//! the app, once, and sent anew for each run (`template`). Deliberately absent: `eta` (a message is sent when it is due,
+//! and not before), and what of a canvas has more than one message.
 
 #[cfg(test)]
 mod amqp_tests;
@@ -16,6 +17,9 @@ mod message;
 mod python;
 mod route;
 mod table;
+mod template;
+#[cfg(test)]
+mod template_tests;
 #[cfg(test)]
 mod tests;
 pub(super) mod watch;
@@ -77,7 +81,7 @@ async fn by_redis(
         }
     };
     let places: Vec<String> =
-        queues.iter().map(|queue| route::list(queue, target.priority.unwrap_or(0), options)).collect();
+        queues.iter().map(|queue| route::list(queue, message.priority.unwrap_or(0), options)).collect();
     if message::waits(order, target) {
         link.ask::<()>(&completion::bindings(&order.cluster_id, options)).await?;
     }

@@ -32,6 +32,7 @@ fn target() -> CeleryTarget {
         wait_for_completion: false,
         capture_result: false,
         lost_after: None,
+        template: None,
     }
 }
 
@@ -340,9 +341,32 @@ fn what_would_harm_a_worker_is_not_sent() {
         |message| message["headers"]["expires"] = json!("tomorrow"),
         |message| message["headers"]["timelimit"] = json!([1]),
         |message| message["headers"]["id"] = json!("x".repeat(156)),
-        |message| message["content-type"] = json!("application/x-python-serialize"),
+        |message| message["content-type"] = json!(""),
+        |message| message["content-type"] = json!("application/x-msgpack"),
+        |message| message["content-encoding"] = json!("gzip"),
+        |message| {
+            message["content-type"] = json!("application/x-python-serialize");
+            message["body"] = json!("");
+        },
     ] {
         assert!(with(change).is_err());
     }
     assert!(harmless::check("{").is_err());
+}
+
+#[test]
+fn an_end_is_read_whether_it_was_packed_or_not() {
+    let body = json!([["7-1000", 0, "id", "success"], {}, {}]);
+    let text = body.to_string();
+    let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, text.as_bytes()).expect("written");
+    let packed = packed.finish().expect("written");
+    assert_eq!(completion::unpacked(text.as_bytes()), Some(body.clone()));
+    assert_eq!(completion::unpacked(&packed), Some(body));
+    for bad in [&b""[..], b"{", b"BZh91AY", &packed[..packed.len() / 2]] {
+        assert_eq!(completion::unpacked(bad), None);
+    }
+    let order = order(like("plain").0);
+    let options = &completion::signature(&order, "id", "success", true)["options"];
+    assert_eq!(options["compression"], "zlib", "else the app's own, which may be another one");
 }

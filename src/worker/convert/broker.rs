@@ -7,6 +7,7 @@ use crate::pb::v1 as pb;
 use crate::state::broker::{
     AmqpTarget, CeleryExpiry, CeleryPlace, CeleryTarget, NatsTarget, RedisPlace, RedisTarget,
 };
+use crate::state::celery::CeleryTemplate;
 
 pub(super) fn redis(redis: pb::RedisTarget) -> Result<RedisTarget, OrderError> {
     let push = redis.push();
@@ -91,5 +92,7 @@ pub(super) fn celery(celery: pb::CeleryTarget) -> Result<CeleryTarget, OrderErro
         capture_result: celery.capture_result,
         // The leader's business.
         lost_after: None,
+        template: present(celery.template)
+            .map(|message| CeleryTemplate { message, ids: celery.template_ids }),
     })
 }

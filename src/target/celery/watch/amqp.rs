@@ -71,7 +71,7 @@ impl Amqp {
                 self.ends = None;
                 return Err(Failure::Unreachable("it sends no more of the ended tasks".to_owned()));
             };
-            ends.held.insert(delivery.delivery_tag, serde_json::from_slice(&delivery.data).ok());
+            ends.held.insert(delivery.delivery_tag, completion::unpacked(&delivery.data));
         }
         let held = ends.held.iter().skip(from).take(most);
         Ok(held.map(|(number, body)| (Place::Number(*number), body.clone())).collect())

@@ -162,7 +162,7 @@ fn body_of(text: &str) -> Option<Value> {
     let message: Value = serde_json::from_str(text).ok()?;
     let body = message["body"].as_str()?;
     match message["properties"]["body_encoding"].as_str() {
-        Some("base64") => serde_json::from_slice(&STANDARD.decode(body).ok()?).ok(),
+        Some("base64") => completion::unpacked(&STANDARD.decode(body).ok()?),
         Some(_) | None => serde_json::from_str(body).ok(),
     }
 }

@@ -7,6 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .._text import format_instant, format_span, parse_instant
+from . import _template
 from ._schedules import CannotCarry, schedule_of
 
 if TYPE_CHECKING:
@@ -35,7 +36,8 @@ _NEEDLESS = {
 # What begins like a param of the cluster's in an argument is none there, so that its braces are a param themselves.
 _LIKE_PARAM = re.compile(r"\{\{(?= *params(?![A-Za-z0-9_]))")
 _BRACES = "braces"
-_CANVAS = ("link", "link_error", "chain", "chord", "group_id", "group_index", "callbacks", "errbacks")
+# Options of which something is said otherwise.
+_TOLD = {"countdown", "eta", "compression"}
 _CARRIED = {
     *("queue", "exchange", "routing_key", "priority", "headers", "expires", "time_limit", "soft_time_limit"),
     *("ignore_result", "shadow", "reply_to", "delivery_mode", "serializer"),
@@ -85,8 +87,15 @@ def convert(
     prefix: str = "",
     labels: Optional[Mapping[str, str]] = None,
     name: Optional[str] = None,
+    allow_pickle: bool = False,
+    once: bool = False,
 ) -> Converted:
     """See `entries.to_job`; with what is not quite as beat has it.
+
+    Args:
+        allow_pickle: whether a message that the app has built may be a pickle; so it may where
+            `app.conf.chronarch_allow_pickle` is True.
+        once: whether the job runs a single time.
 
     Raises:
         CannotCarry: why there is no such job.
@@ -99,12 +108,18 @@ def convert(
         job["description"] = entry.description.encode()[:DESCRIPTION_BYTES_MAX].decode(errors="ignore")
     job["labels"] = {**(labels or {}), MANAGED_BY: MANAGER, SOURCE: entry.source, APP: app_label(app)}
     job["schedule"] = [_bounded(entry, schedule_of(entry.schedule, entry.last_run_at, notes), notes)]
-    target = _target(entry, app, notes)
+    target = _target(entry, app, notes, allow_pickle=allow_pickle, once=once)
     target["broker"] = broker
     if entry.name != job["name"]:
         # Without it the header has the name of the job.
-        headers = {"periodic_task_name": entry.name, **json.loads(target.get("headers", "{}"))}
-        target["headers"] = json.dumps(headers, separators=(",", ":"))
+        named = {"periodic_task_name": entry.name}
+        if "template" in target:
+            message = json.loads(target["template"])
+            message["headers"] = {**named, **message["headers"]}
+            target["template"] = json.dumps(message)
+        else:
+            headers = {**named, **json.loads(target.get("headers", "{}"))}
+            target["headers"] = json.dumps(headers, separators=(",", ":"))
     job["target"] = {"celery": target}
     if any(_LIKE_PARAM.search(target.get(name, "")) for name in ("args", "kwargs")):
         # Written so by `_body`.
@@ -132,13 +147,11 @@ def _bounded(entry: "Entry", schedule: Dict[str, Any], notes: List[str]) -> Dict
     return schedule
 
 
-def _target(entry: "Entry", app: Any, notes: List[str]) -> Dict[str, Any]:
+def _target(entry: "Entry", app: Any, notes: List[str], *, allow_pickle: bool, once: bool) -> Dict[str, Any]:
     options = _options(entry, app)
-    for name in _CANVAS:
-        if options.get(name):
-            raise CannotCarry(
-                f"options.{name}: a job sends one task and nothing behind it", "let a task of yours send the canvas"
-            )
+    allow_pickle = allow_pickle or app.conf.get("chronarch_allow_pickle") is True
+    if _needs_template(entry, app, options, allow_pickle):
+        return _built(entry, app, options, notes, allow_pickle=allow_pickle, once=once)
     target = {"task": entry.task, **_body(entry)}
     target.update(_destination(entry, app, options))
     target.update(_expires(entry, app, options))
@@ -152,6 +165,35 @@ def _target(entry: "Entry", app: Any, notes: List[str]) -> Dict[str, Any]:
         target["headers"] = _json("options.headers", options["headers"], Mapping)
     _tell_lost(options, app, notes)
     return target
+
+
+def _needs_template(entry: "Entry", app: Any, options: Mapping[str, Any], allow_pickle: bool) -> bool:
+    reasons = _template.reasons(entry, app, options)
+    if reasons == ["serializer"] and not allow_pickle:
+        # As JSON it needs nobody's leave, where workers take it.
+        is_taken = bool({"json", "application/json"} & {str(one) for one in app.conf.accept_content})
+        if _template.is_pickle(_template.serializer_of(options, app)) and is_taken:
+            reasons = []
+    # What is none of a message's own options is a property of it.
+    return bool(reasons) or bool(set(options) - _CARRIED - _NEEDLESS - _TOLD)
+
+
+def _built(
+    entry: "Entry", app: Any, options: Mapping[str, Any], notes: List[str], *, allow_pickle: bool, once: bool
+) -> Dict[str, Any]:
+    """The target of an entry whose message the app builds."""
+    for name, value, kind in (("args", entry.args, (list, tuple)), ("kwargs", entry.kwargs, Mapping)):
+        _checked(name, value, kind)
+    if not entry.task.startswith("celery."):
+        # Of a canvas each task goes where it is routed.
+        _destination(entry, app, options)
+    built = _template.build(entry, app, options, allow_pickle=allow_pickle, once=once)
+    notes += built.notes
+    _tell_untimed(options, notes)
+    target: Dict[str, Any] = {"template": built.message, "template_ids": built.ids, **built.place}
+    if target.get("queue") == _QUEUE_DEFAULT:
+        del target["queue"]
+    return {**target, **_expires(entry, app, options)}
 
 
 def _body(entry: "Entry") -> Dict[str, Any]:
@@ -176,9 +218,9 @@ def _options(entry: "Entry", app: Any) -> Dict[str, Any]:
     return {**own, **{key: value for key, value in entry.options.items() if value is not None}}
 
 
-def _json(name: str, value: Any, kind: Any) -> str:
+def _checked(name: str, value: Any, kind: Any) -> None:
+    """Refuses what is not even beat's to send, and what has to be called."""
     from celery.beat import BeatLazyFunc
-    from kombu.utils.json import dumps
 
     if not isinstance(value, kind):
         expected = "a mapping" if kind is Mapping else "a list"
@@ -190,6 +232,12 @@ def _json(name: str, value: Any, kind: Any) -> str:
             "let the task compute it, or keep the entry with `celery beat -S chronarch`",
             only_python=True,
         )
+
+
+def _json(name: str, value: Any, kind: Any) -> str:
+    from kombu.utils.json import dumps
+
+    _checked(name, value, kind)
     try:
         text = dumps(value, separators=(",", ":"), allow_nan=False)
     except (TypeError, ValueError) as error:
@@ -271,14 +319,15 @@ def _expires(entry: "Entry", app: Any, options: Mapping[str, Any]) -> Dict[str, 
 
 
 def _tell_lost(options: Mapping[str, Any], app: Any, notes: List[str]) -> None:
-    serializer = options.get("serializer") or app.conf.task_serializer
-    if serializer != "json":
+    serializer = _template.serializer_of(options, app)
+    if serializer not in ("json", "application/json"):
         notes.append(f"options.serializer: {serializer} there; messages are written as JSON here")
+    _tell_untimed(options, notes)
+    if options.get("compression") or app.conf.task_compression:
+        notes.append("options.compression: left out; messages are not compressed")
+
+
+def _tell_untimed(options: Mapping[str, Any], notes: List[str]) -> None:
     for name in ("countdown", "eta"):
         if options.get(name):
             notes.append(f"options.{name}: left out; the task runs when its message is there")
-    if options.get("compression") or app.conf.task_compression:
-        notes.append("options.compression: left out; messages are not compressed")
-    told = {"countdown", "eta", "compression", *_CANVAS}
-    for name in sorted(set(options) - _CARRIED - _NEEDLESS - told):
-        notes.append(f"options.{name}: left out; there is nothing like it here")

@@ -243,7 +243,14 @@ class Once:
             start_time=None,
             one_off=False,
         )
-        job = to_job(plain, self._app, broker=self._broker, namespace=self._namespace, name=occurrence)
+        job = to_job(
+            plain,
+            self._app,
+            broker=self._broker,
+            namespace=self._namespace,
+            name=occurrence,
+            once=True,
+        )
         job["labels"] = {
             MANAGED_BY: MANAGER,
             SOURCE: entry.source,

@@ -26,6 +26,8 @@ from .entries import SOURCES
 T = TypeVar("T")
 # As the command line of the cluster has them; a difference under --check is 2 as well.
 EXIT_FAILED, EXIT_DIFFERENCE, EXIT_UNREACHABLE, EXIT_PERMISSION = 1, 2, 3, 5
+# Of either side of a change that is shown.
+_SIDE_CHARS_MAX = 400
 
 
 class Context:
@@ -194,6 +196,7 @@ def sync_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--active/--hold", "active", default=None, help="Whether new jobs run at once. Default: see above."
         ),
         click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too."),
+        click.option("--allow-pickle", is_flag=True, help="Lets jobs have pickles; they run code where they are read."),
         click.option("--ignore", multiple=True, metavar="ENTRY", help="An entry that is known not to be carried."),
         click.option("--label", "labels", multiple=True, callback=_pair, metavar="KEY=VALUE", help="Of each job."),
     ]
@@ -381,6 +384,7 @@ def _counted(count: shadow.Count) -> str:
 @click.option("--force", is_flag=True, help="Although a beat seems to run.")
 @click.option("--catch-up", is_flag=True, help="Runs once what was due since its last run at the source.")
 @click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too.")
+@click.option("--allow-pickle", is_flag=True, help="Lets jobs have pickles; they run code where they are read.")
 @click.option("--watch", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="Default: until one is due.")
 def adopt_command(
     context: Context,
@@ -389,6 +393,7 @@ def adopt_command(
     force: bool,
     catch_up: bool,
     allow_unknown: bool,
+    allow_pickle: bool,
     seconds: Optional[float],
 ) -> int:
     """Cuts over: syncs, and resumes the jobs that were held. Refuses while a beat still sends.
@@ -412,6 +417,7 @@ def adopt_command(
         hold=True,
         carry=True,
         allow_unknown=allow_unknown,
+        allow_pickle=allow_pickle,
     )
     tell(planned)
     done = adopting.forward(context.client, planned, catch_up=catch_up)
@@ -493,7 +499,10 @@ def _line(step: syncing.Step) -> str:
 
 
 def _side(value: Optional[str]) -> str:
-    return "(not set)" if value is None else value
+    if value is None:
+        return "(not set)"
+    # Messages that the app has built are long.
+    return value if len(value) <= _SIDE_CHARS_MAX else f"{value[:_SIDE_CHARS_MAX]}…"
 
 
 if __name__ == "__main__":

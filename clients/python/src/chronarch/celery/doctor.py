@@ -294,6 +294,9 @@ def _content(app: Any) -> Finding:
     accepted = {str(one) for one in app.conf.accept_content}
     if accepted & {"json", "application/json"}:
         return Finding(OK, "content", "workers take JSON")
+    if str(app.conf.task_serializer) in accepted:
+        text = f"workers take {app.conf.task_serializer} and no JSON, so they cannot be asked for events, nor to revoke"
+        return Finding(WARN, "content", text, "add json to accept_content, for Celery's remote control")
     return Finding(FAIL, "content", "workers do not take JSON, which jobs are sent as", "add json to accept_content")
 
 

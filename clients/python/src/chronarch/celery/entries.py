@@ -65,6 +65,8 @@ def to_job(
     prefix: str = "",
     labels: Optional[Mapping[str, str]] = None,
     name: Optional[str] = None,
+    allow_pickle: bool = False,
+    once: bool = False,
 ) -> Dict[str, Any]:
     """The job of an entry, as `apply_jobs` takes it.
 
@@ -79,13 +81,25 @@ def to_job(
         prefix: what its name begins with.
         labels: beside those that say who made it.
         name: its name; None: by `legal_name`. `named` gives each of several entries one of its own.
+        allow_pickle: whether a message that the app has built may be a pickle.
+        once: whether the job runs a single time, so that its message may be one that is built differently each time.
 
     Raises:
         CannotCarry: `entry.problem`.
     """
     if entry.problem is not None and entry.schedule is None:
         raise CannotCarry(entry.problem, "see where it is written")
-    return convert(entry, app, broker=broker, namespace=namespace, prefix=prefix, labels=labels, name=name).job
+    return convert(
+        entry,
+        app,
+        broker=broker,
+        namespace=namespace,
+        prefix=prefix,
+        labels=labels,
+        name=name,
+        allow_pickle=allow_pickle,
+        once=once,
+    ).job
 
 
 def notes_of(entry: Entry, app: Any) -> List[str]:

@@ -15,7 +15,7 @@ Options, each also without `app.conf` as CHRONARCH in Django's settings or as CH
 `chronarch_endpoints`, `_token`, `_tls`, `_insecure`, `_timeout` (seconds), `_namespace`, `_broker` (the connection of
 the cluster's workers, `celery`). Of the app alone: `chronarch_from` (of `beat_schedule`, `django`, `redbeat`),
 `chronarch_sync_every` (60 s), `chronarch_reconcile_every` (60 s; 0: never), `chronarch_prune` (True),
-`chronarch_write_back` (True), `chronarch_give_up_after` (never).
+`chronarch_write_back` (True), `chronarch_allow_pickle` (False), `chronarch_give_up_after` (never).
 
 A cluster that is down does not end it: it tries again, after 1 s, then 2 s, up to a minute, and says so. It ends, with
 the exit code 1, when its options make no sense, when the cluster refuses its token, and after `chronarch_give_up_after`

@@ -138,6 +138,7 @@ def plan(
     hold: Optional[bool] = None,
     allow_unknown: bool = False,
     carry: bool = False,
+    allow_pickle: bool = False,
 ) -> Plan:
     """Compares, and changes nothing.
 
@@ -155,6 +156,7 @@ def plan(
         hold: whether new jobs are paused until `adopt`; None: as those that are there, and where there are none, they
             are.
         allow_unknown: whether tasks are sent that the app has not registered.
+        allow_pickle: whether a message that the app has built may be a pickle.
         carry: whether intervals count from what is known of their last run, and not go on as they are.
 
     Raises:
@@ -165,7 +167,13 @@ def plan(
     mine = {MANAGED_BY: MANAGER, APP: app_label(app)}
     jobs = client.iter_jobs(namespace=namespace, labels=mine)
     present = {job.spec.name: job for job in jobs if job.spec is not None}
-    how = {"broker": broker, "namespace": namespace, "prefix": prefix, "labels": labels}
+    how = {
+        "broker": broker,
+        "namespace": namespace,
+        "prefix": prefix,
+        "labels": labels,
+        "allow_pickle": allow_pickle,
+    }
     draft = _Draft(app, present, allow_unknown, carry)
     for entry, name in named(entries, prefix):
         draft.add(entry, name, how)
