@@ -146,6 +146,23 @@ def test_prune_removes_what_sync_made_and_nothing_else(client: Client, app: Cele
     assert "not made for this app; pass --prefix" in told["taken"]
 
 
+def test_a_task_that_is_confirmed_late_is_not_lost_with_its_worker(client: Client, app: Celery) -> None:
+    app.task(name="shop.late", acks_late=True)(made)
+
+    entries = [every(app, "early"), dataclasses.replace(every(app, "late"), task="shop.late")]
+    carry(client, app, entries)
+
+    def lost_after(name: str) -> Any:
+        spec = client.get_job(name, namespace=app.main.replace("_", "-")).spec
+        assert spec is not None
+        assert spec.target is not None
+        assert spec.target.celery is not None
+        return spec.target.celery.lost_after
+
+    assert (lost_after("early"), lost_after("late")) == (None, datetime.timedelta(0))
+    assert not carry(client, app, entries).changes
+
+
 def test_what_the_cluster_refuses_is_named_and_blocks_nothing(client: Client, app: Celery) -> None:
     bad = [every(app, f"bad-{at}", options={"headers": {"lang": "x"}}) for at in range(3)]
     limits = every(app, "limits", options={"time_limit": 5, "soft_time_limit": 10})

@@ -151,8 +151,9 @@ def _target(entry: "Entry", app: Any, notes: List[str], *, allow_pickle: bool, o
     options = _options(entry, app)
     allow_pickle = allow_pickle or app.conf.get("chronarch_allow_pickle") is True
     if _needs_template(entry, app, options, allow_pickle):
-        return _built(entry, app, options, notes, allow_pickle=allow_pickle, once=once)
-    target = {"task": entry.task, **_body(entry)}
+        built = _built(entry, app, options, notes, allow_pickle=allow_pickle, once=once)
+        return {**built, **_lost_after(entry, app)}
+    target = {"task": entry.task, **_body(entry), **_lost_after(entry, app)}
     target.update(_destination(entry, app, options))
     target.update(_expires(entry, app, options))
     for name in ("time_limit", "soft_time_limit"):
@@ -165,6 +166,12 @@ def _target(entry: "Entry", app: Any, notes: List[str], *, allow_pickle: bool, o
         target["headers"] = _json("options.headers", options["headers"], Mapping)
     _tell_lost(options, app, notes)
     return target
+
+
+def _lost_after(entry: "Entry", app: Any) -> Dict[str, Any]:
+    """What its worker confirms when it has ended, the broker delivers again: it is not lost with the worker."""
+    acks_late = getattr(app.tasks.get(entry.task), "acks_late", None)
+    return {"lost_after": "0s"} if (app.conf.task_acks_late if acks_late is None else acks_late) else {}
 
 
 def _needs_template(entry: "Entry", app: Any, options: Mapping[str, Any], allow_pickle: bool) -> bool:
