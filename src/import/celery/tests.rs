@@ -83,3 +83,73 @@ fn what_celery_refuses_is_refused_with_its_field() {
         Err("day_of_week: expected 0 to 6; Sunday is 0, found \"7\"; Celery refuses it too".to_owned())
     );
 }
+
+/// Of the days on which clocks change in Paris: from when to when, and for each crontab how many times it is due, the
+/// first of them, and the longest time from one to the next in minutes.
+type OddDay = (&'static str, &'static str, [(&'static str, usize, &'static str, i64); 5]);
+
+/// Measured with real beats under a moved clock: in autumn beat and django-celery-beat leave out the hour that comes
+/// twice (`*/15` stands still for 75 minutes, hourly for two hours), and RedBeat runs `0 3` an hour late and `*/15` after
+/// 135 minutes. In spring all three are as here.
+#[test]
+fn on_the_days_when_clocks_change_nothing_stands_still_and_nothing_runs_twice() {
+    let days: [OddDay; 2] = [
+        (
+            "2026-03-28T23:00:00Z",
+            "2026-03-29T22:00:00Z",
+            [
+                ("0 2 * * *", 1, "2026-03-29T01:00:00.000Z", 0),
+                ("30 2 * * *", 1, "2026-03-29T01:30:00.000Z", 0),
+                ("0 3 * * *", 1, "2026-03-29T01:00:00.000Z", 0),
+                ("*/15 * * * *", 92, "2026-03-28T23:00:00.000Z", 15),
+                ("0 * * * *", 23, "2026-03-28T23:00:00.000Z", 60),
+            ],
+        ),
+        (
+            "2026-10-24T22:00:00Z",
+            "2026-10-25T23:00:00Z",
+            [
+                ("0 2 * * *", 1, "2026-10-25T00:00:00.000Z", 0),
+                ("30 2 * * *", 1, "2026-10-25T00:30:00.000Z", 0),
+                ("0 3 * * *", 1, "2026-10-25T02:00:00.000Z", 0),
+                ("*/15 * * * *", 100, "2026-10-24T22:00:00.000Z", 15),
+                ("0 * * * *", 25, "2026-10-24T22:00:00.000Z", 60),
+            ],
+        ),
+    ];
+    for (from, until, rules) in days {
+        let at = |text: &str| text.parse::<Timestamp>().expect("an instant");
+        for (line, count, first, longest) in rules {
+            let schedule = Schedule {
+                rule: Rule::Cron {
+                    line: line.to_owned(),
+                    dialect: Dialect::Unix,
+                    day_rule: DayRule::OrVixie,
+                },
+                timezone: "Europe/Paris".to_owned(),
+                gap: Gap::Shift,
+                fold: Fold::First,
+                start_at: None,
+                end_at: None,
+                jitter: std::time::Duration::ZERO,
+                count: None,
+                exclude: Vec::new(),
+                only: Vec::new(),
+            };
+            let compiled =
+                CompiledSchedule::compile(&schedule, Spread::default(), &Almanac::bundled()).expect(line);
+            let mut due = Vec::new();
+            let mut next = compiled.next_after(at(from).minus(std::time::Duration::from_millis(1)));
+            while let Some(instant) = next.filter(|next| *next < at(until)) {
+                due.push(instant);
+                next = compiled.next_after(instant);
+            }
+            let gaps = due.windows(2).map(|pair| (pair[1].millis() - pair[0].millis()) / 60_000);
+            assert_eq!(
+                (due.len(), due.first().map(ToString::to_string).as_deref(), gaps.max().unwrap_or(0)),
+                (count, Some(first), longest),
+                "{line} from {from}"
+            );
+        }
+    }
+}
