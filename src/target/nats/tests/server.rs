@@ -256,7 +256,7 @@ impl Server {
     pub(super) async fn silent(&self, subject: &str) -> (Client, async_nats::Subscriber) {
         let client = self.connect().await;
         let subscriber = client.subscribe(subject.to_owned()).await.expect("it may");
-        client.flush().await.expect("it answers");
+        subscribed(&client).await;
         (client, subscriber)
     }
 
@@ -264,7 +264,7 @@ impl Server {
     pub(super) async fn answering(&self, subject: &str, words: &'static str) -> JoinHandle<()> {
         let client = self.connect().await;
         let mut subscriber = client.subscribe(subject.to_owned()).await.expect("it may");
-        client.flush().await.expect("it answers");
+        subscribed(&client).await;
         tokio::spawn(async move {
             while let Some(message) = subscriber.next().await {
                 let to = message.reply.expect("somebody waits");
@@ -272,6 +272,11 @@ impl Server {
             }
         })
     }
+}
+
+/// The server has what the client subscribed to: it answers what came behind that. To flush sees to it that it is sent.
+async fn subscribed(client: &Client) {
+    client.request("$JS.API.INFO", "".into()).await.expect("an answer");
 }
 
 /// What the one says of the other, signed.
