@@ -186,16 +186,26 @@ impl Api {
             _ if is_overdue => AttemptOutcome::TimedOut,
             _ => AttemptOutcome::Failed,
         };
-        let chance = || self.shared.clock.clock().random();
-        let both = live.zip(state.job(run.job));
-        let retry_after = both.map_or(Duration::ZERO, |(live, job)| backoff::after(live, job, chance()));
         let error = match (end.error.as_str(), end.by.as_str()) {
             (error, "") => error.to_owned(),
             ("", by) => format!("run by {by}"),
             (error, by) => format!("{error}; run by {by}"),
         };
-        let report = Arc::new(Report { error, result: end.result.clone(), ..Report::default() });
-        Command::Complete { run, fence, outcome, report, retry_after }
+        let report = Report { error, result: end.result.clone(), ..Report::default() };
+        self.closes(state, (run, fence), outcome, report)
+    }
+
+    fn closes(
+        &self,
+        state: &State,
+        (run, fence): (RunId, u64),
+        outcome: AttemptOutcome,
+        report: Report,
+    ) -> Command {
+        let chance = || self.shared.clock.clock().random();
+        let both = state.run(run).zip(state.job(run.job));
+        let retry_after = both.map_or(Duration::ZERO, |(live, job)| backoff::after(live, job, chance()));
+        Command::Complete { run, fence, outcome, report: Arc::new(report), retry_after }
     }
 }
 

@@ -7,8 +7,7 @@ use tonic::Status;
 
 use super::super::{Api, limits};
 use crate::pb::v1 as pb;
-use crate::scheduler::backoff;
-use crate::state::run::{AttemptOutcome, Report, Run, RunId, TaskNews};
+use crate::state::run::{AttemptOutcome, Report, Run, TaskNews};
 use crate::state::spec::Target;
 use crate::state::time::Timestamp;
 use crate::state::{Command, Outcome, State};
@@ -31,6 +30,9 @@ impl Api {
         holders: &[pb::TaskHolderSeen],
         count: &(dyn Fn(AttemptOutcome) + Send + Sync),
     ) -> Result<(), Status> {
+        if holders.is_empty() {
+            return Ok(());
+        }
         let state = self.shared.raft.state();
         let now = self.stamp(&state).await?;
         let mut commands = Vec::new();
@@ -39,12 +41,11 @@ impl Api {
             let by = Arc::from(holder.by.as_str());
             let signs = Signs::of(seen);
             for id in state.tasks_of_holder(connection, (&by, holder.process)) {
-                let Some((outcome, error)) = state.run(id).and_then(|run| signs.verdict(&state, run, now))
-                else {
-                    continue;
-                };
-                let report = Arc::new(Report { error, ..Report::default() });
-                commands.extend(self.closes(&state, id, outcome, report));
+                let Some(run) = state.run(id) else { continue };
+                let Some((outcome, error)) = signs.verdict(&state, run, now) else { continue };
+                let Some(attempt) = run.running() else { continue };
+                let report = Report { error, ..Report::default() };
+                commands.push(self.closes(&state, (id, attempt.fence), outcome, report));
                 if commands.len() >= limits::TASKS {
                     break;
                 }
@@ -60,20 +61,6 @@ impl Api {
             }
         }
         Ok(())
-    }
-
-    fn closes(
-        &self,
-        state: &State,
-        run: RunId,
-        outcome: AttemptOutcome,
-        report: Arc<Report>,
-    ) -> Option<Command> {
-        let live = state.run(run)?;
-        let fence = live.running()?.fence;
-        let chance = self.shared.clock.clock().random();
-        let retry_after = state.job(run.job).map_or(Duration::ZERO, |job| backoff::after(live, job, chance));
-        Some(Command::Complete { run, fence, outcome, report, retry_after })
     }
 }
 
@@ -105,7 +92,8 @@ impl<'a> Signs<'a> {
     fn verdict(&self, state: &State, run: &Run, now: Timestamp) -> Option<(AttemptOutcome, String)> {
         let Target::Celery(celery) = &state.job(run.id.job)?.spec.target else { return None };
         let lost_after = celery.lost_after?;
-        let handed = run.handed()?;
+        // One that is being ended already ends as that.
+        let handed = run.handed().filter(|handed| run.cancel.is_none() && handed.overdue_since.is_none())?;
         let begun = handed.heard.as_ref()?.at;
         let by = self.by;
         let anew = self.anew_for.is_some_and(|anew| begun < now.minus(anew));

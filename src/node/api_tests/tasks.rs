@@ -268,7 +268,11 @@ async fn a_task_is_lost_with_who_runs_it_as_its_job_says() {
     assert_eq!(record.attempts[0].error, "w1@lab, which ran the task, was silent for 10 s");
     assert_eq!(record.reason, "lost");
     let gone = pb::TaskHolderSeen { gone: true, ..seen("w1@lab", 7) };
+    let ending = held(&told, "short", ("w1@lab", 7)).await;
+    let cancel = pb::CancelRunRequest { run_id: ending.run_id.clone(), ..Default::default() };
+    told.node.api.cancel_run(Request::new(cancel)).await.unwrap();
     told.ask(tells(Vec::new(), vec![gone])).await.unwrap();
+    assert_eq!(state(&ending).await, runs, "it is being ended already");
     assert_eq!(state(&usual).await, failed);
     assert_eq!((state(&never).await, state(&other).await), (runs, runs));
     let counted = told.metrics.text();

@@ -20,7 +20,7 @@ use uuid::Uuid;
 
 use self::holders::Holders;
 pub use self::holders::{Active, Signs};
-use self::told::{Control, cut, exception, failed, is_ours};
+use self::told::{Control, NAME_BYTES, cut, exception, failed, is_ours};
 pub use self::told::{TaskEnd, TaskWord};
 use super::super::broker::{Failure, Link};
 use super::completion::{self, Done};
@@ -55,11 +55,6 @@ const LISTEN_EVERY: Duration = Duration::from_secs(1);
 const ASK_WHAT_RUNS_EVERY: Duration = Duration::from_secs(30);
 /// How long such a request is worth hearing.
 const REQUEST_LASTS: Duration = Duration::from_secs(60);
-/// The words of an exception, at most.
-const WORDS_BYTES: usize = super::super::ERROR_BYTES_MAX;
-/// The name of a worker, at most: what the leader takes.
-const NAME_BYTES: usize = 255;
-
 /// The broker does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
@@ -328,8 +323,14 @@ impl TaskWatch {
         let may_try = self.tried_to_listen.is_none_or(|at| at.elapsed() >= LISTEN_EVERY);
         let seems_deaf = self.holders.last_heard().is_some_and(|at| at.elapsed() >= LISTEN_ANEW_AFTER)
             && self.tried_to_listen.is_none_or(|at| at.elapsed() >= LISTEN_ANEW_AFTER);
-        if (!on!(&self.side, side => side.hears()) || seems_deaf) && may_try {
+        let heard = on!(&self.side, side => side.hears());
+        if !heard {
+            // Also where the next try is a good one: what was said meanwhile is lost.
+            self.holders.listening(None);
+        }
+        if (!heard || seems_deaf) && may_try {
             self.tried_to_listen = Some(Instant::now());
+            self.holders.gap(Instant::now());
             if on!(&mut self.side, side => side.listen().await).is_ok() {
                 self.asked_for_events = None;
             }
@@ -456,8 +457,8 @@ impl TaskWatch {
             let ids: Vec<String> = ids.map(str::to_owned).collect();
             let name = cut(name, NAME_BYTES);
             for id in &ids {
-                let known = self.heard.get(id);
-                if known.is_none_or(|heard| heard.failed.is_none() && heard.goes_on.is_none()) {
+                // Also what is known: the cluster may not have been told, as while it had no leader.
+                if self.heard.get(id).is_none_or(|heard| heard.failed.is_none()) {
                     self.hear_one(&json!({ "type": "task-started", "uuid": id, "hostname": name }));
                 }
             }

@@ -24,8 +24,12 @@ const WORD_WITHIN: Duration = Duration::from_secs(60);
 pub(super) struct Holders {
     /// By name.
     holders: HashMap<String, Holder>,
-    /// Since when it is listened, without a gap.
+    /// Since when it is listened.
     since: Option<Instant>,
+    /// Since when without a gap in which something may have been said.
+    gapless: Option<Instant>,
+    /// When anyone was last heard.
+    heard: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -75,14 +79,20 @@ impl Holders {
     /// From here on it is listened, or no more.
     pub(super) fn listening(&mut self, now: Option<Instant>) {
         if now.is_none() || self.since.is_none() {
-            self.since = now;
+            (self.since, self.gapless, self.heard) = (now, now, None);
             self.holders.clear();
         }
     }
 
+    /// It is listened by another connection, though the first one had not said that it broke: who was silent still is,
+    /// but something may have been missed.
+    pub(super) fn gap(&mut self, now: Instant) {
+        self.gapless = self.since.and(Some(now));
+    }
+
     /// When anyone was last heard.
     pub(super) fn last_heard(&self) -> Option<Instant> {
-        self.holders.values().map(|holder| holder.heard).max().or(self.since)
+        self.heard.or(self.since)
     }
 
     /// One event of a worker's own: `worker-online`, `-heartbeat`, `-offline`. Whether it may not have heard what all were
@@ -99,6 +109,7 @@ impl Holders {
             }
             return false;
         }
+        self.heard = Some(now);
         let known = self.holders.get(&name).cloned().filter(|holder| holder.process == process);
         let fresh = Holder {
             process,
@@ -170,7 +181,7 @@ impl Holders {
                 [(first, before), (_, then)] => Some(Active {
                     task_ids: before.iter().chain(then).cloned().collect(),
                     since: now.duration_since(*first),
-                    heard_for: now.duration_since(since),
+                    heard_for: now.duration_since(self.gapless.unwrap_or(now)),
                 }),
                 _ => None,
             },
@@ -266,6 +277,8 @@ mod tests {
         holders.runs("w1@lab", ids(&[]), start + secs(90));
         let told = Active { task_ids: ids(&["c"]), since: secs(40), heard_for: secs(100) };
         assert_eq!(active(&holders, 100), Some(told));
+        holders.gap(start + secs(95));
+        assert_eq!(active(&holders, 100).unwrap().heard_for, secs(5), "something may have been missed");
         // It counts from nothing: it is another one.
         beat(&mut holders, 7, (0, 0), start + secs(101));
         assert_eq!(active(&holders, 102), None);

@@ -187,7 +187,10 @@ async fn a_task_that_began_while_nobody_listened_is_found_among_what_its_worker_
     let words = watch.words();
     assert_eq!(words.len(), 1);
     assert_eq!((words[0].task_id.as_str(), words[0].by.as_str(), words[0].process), (ONE, "w1@lab", 7));
-    // It is known, and not told again; nor is it taken for one that runs again once it has failed.
+    // It is told again, for the cluster may have had no leader then; but not once it has failed.
+    watch.hear(&answer);
+    tokio::time::advance(GOES_ON_AFTER).await;
+    assert_eq!(watch.words().len(), 1);
     watch.hear(&event("task-failed", ONE, &json!({ "exception": "E()" })));
     watch.hear(&answer);
     tokio::time::advance(GOES_ON_AFTER).await;

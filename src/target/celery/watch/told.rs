@@ -3,7 +3,13 @@
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::{Place, WORDS_BYTES};
+use super::super::super::ERROR_BYTES_MAX;
+use super::Place;
+
+/// The words of an exception, at most.
+const WORDS_BYTES: usize = ERROR_BYTES_MAX;
+/// The name of a worker, at most: what the leader takes.
+pub(super) const NAME_BYTES: usize = 255;
 
 /// How a task has ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
