@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -138,13 +138,29 @@ impl Left {
 }
 
 /// Whether a broker may have a message of which nothing is known yet, where it cannot be asked afterwards.
-#[derive(Debug, Default)]
-pub(super) struct Sent(AtomicBool);
+#[derive(Clone, Debug, Default)]
+pub(super) struct Sent(Arc<AtomicU8>);
+
+const WAITS: u8 = 0;
+const MAY_BE_THERE: u8 = 1;
+const CALLED_OFF: u8 = 2;
 
 impl Sent {
-    /// From here on it may.
-    pub(super) fn begins(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// From here on it may; false if it must not be sent any more.
+    pub(super) fn begins(&self) -> bool {
+        self.goes_to(MAY_BE_THERE)
+    }
+
+    /// It is not sent any more; false if it may have been.
+    fn is_called_off(&self) -> bool {
+        self.goes_to(CALLED_OFF)
+    }
+
+    fn goes_to(&self, next: u8) -> bool {
+        match self.0.compare_exchange(WAITS, next, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => true,
+            Err(now) => now == next,
+        }
     }
 }
 
@@ -162,11 +178,11 @@ pub(super) async fn report(
         left = left => left.map_or_else(|failure| failure.report(), Left::report),
         interrupt = limit.reached() => {
             let report = interrupt.report(" while waiting for the broker");
-            match (interrupt, sent.0.load(Ordering::Relaxed)) {
-                (Interrupt::Timeout(_), true) => {
+            match (interrupt, sent.is_called_off()) {
+                (Interrupt::Timeout(_), false) => {
                     Failure::Unanswered(report.error.unwrap_or_default()).report()
                 }
-                (Interrupt::Timeout(_), false) | (Interrupt::Cancel, _) => report,
+                (Interrupt::Timeout(_), true) | (Interrupt::Cancel, _) => report,
             }
         }
     }

@@ -3,16 +3,7 @@
 //! It is opened by whoever needs it first, and anew by whoever needs it after it broke; the others wait for that one
 //! try and share what came of it, so a server that is down is asked once at a time, however much is due.
 //!
-//! *Each message on its way has a channel to itself.* Channels are kept and used again, and as many are opened as
-//! messages are on their way at once, up to [`AMQP_CHANNELS_MAX`]. So what a server says of a channel it says of one
-//! message:
-//!
-//! - it closes a channel on which it is asked for what is not there or not allowed, and with it whatever else is not
-//!   confirmed there. Here that is nothing: a job with a wrong exchange puts no other run in doubt, and costs one opening;
-//! - a message that no queue takes comes back without a number, before its confirmation. On a channel with many, whose
-//!   confirmations come in bunches, it would be a guess which one it was (`lapin` guesses).
-//!
-//! What is confirmed travels together all the same, for the channels share the connection.
+//! Channels are kept and used again. Which messages share one, and what becomes of each, is in `lanes`.
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
@@ -20,14 +11,11 @@ use std::time::Duration;
 
 use async_rs::TokioRuntime;
 use futures::StreamExt;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::options::ConfirmSelectOptions;
 use lapin::protocol::{AMQPError, AMQPErrorKind};
 use lapin::tcp::{AMQPUriTcpExt, RustlsConnectorConfig, TLSConfig};
 use lapin::uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo};
-use lapin::{
-    AsyncTcpStream, BasicProperties, Channel, Confirmation, Connection, ConnectionProperties, ErrorKind,
-    Event,
-};
+use lapin::{AsyncTcpStream, BasicProperties, Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use tokio::sync::{Mutex, OnceCell, Semaphore};
 use tokio::time::{Instant, timeout};
 
@@ -36,10 +24,11 @@ use super::super::broker::{
     password,
 };
 use super::Message;
+use super::lanes::{self, Lanes, Way};
 use crate::config::connections;
 
-/// Channels of a connection, and so messages on their way, at most; further attempts wait. Each costs the server about
-/// 30 KiB, and a few hundred are enough to keep its disk busy.
+/// Messages of a connection on their way, and channels, at most; further attempts wait. A channel costs the server about
+/// 30 KiB, and a few hundred messages are enough to keep its disk busy.
 pub const AMQP_CHANNELS_MAX: u16 = 512;
 const _: () = assert!(AMQP_CHANNELS_MAX as usize <= BROKER_IN_FLIGHT);
 /// How often the two ends let each other know that they are there; twice as long in silence, and the connection is over.
@@ -117,6 +106,7 @@ pub(super) struct Opened {
     headers_bytes_max: usize,
     /// The queue of ended tasks is there.
     pub(super) has_ends: OnceCell<()>,
+    pub(super) lanes: Lanes,
 }
 
 impl std::fmt::Debug for Link {
@@ -144,16 +134,21 @@ impl Link {
             let why = format!("headers: {bytes} bytes are more than the server takes in a frame ({most})");
             return Err(Failure::Invalid(why));
         }
-        let channel = timeout(BROKER_ANSWER_TIMEOUT, opened.channel()).await;
-        let channel =
-            channel.map_err(|_| Failure::Unreachable("it opened no channel in time".to_owned()))??;
-        sent.begins();
-        let left = timeout(BROKER_ANSWER_TIMEOUT, publish(&channel, message)).await;
-        let (left, is_clear) = left.unwrap_or_else(|_| (Err(opened.silence()), false));
-        if is_clear {
-            opened.put_back(channel);
+        match opened.lanes.way(&message).await {
+            Way::Shared => lanes::share(&opened, message, sent).await,
+            Way::Alone(trial) => {
+                let channel = opened.channel_in_time().await?;
+                if !sent.begins() {
+                    return Err(Failure::Unreachable("nobody waits for it any more".to_owned()));
+                }
+                let (mut ends, is_clear) = lanes::publish(&opened, &channel, vec![message]).await;
+                if is_clear {
+                    opened.put_back(channel);
+                    trial.passes();
+                }
+                ends.pop().expect("one end for one message")
+            }
         }
-        left
     }
 
     pub(super) async fn connected(&self) -> Result<Arc<Opened>, Failure> {
@@ -236,7 +231,8 @@ impl Link {
         });
         let headers_bytes_max = frame.saturating_sub(FRAME_RESERVE_BYTES);
         let has_ends = OnceCell::new();
-        Ok(Opened { connection, idle: StdMutex::default(), blocked, headers_bytes_max, has_ends })
+        let (idle, lanes) = (StdMutex::default(), Lanes::default());
+        Ok(Opened { connection, idle, blocked, headers_bytes_max, has_ends, lanes })
     }
 
     async fn uri(&self) -> Result<AMQPUri, Failure> {
@@ -293,7 +289,12 @@ impl Opened {
         Ok(channel)
     }
 
-    fn put_back(&self, channel: Channel) {
+    pub(super) async fn channel_in_time(&self) -> Result<Channel, Failure> {
+        let channel = timeout(BROKER_ANSWER_TIMEOUT, self.channel()).await;
+        channel.map_err(|_| Failure::Unreachable("it opened no channel in time".to_owned()))?
+    }
+
+    pub(super) fn put_back(&self, channel: Channel) {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
     }
 
@@ -304,7 +305,7 @@ impl Opened {
     }
 
     /// Why nothing was heard of a message.
-    fn silence(&self) -> Failure {
+    pub(super) fn silence(&self) -> Failure {
         Failure::Unanswered(match self.connection.status().blocked() {
             true => self.blocked(),
             false => "it was not confirmed in time".to_owned(),
@@ -312,32 +313,7 @@ impl Opened {
     }
 }
 
-/// What became of the message, and whether the channel has none on its way any more.
-async fn publish(channel: &Channel, message: Message) -> (Result<Left, Failure>, bool) {
-    let Message { exchange, routing_key, properties, payload } = message;
-    // Comes back when no queue takes it.
-    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-    let place = format!("exchange {:?}, routing key {:?}", exchange.as_str(), routing_key.as_str());
-    let published =
-        async { channel.basic_publish(exchange, routing_key, options, &payload, properties).await?.await };
-    match published.await {
-        Ok(Confirmation::Ack(None)) => (Ok(Left::Now), true),
-        Ok(Confirmation::Ack(Some(returned)) | Confirmation::Nack(Some(returned))) => {
-            let why = format!("{} ({place})", returned.reply_text);
-            (Err(Failure::Unroutable(why)), true)
-        }
-        Ok(Confirmation::Nack(None)) => {
-            let why = format!("a queue did not take the message ({place})");
-            (Err(Failure::Refused(why)), true)
-        }
-        Ok(Confirmation::NotRequested) => {
-            (Err(Failure::Unanswered("the channel confirms nothing".to_owned())), false)
-        }
-        Err(error) => (Err(failure(&error)), false),
-    }
-}
-
-/// Why a message was not confirmed. A channel that the server closed had this one message, which it then did not take.
+/// Why a message was not confirmed. A channel that the server closed is thought to have had this one message, which it then did not take.
 pub(in crate::target) fn failure(error: &lapin::Error) -> Failure {
     match error.kind() {
         ErrorKind::ProtocolError(error) => match error.kind() {

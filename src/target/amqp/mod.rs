@@ -10,6 +10,7 @@
 //! keeps the consumer's own declaration from succeeding.
 
 mod apart;
+mod lanes;
 mod link;
 
 use lapin::BasicProperties;
