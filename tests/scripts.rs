@@ -319,7 +319,6 @@ impl Script {
     /// A report as the leader proposes it: with the wait before the next attempt.
     fn report(&self, args: &Args) -> Result<Command, Box<dyn Error>> {
         let id = self.lab.names.run(args.word(0)?)?;
-        let run = self.lab.state.run(id);
         let outcome = match args.word(1)? {
             "ok" => AttemptOutcome::Succeeded,
             "fail" => AttemptOutcome::Failed,
@@ -329,7 +328,7 @@ impl Script {
             other => return Err(format!("unknown outcome {other}").into()),
         };
         let fence = self.fence(id, args)?;
-        let retry_after = match (run, self.lab.state.job(id.job)) {
+        let retry_after = match (self.lab.state.run(id), self.lab.state.job(id.job)) {
             (Some(run), Some(job)) if outcome != AttemptOutcome::Succeeded => {
                 let ended = u32::try_from(run.attempts.len())? - run.reruns;
                 backoff(&job.spec.retry, ended.max(1), 0)
@@ -339,6 +338,7 @@ impl Script {
         let report = Report {
             exit_code: args.get("exit").map(str::parse).transpose()?,
             http_status: args.get("http").map(str::parse).transpose()?,
+            error: args.get("error").unwrap_or_default().to_owned(),
             ..Report::default()
         };
         Ok(Command::Complete { run: id, fence, outcome, report: Arc::new(report), retry_after })

@@ -285,7 +285,8 @@ impl Planning<'_> {
         let (outcome, error) = if let Some(handed) = &attempt.handed {
             (AttemptOutcome::TimedOut, format!("nobody has told how task {} ended", handed.task))
         } else if is_gone {
-            (AttemptOutcome::Lost, "its worker vanished".to_owned())
+            // As of a worker whose lease ends: nobody has told anything.
+            (AttemptOutcome::Lost, String::new())
         } else {
             (AttemptOutcome::TimedOut, "its worker did not end it in time".to_owned())
         };

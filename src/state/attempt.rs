@@ -11,7 +11,7 @@ use super::rejection::Rejection;
 use super::run::{
     Attempt, AttemptOutcome, HandedOver, Phase, Reason, Report, Run, RunId, RunState, TaskHeard, TaskNews,
 };
-use super::spec::{OnLost, Retry, RetryOn};
+use super::spec::{OnLost, Retry, RetryOn, Target};
 use super::spread::place_of;
 use super::time::Timestamp;
 
@@ -309,13 +309,29 @@ impl Applying<'_> {
         }
         let Some(spec) = self.state.jobs.get(&run.id.job).map(|job| job.spec.clone()) else { return };
         let vanished = matches!(outcome, AttemptOutcome::Lost | AttemptOutcome::Cancelled);
+        // Its worker lives, and nobody knows what the target made of it.
+        let is_doubtful =
+            outcome == AttemptOutcome::Lost && run.attempts.last().is_some_and(Attempt::is_told);
         if vanished && spec.on_lost == OnLost::Fail {
-            let detail = "its worker vanished in the middle of the attempt, and on_lost is fail".to_owned();
+            let what = match is_doubtful {
+                true => "nobody knows whether the attempt had its effect",
+                false => "its worker vanished in the middle of the attempt",
+            };
+            let policy = match spec.target {
+                Target::Amqp(_) | Target::Celery(_) => "on_ambiguous is skip",
+                _ => "on_lost is fail",
+            };
+            let detail = format!("{what}, and {policy}");
             return self.end(run, RunState::Failed, Some(Reason::Lost), detail);
         }
         if vanished && run.reruns < limits::RERUNS {
             let mut run = run;
             run.reruns += 1;
+            if is_doubtful {
+                // A target that has just not answered is left alone for a while.
+                run.phase = Phase::Backoff { retry_at: self.moment.at.plus(retry_after) };
+                return self.state.put_run(run);
+            }
             self.wait_for_place(&mut run);
             return self.admit(run);
         }
@@ -369,8 +385,16 @@ fn failure_reason(run: &Run, outcome: AttemptOutcome) -> Reason {
         {
             Reason::GrpcStatus
         }
+        // It did not come as far as its target, so what an earlier one did is as doubtful as it was.
+        AttemptOutcome::Failed if was_in_doubt(run) => Reason::Lost,
         AttemptOutcome::Failed | AttemptOutcome::Succeeded | AttemptOutcome::Running => Reason::Error,
     }
+}
+
+/// Whether nobody knows what an attempt before the last one did, and the last one was not left with others either.
+fn was_in_doubt(run: &Run) -> bool {
+    let Some((last, earlier)) = run.attempts.split_last() else { return false };
+    last.handed.is_none() && earlier.iter().any(|attempt| attempt.outcome == AttemptOutcome::Lost)
 }
 
 /// A report within the limits: the start of the error, the end of the output, the whole result or none.

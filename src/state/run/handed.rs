@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Attempt, AttemptOutcome, Run};
 use crate::state::pack::later;
+use crate::state::spec::{JobSpec, Target};
 use crate::state::time::Timestamp;
 
 impl Attempt {
@@ -13,6 +14,12 @@ impl Attempt {
     #[must_use]
     pub fn runs_under(&self, fence: u64) -> bool {
         self.outcome == AttemptOutcome::Running && self.fence == fence
+    }
+
+    /// Whether its end was told, by its worker or of its task; one of a worker that vanished was not.
+    #[must_use]
+    pub fn is_told(&self) -> bool {
+        self.report.as_ref().is_some_and(|report| !report.error.is_empty())
     }
 }
 
@@ -77,6 +84,17 @@ impl HandedOver {
         match self.heard.as_ref()? {
             TaskHeard { by, news: TaskNews::Begun { process }, .. } if *process > 0 => Some((by, *process)),
             TaskHeard { .. } => None,
+        }
+    }
+}
+
+impl JobSpec {
+    /// The connection by which its runs leave tasks whose ends they wait for.
+    #[must_use]
+    pub fn hands_over(&self) -> Option<&str> {
+        match &self.target {
+            Target::Celery(celery) if celery.wait_for_completion => Some(&celery.broker),
+            _ => None,
         }
     }
 }

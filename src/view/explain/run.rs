@@ -15,6 +15,9 @@ pub(super) fn attempt_end(attempt: &Attempt) -> String {
         AttemptOutcome::Succeeded => return format!("attempt {} succeeded", attempt.number),
         AttemptOutcome::Cancelled => "was stopped".to_owned(),
         AttemptOutcome::TimedOut => "took longer than its timeout".to_owned(),
+        AttemptOutcome::Lost if attempt.is_told() => {
+            "was lost: nobody knows whether it had its effect".to_owned()
+        }
         AttemptOutcome::Lost => format!("was lost: its worker {} vanished", attempt.worker),
         AttemptOutcome::Failed => match report.map(|report| (report.exit_code, report.http_status)) {
             Some((Some(code), _)) => format!("failed with exit code {code}"),
@@ -245,6 +248,10 @@ impl Explaining<'_> {
                     words::counted(run.reruns.into(), "time")
                 ),
             });
+        }
+        if run.reason == Some(Reason::Lost) && last.is_some_and(|last| last.outcome == AttemptOutcome::Failed)
+        {
+            facts.add("an attempt before the last one may have had its effect: nobody knows".to_owned());
         }
         for attempt in run.attempts.iter().rev().skip(1).take(3) {
             facts.add(attempt_end(attempt));
