@@ -101,6 +101,7 @@ impl Api {
                 .map(|(by, process)| pb::TaskHolder { by: by.to_string(), process })
                 .collect(),
             awaited: state.awaits_tasks(&connection),
+            expected: state.hands_over(&connection),
             to_end: to_end.collect(),
             cluster_id: cluster.to_string(),
         })

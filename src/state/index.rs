@@ -77,6 +77,9 @@ impl State {
             for name in job.spec.calendars() {
                 self.calendar_users.insert((name.into(), job.id));
             }
+            if let Some(connection) = job.spec.hands_over() {
+                self.handing.insert((connection.into(), job.id));
+            }
         }
         if let Some(until) = job.pause.as_ref().and_then(|pause| pause.until).filter(|_| !job.deleted) {
             self.ending_pauses.insert((until, job.id));
@@ -101,6 +104,9 @@ impl State {
         }
         for name in job.spec.calendars() {
             self.calendar_users.remove(&(name.into(), id));
+        }
+        if let Some(connection) = job.spec.hands_over() {
+            self.handing.remove(&(connection.into(), id));
         }
         if let Some(until) = job.pause.as_ref().and_then(|pause| pause.until) {
             self.ending_pauses.remove(&(until, id));

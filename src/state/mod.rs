@@ -171,6 +171,7 @@ pub struct State {
     ending_pauses: OrdSet<(Timestamp, JobId)>,
     resting: OrdSet<JobId>,
     calendar_users: OrdSet<(Arc<str>, JobId)>,
+    handing: OrdSet<(Arc<str>, JobId)>,
 }
 
 impl State {
@@ -334,6 +335,13 @@ impl State {
     #[must_use]
     pub fn awaits_tasks(&self, connection: &Arc<str>) -> bool {
         rows_of(&self.handed, connection).next().is_some()
+    }
+
+    /// Whether a job leaves tasks by this connection and waits for their ends.
+    #[must_use]
+    pub fn hands_over(&self, connection: &Arc<str>) -> bool {
+        let first = self.handing.range((connection.clone(), JobId(0))..).next();
+        first.is_some_and(|(of, _)| of == connection)
     }
 
     /// The run of which a task is called so, if an attempt has left it that runs.

@@ -166,7 +166,7 @@ pub enum Reason {
     Superseded,
     /// The attempt took too long.
     Timeout,
-    /// The worker vanished.
+    /// Nobody knows what an attempt did: its worker vanished, or its target did not answer.
     Lost,
     /// The process ended with another code than 0.
     Exit,
@@ -193,6 +193,14 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// All of them.
+    #[rustfmt::skip]
+    pub const ALL: [Self; 18] = [
+        Self::CatchUp, Self::Overlap, Self::BreakerOpen, Self::Expired, Self::Superseded, Self::Timeout, Self::Lost,
+        Self::Exit, Self::HttpStatus, Self::Error, Self::Cancelled, Self::Limit, Self::Schedule, Self::Worker,
+        Self::Backoff, Self::Upstream, Self::GrpcStatus, Self::Calendar,
+    ];
+
     /// The word of the API.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -254,7 +262,7 @@ pub enum AttemptOutcome {
     TimedOut,
     /// It was told to stop.
     Cancelled,
-    /// Nobody knows: its worker vanished.
+    /// Nobody knows: its worker vanished, or its target did not answer.
     Lost,
 }
 

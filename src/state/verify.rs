@@ -114,6 +114,7 @@ impl State {
             ("ending_pauses", self.ending_pauses == anew.ending_pauses),
             ("resting", self.resting == anew.resting),
             ("calendar_users", self.calendar_users == anew.calendar_users),
+            ("handing", self.handing == anew.handing),
             ("operations", self.operations_by_age.len() == self.operations.len()),
         ];
         sets.into_iter().find(|(_, same)| !same).map_or(Ok(()), |(name, _)| Err(Broken::Derived(name)))

@@ -19,7 +19,7 @@ pub const CALL_MAX: Duration = Duration::from_secs(5);
 const ASK_EVERY: Duration = Duration::from_secs(1);
 /// How often the broker is looked at while tasks are awaited.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// How long it is looked at after the last task was awaited: what is told twice comes late.
+/// How long it is looked at after the last task was awaited, though no job leaves any more: what is told twice comes late.
 const LINGER: Duration = Duration::from_secs(60);
 
 /// What the leader last said, and what is told next.
@@ -29,8 +29,9 @@ struct Standing {
     cluster: Option<String>,
     listens: bool,
     awaited: bool,
-    /// When a task was last awaited. Before that, and long after, the broker is left alone: it may have no Celery.
-    last_awaited: Option<Instant>,
+    /// When a task was last awaited, or a job was there that leaves some. Before that, and long after, the broker is left
+    /// alone: it may have no Celery.
+    last_expected: Option<Instant>,
     asked: Option<Instant>,
     /// Tasks that workers were told to stop.
     stopped: Vec<pb::TaskToEnd>,
@@ -78,7 +79,7 @@ impl Standing {
         client: &Client,
         worker: &str,
     ) -> Result<Duration, String> {
-        let lingers = self.last_awaited.is_some_and(|last| last.elapsed() < LINGER);
+        let lingers = self.last_expected.is_some_and(|last| last.elapsed() < LINGER);
         let cluster = self.cluster.clone().filter(|_| self.listens && lingers);
         let (found, trouble) = match &cluster {
             None => (Vec::new(), None),
@@ -123,10 +124,10 @@ impl Standing {
             true => self.later + found.len(),
             false => 0,
         };
-        if answer.awaited {
-            self.last_awaited = Some(Instant::now());
+        if answer.awaited || answer.expected {
+            self.last_expected = Some(Instant::now());
         }
-        let is_needed = answer.listen && self.last_awaited.is_some_and(|last| last.elapsed() < LINGER);
+        let is_needed = answer.listen && self.last_expected.is_some_and(|last| last.elapsed() < LINGER);
         if cluster.is_some() && !is_needed {
             watch.rest().await;
         }

@@ -248,6 +248,28 @@ async fn who_runs_a_task_is_in_the_record_and_is_asked_after() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tasks_are_expected_for_as_long_as_there_are_jobs_that_leave_them_and_wait() {
+    let told = Told::start().await;
+    let expects = async || told.report(Vec::new()).await.unwrap().expected;
+    assert!(!expects().await);
+    let job_of = |broker: &str, wait_for_completion| {
+        let (broker, task) = (broker.to_owned(), "t".to_owned());
+        let celery = pb::CeleryTarget { broker, task, wait_for_completion, ..Default::default() };
+        let target = pb::Target { celery: Some(celery), ..Default::default() };
+        pb::JobSpec { target: Some(target), ..job("tasks") }
+    };
+    for (job, expected) in
+        [(job_of("other", None), false), (job_of("main", Some(false)), false), (job_of("main", None), true)]
+    {
+        told.node.apply(vec![job], false).await;
+        assert_eq!(expects().await, expected);
+    }
+    let delete = pb::DeleteJobRequest { name: "tasks".to_owned(), ..Default::default() };
+    told.node.api.delete_job(Request::new(delete)).await.unwrap();
+    assert!(!expects().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_task_is_lost_with_who_runs_it_as_its_job_says() {
     let told = celery().await;
     let usual = held(&told, "usual", ("w1@lab", 7)).await;

@@ -6,6 +6,7 @@
 //! runs ends with the time of its run.
 
 mod amqp;
+mod asks;
 mod holders;
 mod redis;
 mod told;
@@ -14,13 +15,12 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::time::Instant;
-use uuid::Uuid;
 
 use self::holders::Holders;
 pub use self::holders::{Active, Signs};
-use self::told::{Control, NAME_BYTES, cut, exception, failed, is_ours};
+use self::told::{NAME_BYTES, cut, exception, failed, is_ours, succeeded};
 pub use self::told::{TaskEnd, TaskWord};
 use super::super::broker::{Failure, Link};
 use super::completion::{self, Done};
@@ -38,6 +38,9 @@ const WORDS_WITHIN: Duration = Duration::from_millis(500);
 /// How long an event is told again to a cluster that does not know the task: it may have been quicker than the word of
 /// the worker that had left it.
 const UNKNOWN_FOR: Duration = Duration::from_secs(10);
+/// How long the queue has to tell of a task that was heard to have succeeded. What it had told of it is lost then, as
+/// with a server that has lost its memory.
+const QUEUE_TELLS_WITHIN: Duration = Duration::from_secs(10);
 /// How long a task has to last for the cluster to be told that it runs.
 const GOES_ON_AFTER: Duration = Duration::from_secs(2);
 /// How long a first sign of life of its worker is waited for: some give none.
@@ -46,15 +49,9 @@ const SIGN_WITHIN: Duration = Duration::from_secs(5);
 const PUT_OFF_AGAIN: Duration = Duration::from_secs(10);
 /// With nothing heard for so long it is listened anew: what is sent may go nowhere, and nobody has said so.
 const LISTEN_ANEW_AFTER: Duration = Duration::from_secs(60);
-/// How often workers are asked to send events: those that come later have not heard.
-const ASK_FOR_EVENTS_EVERY: Duration = Duration::from_secs(30);
 /// How often listening to events is tried: before a Celery worker was there, RabbitMQ has no exchange for them, and a try
 /// costs a channel.
 const LISTEN_EVERY: Duration = Duration::from_secs(1);
-/// How often workers are asked what they run.
-const ASK_WHAT_RUNS_EVERY: Duration = Duration::from_secs(30);
-/// How long such a request is worth hearing.
-const REQUEST_LASTS: Duration = Duration::from_secs(60);
 /// The broker does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
@@ -70,6 +67,8 @@ struct Heard {
     told_at: Option<Instant>,
     /// It has ended badly: in what words, and since when that is known.
     failed: Option<(String, Instant)>,
+    /// It has ended well, and since when that is known.
+    succeeded: Option<Instant>,
     /// That was told.
     told: bool,
 }
@@ -90,6 +89,8 @@ pub struct TaskWatch {
     going_on: VecDeque<(Instant, String)>,
     /// Tasks that have ended badly and of which the cluster has not said that it knows.
     untold: VecDeque<String>,
+    /// Tasks that have ended well and of which the queue may not tell, in the order in which that was heard.
+    succeeded: VecDeque<(Instant, String)>,
     holders: Holders,
     /// Failures without words, since when.
     wordless: HashMap<String, Instant>,
@@ -121,6 +122,7 @@ macro_rules! on {
         }
     };
 }
+use on;
 
 impl std::fmt::Debug for TaskWatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -149,6 +151,7 @@ impl TaskWatch {
             order: VecDeque::new(),
             going_on: VecDeque::new(),
             untold: VecDeque::new(),
+            succeeded: VecDeque::new(),
             holders: Holders::default(),
             wordless: HashMap::new(),
         })
@@ -170,6 +173,7 @@ impl TaskWatch {
         self.order.clear();
         self.going_on.clear();
         self.untold.clear();
+        self.succeeded.clear();
         self.holders.listening(None);
         self.wordless.clear();
     }
@@ -264,18 +268,6 @@ impl TaskWatch {
         holders.filter_map(|holder| self.holders.signs(holder, Instant::now())).collect()
     }
 
-    /// Tells all workers not to run these tasks, and to stop them.
-    ///
-    /// # Errors
-    /// [`WatchError`] where the broker does not answer.
-    pub async fn revoke(&mut self, task_ids: &[String]) -> Result<(), WatchError> {
-        if task_ids.is_empty() {
-            return Ok(());
-        }
-        let arguments = json!({ "task_id": task_ids, "terminate": true, "signal": "SIGTERM" });
-        self.broadcast("revoke", &arguments, None).await
-    }
-
     /// Sees to it that workers find the queue, also with a server that has lost its memory.
     ///
     /// # Errors
@@ -350,27 +342,9 @@ impl TaskWatch {
         let again = self.untold().into_iter().filter(|end| !known.contains(&end.task_id));
         let missing: Vec<TaskEnd> = again.take(TASKS_MAX.saturating_sub(ended.len())).collect();
         ended.extend(missing);
+        let room = TASKS_MAX.saturating_sub(ended.len());
+        ended.extend(self.unqueued().into_iter().take(room));
         ended
-    }
-
-    /// Has workers send events, and say what they run: some began before they sent any.
-    async fn ask_workers(&mut self) {
-        if self.ask_again_at.take_if(|at| *at <= Instant::now()).is_some() {
-            self.asked_for_events = None;
-            self.asked_what_runs = None;
-        }
-        if self.asked_for_events.is_none_or(|at| at.elapsed() >= ASK_FOR_EVENTS_EVERY)
-            && self.broadcast("enable_events", &json!({}), None).await.is_ok()
-        {
-            self.asked_for_events = Some(Instant::now());
-        }
-        let reply_to = on!(&self.side, side => side.reply_to());
-        if reply_to.is_some()
-            && self.asked_what_runs.is_none_or(|at| at.elapsed() >= ASK_WHAT_RUNS_EVERY)
-            && self.broadcast("active", &json!({ "safe": true }), reply_to).await.is_ok()
-        {
-            self.asked_what_runs = Some(Instant::now());
-        }
     }
 
     /// What was told and not answered is told again.
@@ -383,6 +357,17 @@ impl TaskWatch {
         };
         self.untold.retain(|id| lasts(id).is_some());
         self.untold.iter().filter_map(lasts).collect()
+    }
+
+    /// Ends of tasks that were heard to have succeeded, and of which the queue has not told in time.
+    fn unqueued(&mut self) -> Vec<TaskEnd> {
+        let heard = &self.heard;
+        let is_open = |id: &String| heard.get(id).is_some_and(|it| it.succeeded.is_some() && !it.told);
+        let lasts = |at: &Instant| at.elapsed() < QUEUE_TELLS_WITHIN + UNKNOWN_FOR;
+        while self.succeeded.pop_front_if(|(at, id)| !lasts(at) || !is_open(id)).is_some() {}
+        let late = self.succeeded.iter().take_while(|(at, _)| at.elapsed() >= QUEUE_TELLS_WITHIN);
+        let late = late.filter(|(_, id)| is_open(id)).take(TASKS_MAX);
+        late.map(|(_, id)| succeeded(id, &heard[id].by)).collect()
     }
 
     /// One message: an event, or a list of them.
@@ -439,6 +424,13 @@ impl TaskWatch {
                 self.going_on.pop_front();
             }
         }
+        if kind == "task-succeeded" && heard.succeeded.is_none() {
+            heard.succeeded = Some(Instant::now());
+            self.succeeded.push_back((Instant::now(), id.to_owned()));
+            if self.succeeded.len() > HEARD_MAX {
+                self.succeeded.pop_front();
+            }
+        }
         let words = failed_as?;
         if heard.failed.is_some() {
             return None;
@@ -446,52 +438,6 @@ impl TaskWatch {
         heard.failed = Some((words.clone(), Instant::now()));
         self.untold.push_back(id.to_owned());
         Some(failed(id, &words, &heard.by))
-    }
-
-    /// The answer of a worker to what it runs: its name, and a list.
-    fn hear_what_runs(&mut self, reply: &Value) {
-        let Value::Object(reply) = reply else { return };
-        for (name, tasks) in reply {
-            let Value::Array(tasks) = tasks else { continue };
-            let ids = tasks.iter().filter_map(|task| task["id"].as_str()).filter(|id| is_ours(id));
-            let ids: Vec<String> = ids.map(str::to_owned).collect();
-            let name = cut(name, NAME_BYTES);
-            for id in &ids {
-                // Also what is known: the cluster may not have been told, as while it had no leader.
-                if self.heard.get(id).is_none_or(|heard| heard.failed.is_none()) {
-                    self.hear_one(&json!({ "type": "task-started", "uuid": id, "hostname": name }));
-                }
-            }
-            self.holders.runs(&name, ids, Instant::now());
-        }
-    }
-
-    /// Tells all workers something; those that come later do not hear it.
-    async fn broadcast(
-        &mut self,
-        method: &str,
-        arguments: &Value,
-        reply_to: Option<String>,
-    ) -> Result<(), WatchError> {
-        let now = self.clock.now().millis();
-        let mut body = json!({
-            "method": method, "arguments": arguments, "destination": null, "pattern": null, "matcher": null,
-        });
-        let tag = self.clock.random();
-        let tag = Uuid::new_v5(&Uuid::NAMESPACE_URL, format!("chronarch:control:{now}:{tag}").as_bytes());
-        if let Some(queue) = reply_to {
-            // The default exchange, which nobody needs to declare.
-            body["reply_to"] = json!({ "exchange": "", "routing_key": queue });
-            body["ticket"] = json!(tag.to_string());
-        }
-        let control = Control {
-            body: body.to_string(),
-            tag,
-            // Seconds with a fraction, as kombu has it.
-            expires: (now as f64 + REQUEST_LASTS.as_millis() as f64) / 1_000.0,
-        };
-        on!(&mut self.side, side => side.broadcast(&control).await?);
-        Ok(())
     }
 }
 

@@ -19,7 +19,8 @@ use serde_json::Value;
 use super::super::super::amqp::{Link, REPLY_SUCCESS, failure};
 use super::super::super::broker::Failure;
 use super::super::completion;
-use super::{Control, HEARD_MAX, LOOKED_AT_MAX, Place, TASKS_MAX};
+use super::told::Control;
+use super::{HEARD_MAX, LOOKED_AT_MAX, Place, TASKS_MAX};
 
 /// What is delivered and not removed, at most; further ones wait in the queue.
 const PREFETCH: u16 = 10_500;

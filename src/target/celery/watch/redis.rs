@@ -13,7 +13,8 @@ use serde_json::{Value, json};
 use super::super::super::broker::Failure;
 use super::super::super::redis::Link;
 use super::super::completion;
-use super::{Control, Place};
+use super::Place;
+use super::told::Control;
 
 /// Answers that are read at once, at most; the rest waits for the next look.
 const ANSWERS_MAX: isize = 100;

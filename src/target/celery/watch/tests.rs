@@ -1,3 +1,6 @@
+use serde_json::json;
+use uuid::Uuid;
+
 use super::*;
 use crate::config::connections::read;
 
@@ -158,6 +161,37 @@ async fn an_end_that_the_cluster_does_not_know_is_told_again_for_a_while() {
     watch.hear(&event("task-failed", OTHER, &json!({ "exception": "E()" })));
     tokio::time::advance(UNKNOWN_FOR).await;
     assert!(watch.untold().is_empty());
+}
+
+/// The queue may have lost it, as a server does that has lost its memory.
+#[tokio::test(start_paused = true)]
+async fn a_task_that_was_heard_to_succeed_and_that_the_queue_does_not_tell_of_is_told_of_after_a_while() {
+    let mut watch = watch();
+    watch.hear(&event("task-started", ONE, &json!({})));
+    watch.hear(&event("task-succeeded", ONE, &json!({ "result": "3" })));
+    watch.hear(&event("task-succeeded", OTHER, &json!({})));
+    assert!(watch.unqueued().is_empty(), "the queue comes first");
+    let done = Done {
+        run_id: "1-1".to_owned(),
+        delivery: 0,
+        task_id: OTHER.to_owned(),
+        succeeded: true,
+        result: None,
+    };
+    let end = watch.end(done, Place::Number(1));
+    watch.heard.remove(&end.task_id);
+    tokio::time::advance(QUEUE_TELLS_WITHIN).await;
+    for _ in 0..2 {
+        let ends = watch.unqueued();
+        assert_eq!(ends.len(), 1, "the other one was in the queue");
+        assert_eq!((ends[0].task_id.as_str(), ends[0].by.as_str()), (ONE, "w1@lab"));
+        assert!(ends[0].succeeded && ends[0].error.is_empty());
+    }
+    watch.heard.get_mut(ONE).expect("heard").told = true;
+    assert!(watch.unqueued().is_empty());
+    watch.hear(&event("task-succeeded", OTHER, &json!({})));
+    tokio::time::advance(QUEUE_TELLS_WITHIN + UNKNOWN_FOR).await;
+    assert!(watch.unqueued().is_empty() && watch.succeeded.is_empty(), "nobody knows it");
 }
 
 #[test]

@@ -59,6 +59,11 @@ pub(super) fn failed(task_id: &str, words: &str, by: &str) -> TaskEnd {
     }
 }
 
+/// The same of one that ended well. What it returned is not known by that.
+pub(super) fn succeeded(task_id: &str, by: &str) -> TaskEnd {
+    TaskEnd { succeeded: true, ..failed(task_id, "", by) }
+}
+
 pub(super) fn is_ours(id: &str) -> bool {
     Uuid::parse_str(id).is_ok_and(|id| id.get_version_num() == 5)
 }
