@@ -18,7 +18,7 @@ use super::{Api, forward, limits, page, status};
 use crate::pb::v1 as pb;
 use crate::pb::v1::run_service_client::RunServiceClient;
 use crate::pb::v1::run_service_server::RunService;
-use crate::state::run::{Cause, JobId, Run, RunId, RunState};
+use crate::state::run::{Cause, JobId, Reason, Run, RunId, RunState};
 use crate::state::time::Timestamp;
 use crate::state::{Command, Job, Rejection, State};
 use crate::view;
@@ -75,6 +75,9 @@ pub(super) fn filter(message: &pb::ListRunsRequest) -> Result<view::runs::Filter
             Some(pb::Cause::Unspecified) | None => {}
         }
     }
+    if !message.reason.is_empty() && !Reason::ALL.iter().any(|reason| reason.as_str() == message.reason) {
+        problems.add("reason", unknown_reason(&message.reason));
+    }
     if problems.is_empty() {
         let named = |id: &str| Some(id).filter(|id| !id.is_empty()).map(run_id).transpose();
         let (chain, parent) = (named(&message.chain_id)?, named(&message.parent)?);
@@ -97,6 +100,16 @@ pub(super) fn filter(message: &pb::ListRunsRequest) -> Result<view::runs::Filter
     } else {
         Err(status::invalid(&problems))
     }
+}
+
+fn unknown_reason(word: &str) -> String {
+    let word: String = word.chars().take(64).collect();
+    let words: Vec<_> = Reason::ALL.iter().map(|reason| reason.as_str()).collect();
+    let hint = match word.starts_with("broker_") || word == "message_invalid" {
+        true => " (that begins the `error` of an attempt; its run has the reason `error`, or `lost`)",
+        false => "",
+    };
+    format!("unknown word {word:?}; expected one of {}{hint}", words.join(", "))
 }
 
 /// The jobs that have these labels now; none where no label is asked for.

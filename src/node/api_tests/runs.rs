@@ -30,3 +30,23 @@ async fn a_run_is_not_called_unknown_while_a_part_of_the_run_log_is_missing() {
     assert_eq!(get(gone).await.err(), Some(Code::NotFound));
     assert_eq!(list(false).await, Ok(1));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn runs_are_asked_for_by_reasons_that_there_are() {
+    let node = Node::start().await;
+    let list = async |reason: &str| {
+        let request = pb::ListRunsRequest { reason: reason.to_owned(), ..Default::default() };
+        node.api.list_runs(Request::new(request)).await.map(drop)
+    };
+    for reason in ["", "overlap", "lost", "calendar"] {
+        assert!(list(reason).await.is_ok(), "{reason}");
+    }
+    let refused = list("foo").await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(
+        refused.message().starts_with("reason: unknown word \"foo\"; expected one of catch_up, "),
+        "{refused}"
+    );
+    let broker = list("broker_unreachable").await.unwrap_err();
+    assert!(broker.message().ends_with("its run has the reason `error`, or `lost`)"), "{broker}");
+}
