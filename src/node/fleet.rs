@@ -217,7 +217,8 @@ pub(super) fn seen(worker: &WorkerInfo) -> cluster::WorkerInfo {
     }
 }
 
-/// The same, with what runs there now: who is connected is published when it changes, not for each attempt.
+/// The same, with what runs there now: who is connected is published when it changes, not for each attempt, nor whenever
+/// something is heard. So the latter is not told.
 pub(super) fn seen_now(worker: &WorkerInfo, state: &State) -> cluster::WorkerInfo {
-    cluster::WorkerInfo { running: state.load(&worker.worker), ..seen(worker) }
+    cluster::WorkerInfo { running: state.load(&worker.worker), last_heard_at: None, ..seen(worker) }
 }
