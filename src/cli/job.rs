@@ -246,7 +246,7 @@ pub(super) async fn made(
         printer.flush()?;
     }
     if wait {
-        run = run::wait(client, run).await?;
+        run = run::wait(client, run, printer).await?;
     }
     if !for_people {
         printer.object(&run, |_| tables::run(&run))?;

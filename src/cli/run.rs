@@ -18,6 +18,9 @@ use crate::pb::v1::{
 use crate::pb::word;
 use crate::state::time::Timestamp;
 
+/// When `--wait` says why a run has not begun.
+const TELLS_AFTER: Duration = Duration::from_secs(3);
+
 const EXAMPLES: &str = "\
 Examples:
   chronarch run list --job isin-download
@@ -299,16 +302,39 @@ async fn watch(client: &Client, run_id: String, printer: &mut Printer) -> Result
 }
 
 /// Waits until a run has ended.
-pub(super) async fn wait(client: &Client, run: Run) -> Result<Run, Failure> {
+pub(super) async fn wait(client: &Client, run: Run, printer: &mut Printer) -> Result<Run, Failure> {
     if is_ended(&run) {
         return Ok(run);
     }
     let mut watch = client.watch_run(run.run_id.clone());
-    let mut last = run;
-    while let Some(run) = watch.next().await? {
-        last = run;
+    let id = run.run_id.clone();
+    let ended = async {
+        let mut last = run;
+        while let Some(run) = watch.next().await? {
+            last = run;
+        }
+        Ok(last)
+    };
+    let told = async {
+        tokio::time::sleep(TELLS_AFTER).await;
+        tell_why_it_waits(client, id, printer).await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = ended => ended,
+        never = told => never,
     }
-    Ok(last)
+}
+
+/// What a run waits for that has not begun; no more than help, so trouble on the way is passed over.
+async fn tell_why_it_waits(client: &Client, run_id: String, printer: &mut Printer) {
+    let read = GetRunRequest { run_id: run_id.clone(), stale: true };
+    if !client.get_run(read).await.is_ok_and(|run| run.state() == RunState::Pending) {
+        return;
+    }
+    if let Ok(why) = client.explain_run(ExplainRunRequest { run_id, stale: false }).await {
+        tables::explanation(&why).iter().for_each(|line| printer.note(line));
+    }
 }
 
 /// Whether an ended run is a success of the command that waited for it.
