@@ -13,7 +13,7 @@ import click
 
 from .._endpoints import ENDPOINTS_DEFAULT, Tls
 from .._request import TIMEOUT_DEFAULT
-from .._text import format_instant, parse_span
+from .._text import format_instant, format_span, parse_span
 from ..client import Client
 from ..errors import ChronarchError, PermissionDenied, Unauthenticated, Unreachable
 from . import adopt as adopting
@@ -464,30 +464,45 @@ def reconcile_command(context: Context, older_than: datetime.timedelta, every: O
     How tasks end is told without it; this is for what nobody could tell: a task that was revoked or had expired while
     nobody listened, or a broker that lost its memory. A `celery beat -S chronarch` does the same once a minute.
     """
+    try:
+        # As a worker does: of a Django project this sets Django up, which some backends need.
+        context.app.loader.import_default_modules()
+    except Exception as error:
+        raise click.ClickException(f"the app's modules cannot be loaded: {type(error).__name__}: {error}") from None
     while True:
         try:
             found = ends.reconcile(context.client, context.app, older_than=older_than)
         except ends.NoBackend as error:
             raise click.ClickException(str(error)) from None
-        except ChronarchError:
-            raise
+        except ChronarchError as error:
+            # What no further try would change ends it all the same.
+            if every is None or isinstance(error, (Unauthenticated, PermissionDenied)):
+                raise
+            click.echo(f"{error.message}; next look in {format_span(every)}", err=True)
         except Exception as error:
             # A database or Redis that is away: what of it is wrong it says itself.
+            text = f"the backend cannot be read: {type(error).__name__}: {error}"
             if every is None:
-                raise click.ClickException(f"the backend cannot be read: {type(error).__name__}: {error}") from None
-            click.echo(f"the backend cannot be read: {type(error).__name__}: {error}", err=True)
+                raise click.ClickException(text) from None
+            click.echo(f"{text}; next look in {format_span(every)}", err=True)
         else:
-            for run_id, task_id, state in found.ended:
-                click.echo(f"{run_id}  {task_id}  {state}")
-            if every is None or found.ended:
-                click.echo(
-                    f"{found.awaited} tasks are awaited, {len(found.ended)} had ended, "
-                    f"{found.unknown} are unknown to the backend",
-                    err=True,
-                )
+            _tell_ends(found, every is None)
         if every is None:
             return 0
         time.sleep(every.total_seconds())
+
+
+def _tell_ends(found: ends.Found, is_only_look: bool) -> None:
+    for run_id, task_id, state in found.ended:
+        click.echo(f"{run_id}  {task_id}  {state}")
+    for run_id, task_id, why in found.unjudged:
+        click.echo(f"! {run_id}  {task_id}: how it ended cannot be told: {why}", err=True)
+    if is_only_look or found.ended:
+        click.echo(
+            f"{found.awaited} tasks are awaited, {len(found.ended)} had ended, "
+            f"{found.unknown} are unknown to the backend",
+            err=True,
+        )
 
 
 def _line(step: syncing.Step) -> str:
