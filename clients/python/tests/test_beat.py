@@ -201,10 +201,11 @@ def test_what_two_beats_hand_over_runs_once_and_goes_on_without_them(shop: Shop,
 def test_a_changed_schedule_arrives_and_what_is_gone_is_removed(shop: Shop) -> None:
     other = {"name": "other", "namespace": shop.namespace, "target": {"queue": {"payload": "{}"}}}
     shop.client.apply_jobs([other])
-    beat = shop.beat({"a": 1000, "b": 1000, "now-plain": "lazy", "x": "impossible"})
+    beat = shop.beat({"a": 1000, "b": 1000, "now-plain": "lazy", "x": "impossible", "y": "malformed"})
     eventually("the jobs", lambda: shop.names() == ["a", "b"])
     eventually("the lazy one", lambda: shop.jobs(**PYTHON_ONLY))
     eventually("what cannot be carried to be named", lambda: shop.said("x is not sent by the cluster: args: "))
+    assert shop.said("y is not sent by the cluster: schedule: expected seconds, a timedelta, ")
     beat.terminate()
     assert beat.wait(30) == 0
     assert shop.names() == ["a", "b"], "without a beat the cluster goes on"

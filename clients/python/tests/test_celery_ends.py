@@ -175,6 +175,7 @@ def test_results_in_the_database_of_a_django_project_are_read(shop: Place, clien
     assert told.returncode == 0, told.stderr
     assert f"{run.run_id}  {run.attempts[0].task_id}  SUCCESS" in told.stdout
     assert client.get_run(run.run_id).state == "succeeded"
+    assert "ok    results: DatabaseBackend answers" in shop.say("doctor", "--watch", "0").stdout
 
 
 @pytest.mark.parametrize(("backend", "says"), [("rpc://", "the result backend is rpc://"), (None, "no result backend")])

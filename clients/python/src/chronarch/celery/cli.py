@@ -1,6 +1,5 @@
 """`chronarch-celery`: from `celery beat` to a cluster, and back."""
 
-import dataclasses
 import datetime
 import functools
 import json
@@ -19,15 +18,15 @@ from ..errors import ChronarchError, PermissionDenied, Unauthenticated, Unreacha
 from . import adopt as adopting
 from . import doctor, ends, shadow
 from . import sync as syncing
+from ._beat_options import problems_of
 from ._jobs import BROKER_DEFAULT
+from ._telling import as_json_of, tell, tell_ends, tell_shadow, told
 from ._watch import Look, reach
 from .entries import SOURCES
 
 T = TypeVar("T")
 # As the command line of the cluster has them; a difference under --check is 2 as well.
 EXIT_FAILED, EXIT_DIFFERENCE, EXIT_UNREACHABLE, EXIT_PERMISSION = 1, 2, 3, 5
-# Of either side of a change that is shown.
-_SIDE_CHARS_MAX = 400
 
 
 class Context:
@@ -41,8 +40,12 @@ class Context:
         self.prefix = prefix
 
 
-def load_app(name: str) -> Any:
+def load_app(name: str, app_name: Optional[str] = None) -> Any:
     """The app, as `celery -A` takes it.
+
+    Args:
+        name: what -A says.
+        app_name: what tells its jobs from those of other apps; None: as it is configured.
 
     Raises:
         click.UsageError: there is none.
@@ -51,9 +54,25 @@ def load_app(name: str) -> Any:
 
     sys.path.insert(0, os.getcwd())
     try:
-        return find_app(name)
-    except (ImportError, AttributeError) as error:
-        raise click.UsageError(f"-A {name}: {type(error).__name__}: {error}") from None
+        app = find_app(name)
+        # Its configuration is read here, which is code of the app's own as well.
+        app.conf.get("chronarch_app")
+    except Exception as error:
+        raise click.UsageError(f"-A {name}: {told(error)}") from None
+    if app_name is not None:
+        app.conf.chronarch_app = app_name
+    return app
+
+
+def check_settings(app: Any) -> None:
+    """Whether what the app says of its jobs makes sense.
+
+    Raises:
+        click.UsageError: what does not.
+    """
+    problems = problems_of(app)
+    if problems:
+        raise click.UsageError("the app's configuration makes no sense:\n" + "\n".join(problems))
 
 
 def _options() -> List[Callable[[Any], Any]]:
@@ -77,6 +96,7 @@ def _options() -> List[Callable[[Any], Any]]:
             "--broker", default=BROKER_DEFAULT, show_default=True, help="The connection in the workers' configuration."
         ),
         click.option("--prefix", default="", help="What the names of the jobs begin with."),
+        click.option("--app-name", help="What tells its jobs from other apps'. Default: chronarch_app, or its name."),
     ]
 
 
@@ -96,6 +116,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         namespace: str,
         broker: str,
         prefix: str,
+        app_name: Optional[str],
         **rest: Any,
     ) -> Any:
         try:
@@ -104,7 +125,7 @@ def common(command: Callable[..., Any]) -> Callable[..., Any]:
         except (ValueError, OSError) as error:
             raise click.UsageError(str(error)) from None
         with client:
-            code = guarded(lambda: command(Context(load_app(app), client, namespace, broker, prefix), **rest))
+            code = guarded(lambda: command(Context(load_app(app, app_name), client, namespace, broker, prefix), **rest))
         raise click.exceptions.Exit(code or 0)
 
     for option in reversed(_options()):
@@ -165,7 +186,7 @@ def collected(app: Any, sources: Optional[List[str]]) -> Any:
         return syncing.collect(app, sources)
     except Exception as error:
         # Redis, a database or the app's own modules: what of it is wrong they say themselves.
-        raise click.ClickException(f"the schedule cannot be read: {type(error).__name__}: {error}") from None
+        raise click.ClickException(f"the schedule cannot be read: {told(error)}") from None
 
 
 def watched(app: Any, look: Callable[[], T]) -> T:
@@ -186,8 +207,23 @@ def watched(app: Any, look: Callable[[], T]) -> T:
         raise click.ClickException(f"{text}\nhint: `chronarch-celery doctor` says what is wrong") from None
 
 
+def carry_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which entries are to be carried."""
+    given = [
+        click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too."),
+        click.option("--allow-pickle", is_flag=True, help="Lets jobs have pickles; they run code where they are read."),
+        click.option("--ignore", multiple=True, metavar="ENTRY", help="An entry that is known not to be carried."),
+    ]
+    for option in reversed(given):
+        command = option(command)
+    return command
+
+
 def sync_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `sync`, wherever it is a command."""
+    command = click.option(
+        "--label", "labels", multiple=True, callback=_pair, metavar="KEY=VALUE", help="Of each job."
+    )(carry_options(command))
     given = [
         click.option("--dry-run", is_flag=True, help="Tells what would change."),
         click.option("--check", is_flag=True, help="As --dry-run, and ends with 2 where something would change."),
@@ -195,10 +231,6 @@ def sync_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--active/--hold", "active", default=None, help="Whether new jobs run at once. Default: see above."
         ),
-        click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too."),
-        click.option("--allow-pickle", is_flag=True, help="Lets jobs have pickles; they run code where they are read."),
-        click.option("--ignore", multiple=True, metavar="ENTRY", help="An entry that is known not to be carried."),
-        click.option("--label", "labels", multiple=True, callback=_pair, metavar="KEY=VALUE", help="Of each job."),
     ]
     for option in reversed(given):
         command = option(command)
@@ -228,6 +260,7 @@ def carry_out(
     **how: Any,
 ) -> int:
     """Plans, tells, and applies; the exit code."""
+    check_settings(context.app)
     entries = collected(context.app, sources)
     planned = syncing.plan(
         context.client,
@@ -248,31 +281,19 @@ def carry_out(
     return EXIT_FAILED if any(problem.name not in ignore for problem in planned.problems) else 0
 
 
-def tell(planned: syncing.Plan) -> None:
-    """Writes the plan: changes to stdout, what is not carried to stderr."""
-    for step in planned.changes:
-        click.echo(_line(step))
-        for change in step.fields if step.sign == "~" else ():
-            click.echo(f"    {change.path}: {_side(change.from_)} -> {_side(change.to)}")
-        for note in planned.notes.get(step.name, ()) if step.sign != "-" else ():
-            click.echo(f"    note: {note}")
-    for step in planned.steps:
-        if step.paused_by is not None:
-            click.echo(f"  {step.name}: stays paused: {step.paused_by}")
-    for problem in planned.problems:
-        click.echo(f"! {problem.name} ({problem.source}): {problem.reason}", err=True)
-    for name in planned.orphans:
-        click.echo(f"  {name}: its entry is gone; --prune deletes it", err=True)
-    counts = [(planned.count("+"), "to add"), (planned.count("~"), "to change"), (planned.count("-"), "to delete")]
-    text = ", ".join(f"{count} {what}" for count, what in [*counts, (planned.count("="), "as they are")])
-    click.echo(f"{text}, {len(planned.problems)} not carried", err=True)
-
-
 @main.command("doctor")
 @common
 @from_option
+@carry_options
 @click.option("--watch", "seconds", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS")
-def doctor_command(context: Context, sources: Optional[List[str]], seconds: float) -> int:
+def doctor_command(
+    context: Context,
+    sources: Optional[List[str]],
+    seconds: float,
+    allow_unknown: bool,
+    allow_pickle: bool,
+    ignore: Sequence[str],
+) -> int:
     """Looks at all that has to be right, and changes nothing: one line a finding, ok, warn or fail.
 
     --watch is how long messages of a beat are looked out for. Ends with 1 where something fails.
@@ -286,6 +307,7 @@ def doctor_command(context: Context, sources: Optional[List[str]], seconds: floa
         broker=context.broker,
         namespace=context.namespace,
         seconds=seconds,
+        wanted=doctor.Wanted(sources, allow_unknown=allow_unknown, allow_pickle=allow_pickle, ignore=ignore),
     ):
         click.echo(str(finding))
         levels.add(finding.level)
@@ -333,48 +355,15 @@ def shadow_command(
         ),
     )
     if as_json:
-        click.echo(json.dumps(_as_json(report), indent=1))
+        click.echo(json.dumps(as_json_of(report), indent=1))
     else:
-        _tell_shadow(report)
+        tell_shadow(report)
     for at in report.gaps:
         click.echo(f"the connection to the broker broke at {format_instant(at)}: messages may be missing", err=True)
     if report.blind:
         hint = "start a Celery worker, or set task_send_sent_event for the beat"
         click.echo(f"nobody told of any message, so that nothing can be said\nhint: {hint}", err=True)
     return EXIT_FAILED if report.differs or report.blind else 0
-
-
-def _as_json(report: shadow.Report) -> Dict[str, Any]:
-    return {
-        "from": format_instant(report.begin),
-        "to": format_instant(report.end),
-        "workers": report.workers,
-        "told_by_publisher": report.told_by_publisher,
-        "entries": [dataclasses.asdict(line) for line in report.lines],
-        "not_compared": report.not_compared,
-        "gaps": [format_instant(at) for at in report.gaps],
-    }
-
-
-def _tell_shadow(report: shadow.Report) -> None:
-    told = "and the publisher" if report.told_by_publisher else "and no publisher"
-    click.echo(
-        f"{format_instant(report.begin)} to {format_instant(report.end)}; "
-        f"{report.workers} Celery workers {told} told of messages"
-    )
-    for line in report.lines:
-        sides = [f"beat {_counted(line.beat)}"]
-        sides += [f"cluster {_counted(line.cluster)}"] if line.cluster is not None else []
-        click.echo(f"{', '.join(line.names)}: {line.due} due; {'; '.join(sides)}")
-        for difference in line.differences:
-            click.echo(f"    {difference}")
-    for name, reason in report.not_compared.items():
-        click.echo(f"! {name}: not compared: {reason}", err=True)
-
-
-def _counted(count: shadow.Count) -> str:
-    told = [f"{number} {name.replace('_', ' ')}" for name, number in dataclasses.asdict(count).items() if number]
-    return ", ".join(told) or "0"
 
 
 @main.command("adopt")
@@ -401,6 +390,7 @@ def adopt_command(
     --watch is how long messages of a beat are looked out for; a beat that has nothing to send in that time, and whose
     app has not set beat_enable_remote_control, cannot be seen.
     """
+    check_settings(context.app)
     entries = collected(context.app, sources)
     if back:
         return _back(context, entries)
@@ -468,7 +458,7 @@ def reconcile_command(context: Context, older_than: datetime.timedelta, every: O
         # As a worker does: of a Django project this sets Django up, which some backends need.
         context.app.loader.import_default_modules()
     except Exception as error:
-        raise click.ClickException(f"the app's modules cannot be loaded: {type(error).__name__}: {error}") from None
+        raise click.ClickException(f"the app's modules cannot be loaded: {told(error)}") from None
     while True:
         try:
             found = ends.reconcile(context.client, context.app, older_than=older_than)
@@ -486,38 +476,10 @@ def reconcile_command(context: Context, older_than: datetime.timedelta, every: O
                 raise click.ClickException(text) from None
             click.echo(f"{text}; next look in {format_span(every)}", err=True)
         else:
-            _tell_ends(found, every is None)
+            tell_ends(found, every is None)
         if every is None:
             return 0
         time.sleep(every.total_seconds())
-
-
-def _tell_ends(found: ends.Found, is_only_look: bool) -> None:
-    for run_id, task_id, state in found.ended:
-        click.echo(f"{run_id}  {task_id}  {state}")
-    for run_id, task_id, why in found.unjudged:
-        click.echo(f"! {run_id}  {task_id}: how it ended cannot be told: {why}", err=True)
-    if is_only_look or found.ended:
-        click.echo(
-            f"{found.awaited} tasks are awaited, {len(found.ended)} had ended, "
-            f"{found.unknown} are unknown to the backend",
-            err=True,
-        )
-
-
-def _line(step: syncing.Step) -> str:
-    of = "" if step.entry is None else f' "{step.entry.name}"'
-    paused = {syncing.HELD: "held until adopt", syncing.DISABLED: "paused, for it is disabled there"}
-    ends = [paused[step.pause]] if step.pause else []
-    ends += ["resumed, for it is enabled there"] if step.resume else []
-    return f"{step.sign} {step.name}  ({step.source}{of})" + "".join(f": {end}" for end in ends)
-
-
-def _side(value: Optional[str]) -> str:
-    if value is None:
-        return "(not set)"
-    # Messages that the app has built are long.
-    return value if len(value) <= _SIDE_CHARS_MAX else f"{value[:_SIDE_CHARS_MAX]}…"
 
 
 if __name__ == "__main__":

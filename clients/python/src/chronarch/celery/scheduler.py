@@ -15,13 +15,15 @@ Options, each also without `app.conf` as CHRONARCH in Django's settings or as CH
 `chronarch_endpoints`, `_token`, `_tls`, `_insecure`, `_timeout` (seconds), `_namespace`, `_broker` (the connection of
 the cluster's workers, `celery`). Of the app alone: `chronarch_from` (of `beat_schedule`, `django`, `redbeat`),
 `chronarch_sync_every` (60 s), `chronarch_reconcile_every` (60 s; 0: never), `chronarch_prune` (True),
-`chronarch_write_back` (True), `chronarch_allow_pickle` (False), `chronarch_give_up_after` (never).
+`chronarch_write_back` (True), `chronarch_allow_pickle` (False), `chronarch_give_up_after` (never), `chronarch_app` (the
+app's name), `chronarch_job_defaults` and `chronarch_jobs` (see `_job_settings`).
 
 A cluster that is down does not end it: it tries again, after 1 s, then 2 s, up to a minute, and says so. It ends, with
 the exit code 1, when its options make no sense, when the cluster refuses its token, and after `chronarch_give_up_after`
 seconds without an answer.
 """
 
+import contextlib
 import logging
 import random
 import time
@@ -71,9 +73,20 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
 
     def setup_schedule(self) -> None:
         """Reads the schedule; it is handed over in the first tick, so that a cluster that is down holds nothing up."""
-        self.merge_inplace(self.app.conf.beat_schedule)
-        self.install_default_entries(self.schedule)
+        # Which entries and which result backend cannot be used, the comparison tells; they end no other.
+        self.merge_inplace(
+            {name: one for name, one in self.app.conf.beat_schedule.items() if self._is_sound(name, one)}
+        )
+        with contextlib.suppress(Exception):
+            self.install_default_entries(self.schedule)
         self._reconciler = Reconciler(self.app, self.options)
+
+    def _is_sound(self, name: str, entry: Any) -> bool:
+        try:
+            self._maybe_entry(name, entry)
+        except Exception:
+            return False
+        return True
 
     def tick(self, *_: Any, **__: Any) -> float:
         """Compares with the cluster where it is time, or where something has changed, and returns the seconds until the
