@@ -1,6 +1,7 @@
 """A worker against leaders that the test plays itself: what it says and when, and what it does not begin."""
 
 import asyncio
+import datetime
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,11 @@ def hold(value: Any) -> Any:
     request = current()
     assert request is not None
     return [request.attempt, value]
+
+
+@app.task(name="dated")
+def dated(value: Any) -> Any:
+    return {"at": datetime.datetime(2026, 3, 1), "value": value}
 
 
 class Stream:
@@ -239,6 +245,22 @@ def test_nothing_begins_before_a_heartbeat_is_answered(leaders: List[Leader]) ->
     assert is_report(report, "r", 1, "SUCCEEDED")
     acknowledge(stream, report)
     assert ended(running, stream).unacknowledged == 0
+
+
+def test_a_result_that_is_no_json_is_logged_with_its_task_and_type(
+    leaders: List[Leader], caplog: pytest.LogCaptureFixture
+) -> None:
+    Running([leaders[0].address])
+    stream = leaders[0].stream()
+    stream.welcome()
+    stream.answer()
+    stream.order("r", 1, "dated")
+    report = stream.hear("report")
+    assert is_report(report, "r", 1, "SUCCEEDED")
+    told = "the result was not kept, for dict is no JSON: Object of type datetime is not JSON serializable"
+    assert report.error == told
+    (record,) = [one for one in caplog.records if one.levelname == "WARNING"]
+    assert record.getMessage() == f"task dated, run r: {told}"
 
 
 def test_nothing_begins_once_the_lease_is_over(leaders: List[Leader]) -> None:
