@@ -1,14 +1,14 @@
 """What `celery beat -S chronarch` is told: by the app's configuration, by Django's settings, by the environment."""
 
 import difflib
-import sys
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from .._options import Misconfigured, Options, read
+from .._options import Misconfigured, Options
 from . import _job_settings
 from ._identity import LABEL_CHARS_MAX, legal_name
+from ._where import SHARED, cluster_of, has_django
 from .entries import BEAT_SCHEDULE, DJANGO, REDBEAT, SOURCES
 
 PREFIX = "chronarch_"
@@ -16,7 +16,6 @@ PREFIX = "chronarch_"
 SYNC_EVERY_DEFAULT = 60.0
 # Seconds from one look into the result backend to the next, for ends of tasks of which nobody told.
 RECONCILE_EVERY_DEFAULT = 60.0
-_SHARED = ("endpoints", "token", "tls", "insecure", "timeout", "namespace", "broker")
 
 
 @dataclass(frozen=True)
@@ -39,23 +38,17 @@ class BeatOptions:
 
 
 def of_app(app: Any, environ: Optional[Mapping[str, str]] = None) -> BeatOptions:
-    """The options of an app: `app.conf.chronarch_endpoints` and so on, else CHRONARCH in Django's settings, else
-    `CHRONARCH_ENDPOINTS` and so on in the environment.
+    """The options of an app: how it reaches the cluster as `cluster_of` says, the others as `app.conf` does.
 
     Raises:
         Misconfigured: some make no sense, or are none; the message has each with its name.
     """
-    given: Dict[str, Any] = {name.upper(): app.conf.get(PREFIX + name) for name in _SHARED}
-    below = _of_django()
-    below.pop("CELERY_APP", None)
     problems: List[str] = []
     cluster = Options()
     try:
-        # Each by the name that it has where it comes from.
-        merged = {**below, **{key: value for key, value in given.items() if value is not None}}
-        cluster = read(merged, PREFIX + "{}", environ)
+        cluster = cluster_of(app, environ=environ)
     except Misconfigured as error:
-        problems += [_lowered(problem) for problem in error.problems]
+        problems += error.problems
     own, wrong = _own(app)
     problems += wrong
     if problems:
@@ -82,7 +75,7 @@ def _own(app: Any) -> Tuple[Dict[str, Any], List[str]]:
             except ValueError as error:
                 problems.append(f"{PREFIX}{name}: {error}")
     problems += _job_settings.problems(app)
-    known = [PREFIX + name for name in (*_SHARED, *_READERS, *_OF_OTHERS)]
+    known = [PREFIX + name for name in (*map(str.lower, SHARED), *_READERS, *_OF_OTHERS)]
     known += [_job_settings.DEFAULTS, _job_settings.JOBS]
     for given in _names(app):
         if given not in known:
@@ -108,33 +101,10 @@ def _names(app: Any) -> List[str]:
     return list(found)
 
 
-def _lowered(problem: str) -> str:
-    name, found, rest = problem.partition(": ")
-    return f"{name.lower() if name.startswith(PREFIX) else name}{found}{rest}"
-
-
-def _of_django() -> Dict[str, Any]:
-    if not _has_django("chronarch.django"):
-        return {}
-    from django.conf import settings
-
-    given = getattr(settings, "CHRONARCH", {})
-    return dict(given) if isinstance(given, dict) else {}
-
-
-def _has_django(installed: str) -> bool:
-    # Celery has set Django up by now where the project has it.
-    if "django" not in sys.modules:
-        return False
-    from django.apps import apps
-
-    return bool(apps.ready and apps.is_installed(installed))
-
-
 def _found_sources(app: Any) -> Tuple[str, ...]:
     """Beat's own schedule, and the tables of django-celery-beat where they are installed. RedBeat's keys are taken when
     they are named: that it is configured does not say that its entries are still wanted."""
-    return (BEAT_SCHEDULE, DJANGO) if _has_django("django_celery_beat") else (BEAT_SCHEDULE,)
+    return (BEAT_SCHEDULE, DJANGO) if has_django("django_celery_beat") else (BEAT_SCHEDULE,)
 
 
 def _sources(value: Any) -> Tuple[str, ...]:

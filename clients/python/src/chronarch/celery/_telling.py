@@ -1,8 +1,6 @@
 """What the commands write for people: data to stdout, all else to stderr."""
 
 import dataclasses
-import os
-import traceback
 from collections import Counter
 from typing import Any, Dict, Optional
 
@@ -14,15 +12,6 @@ from . import sync as syncing
 
 # Of either side of a change that is shown.
 _SIDE_CHARS_MAX = 400
-
-
-def told(error: BaseException) -> str:
-    """An error of the app's own code, with the line of it where it was raised."""
-    text = f"{type(error).__name__}: {error}"
-    here = os.path.join(os.getcwd(), "")
-    frames = traceback.extract_tb(error.__traceback__)
-    mine = [one for one in frames if one.filename.startswith(here) and "site-packages" not in one.filename]
-    return f"{text} ({mine[-1].filename[len(here) :]}, line {mine[-1].lineno})" if mine else text
 
 
 def tell(planned: syncing.Plan) -> None:

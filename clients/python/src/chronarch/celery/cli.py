@@ -3,14 +3,13 @@
 import datetime
 import functools
 import json
-import os
-import sys
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, TypeVar
 
 import click
 
-from .._endpoints import ENDPOINTS_DEFAULT, Tls
+from .._endpoints import ENDPOINTS_DEFAULT
+from .._options import BROKER_DEFAULT, NAMESPACE_DEFAULT
 from .._request import TIMEOUT_DEFAULT
 from .._text import format_instant, format_span, parse_span
 from ..client import Client
@@ -18,10 +17,10 @@ from ..errors import ChronarchError, PermissionDenied, Unauthenticated, Unreacha
 from . import adopt as adopting
 from . import doctor, ends, shadow
 from . import sync as syncing
-from ._beat_options import problems_of
-from ._jobs import BROKER_DEFAULT
-from ._telling import as_json_of, tell, tell_ends, tell_shadow, told
+from ._loading import check_settings, load_app, told
+from ._telling import as_json_of, tell, tell_ends, tell_shadow
 from ._watch import Look, reach
+from ._where import SHARED, cluster_of
 from .entries import SOURCES
 
 T = TypeVar("T")
@@ -32,100 +31,63 @@ EXIT_FAILED, EXIT_DIFFERENCE, EXIT_UNREACHABLE, EXIT_PERMISSION = 1, 2, 3, 5
 class Context:
     """What all commands need: the app, and the cluster."""
 
-    def __init__(self, app: Any, client: Client, namespace: str, broker: str, prefix: str) -> None:
+    def __init__(
+        self,
+        app: Any,
+        client: Client,
+        namespace: str,
+        broker: str,
+        prefix: str,
+        program: str = "chronarch-celery",
+    ) -> None:
         self.app = app
         self.client = client
         self.namespace = namespace
         self.broker = broker
         self.prefix = prefix
-
-
-def load_app(name: str, app_name: Optional[str] = None) -> Any:
-    """The app, as `celery -A` takes it.
-
-    Args:
-        name: what -A says.
-        app_name: what tells its jobs from those of other apps; None: as it is configured.
-
-    Raises:
-        click.UsageError: there is none.
-    """
-    from celery.app.utils import find_app
-
-    sys.path.insert(0, os.getcwd())
-    try:
-        app = find_app(name)
-        # Its configuration is read here, which is code of the app's own as well.
-        app.conf.get("chronarch_app")
-    except Exception as error:
-        raise click.UsageError(f"-A {name}: {told(error)}") from None
-    if app_name is not None:
-        app.conf.chronarch_app = app_name
-    return app
-
-
-def check_settings(app: Any) -> None:
-    """Whether what the app says of its jobs makes sense.
-
-    Raises:
-        click.UsageError: what does not.
-    """
-    problems = problems_of(app)
-    if problems:
-        raise click.UsageError("the app's configuration makes no sense:\n" + "\n".join(problems))
+        self.program = program
+        """What hints name."""
 
 
 def _options() -> List[Callable[[Any], Any]]:
     return [
         click.option("-A", "--app", required=True, help="The Celery app, as celery takes it: shop.celery, shop:app."),
-        click.option(
-            "--endpoints",
-            envvar="CHRONARCH_ENDPOINTS",
-            help=f"HOST:PORT,… of the cluster's nodes. Default: {ENDPOINTS_DEFAULT}",
-        ),
-        click.option("--token", envvar="CHRONARCH_TOKEN", help="Better in CHRONARCH_TOKEN: others see arguments."),
-        click.option("--tls-ca", envvar="CHRONARCH_TLS_CA", type=click.Path(exists=True, dir_okay=False)),
-        click.option("--tls-cert", envvar="CHRONARCH_TLS_CERT", type=click.Path(exists=True, dir_okay=False)),
-        click.option("--tls-key", envvar="CHRONARCH_TLS_KEY", type=click.Path(exists=True, dir_okay=False)),
-        click.option("--insecure", is_flag=True, help="Lets a token leave the machine in plain text."),
-        click.option(
-            "--timeout", type=click.FloatRange(min=0.001), default=TIMEOUT_DEFAULT, help="Seconds, of a call."
-        ),
-        click.option("-n", "--namespace", envvar="CHRONARCH_NAMESPACE", default="default", show_default=True),
-        click.option(
-            "--broker", default=BROKER_DEFAULT, show_default=True, help="The connection in the workers' configuration."
-        ),
+        click.option("--endpoints", help=f"HOST:PORT,… of the cluster's nodes. Default: {ENDPOINTS_DEFAULT}"),
+        click.option("--token", help="Better in CHRONARCH_TOKEN: others see arguments."),
+        click.option("--tls-ca", metavar="FILE"),
+        click.option("--tls-cert", metavar="FILE"),
+        click.option("--tls-key", metavar="FILE"),
+        click.option("--insecure", is_flag=True, default=None, help="Lets a token leave the machine in plain text."),
+        click.option("--timeout", metavar="SECONDS", help=f"Of a call. Default: {TIMEOUT_DEFAULT:g}"),
+        click.option("-n", "--namespace", help=f"Of the jobs. Default: {NAMESPACE_DEFAULT}"),
+        click.option("--broker", help=f"The connection in the workers' configuration. Default: {BROKER_DEFAULT}"),
         click.option("--prefix", default="", help="What the names of the jobs begin with."),
         click.option("--app-name", help="What tells its jobs from other apps'. Default: chronarch_app, or its name."),
     ]
+
+
+def said(options: Dict[str, Any]) -> Dict[str, Any]:
+    """Takes the options that say where the cluster is out of those of a command, and returns them by the names of the
+    settings."""
+    given = {key: options.pop(key.lower(), None) for key in SHARED if key != "TLS"}
+    parts = {part: options.pop(f"tls_{part.lower()}", None) for part in ("CA", "CERT", "KEY")}
+    return {**given, "TLS": {part: path for part, path in parts.items() if path is not None} or None}
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a command the options of all, and in their place a `Context`."""
 
     @functools.wraps(command)
-    def within(
-        app: str,
-        endpoints: Optional[str],
-        token: Optional[str],
-        tls_ca: Optional[str],
-        tls_cert: Optional[str],
-        tls_key: Optional[str],
-        insecure: bool,
-        timeout: float,
-        namespace: str,
-        broker: str,
-        prefix: str,
-        app_name: Optional[str],
-        **rest: Any,
-    ) -> Any:
+    def within(app: str, prefix: str, app_name: Optional[str], **rest: Any) -> Any:
+        given = said(rest)
+        loaded = load_app(app, app_name)
         try:
-            tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None
-            client = Client(endpoints, tls=tls, token=token, timeout=timeout, insecure=insecure)
+            options = cluster_of(loaded, given)
+            client = options.client("")
         except (ValueError, OSError) as error:
             raise click.UsageError(str(error)) from None
         with client:
-            code = guarded(lambda: command(Context(load_app(app, app_name), client, namespace, broker, prefix), **rest))
+            code = guarded(lambda: command(Context(loaded, client, options.namespace, options.broker, prefix), **rest))
         raise click.exceptions.Exit(code or 0)
 
     for option in reversed(_options()):
@@ -147,6 +109,9 @@ def guarded(act: Callable[[], Optional[int]]) -> Optional[int]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Replaces `celery beat` by a Chronarch cluster; workers, tasks and broker stay as they are.
+
+    Where the cluster is, is what options say, else chronarch_endpoints, chronarch_namespace and so on of the app, else
+    the configuration of Flask or Django, else CHRONARCH_ENDPOINTS and so on in the environment.
 
     Exit codes: 0 done, 1 refused or failed, 2 usage (with --check: a difference), 3 unreachable, 5 permission.
     """
@@ -274,6 +239,12 @@ def carry_out(
         **how,
     )
     tell(planned)
+    if planned.held:
+        click.echo(
+            f"{planned.held} held: the cluster sends nothing of them until `{context.program} adopt`, once no beat runs"
+            + ("; --active is of new jobs alone" if active else ""),
+            err=True,
+        )
     if not (dry_run or check):
         syncing.apply(context.client, planned)
     if check and planned.changes:
@@ -366,30 +337,50 @@ def shadow_command(
     return EXIT_FAILED if report.differs or report.blind else 0
 
 
+def adopt_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `adopt`, wherever it is a command."""
+    given = [
+        click.option("--back", is_flag=True, help="Holds the jobs, and tells the sources when they last ran."),
+        click.option("--force", is_flag=True, help="Although a beat seems to run."),
+        click.option("--catch-up", is_flag=True, help="Runs once what was due since its last run at the source."),
+        click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too."),
+        click.option("--allow-pickle", is_flag=True, help="Lets jobs have pickles; they run code where they are read."),
+        click.option(
+            "--watch",
+            "seconds",
+            type=click.FloatRange(min=0),
+            metavar="SECONDS",
+            help="How long messages of a beat are looked out for. Default: until one is due.",
+        ),
+    ]
+    for option in reversed(given):
+        command = option(command)
+    return from_option(command)
+
+
 @main.command("adopt")
 @common
-@from_option
-@click.option("--back", is_flag=True, help="Holds the jobs, and tells the sources when they last ran.")
-@click.option("--force", is_flag=True, help="Although a beat seems to run.")
-@click.option("--catch-up", is_flag=True, help="Runs once what was due since its last run at the source.")
-@click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too.")
-@click.option("--allow-pickle", is_flag=True, help="Lets jobs have pickles; they run code where they are read.")
-@click.option("--watch", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="Default: until one is due.")
-def adopt_command(
-    context: Context,
-    sources: Optional[List[str]],
-    back: bool,
-    force: bool,
-    catch_up: bool,
-    allow_unknown: bool,
-    allow_pickle: bool,
-    seconds: Optional[float],
-) -> int:
+@adopt_options
+def adopt_command(context: Context, **how: Any) -> int:
     """Cuts over: syncs, and resumes the jobs that were held. Refuses while a beat still sends.
 
     --watch is how long messages of a beat are looked out for; a beat that has nothing to send in that time, and whose
     app has not set beat_enable_remote_control, cannot be seen.
     """
+    return cut_over(context, **how)
+
+
+def cut_over(
+    context: Context,
+    sources: Optional[List[str]],
+    *,
+    back: bool,
+    force: bool,
+    catch_up: bool,
+    seconds: Optional[float],
+    **how: Any,
+) -> int:
+    """To the cluster, or back; the exit code."""
     check_settings(context.app)
     entries = collected(context.app, sources)
     if back:
@@ -406,8 +397,7 @@ def adopt_command(
         prefix=context.prefix,
         hold=True,
         carry=True,
-        allow_unknown=allow_unknown,
-        allow_pickle=allow_pickle,
+        **how,
     )
     tell(planned)
     done = adopting.forward(context.client, planned, catch_up=catch_up)
@@ -454,11 +444,6 @@ def reconcile_command(context: Context, older_than: datetime.timedelta, every: O
     How tasks end is told without it; this is for what nobody could tell: a task that was revoked or had expired while
     nobody listened, or a broker that lost its memory. A `celery beat -S chronarch` does the same once a minute.
     """
-    try:
-        # As a worker does: of a Django project this sets Django up, which some backends need.
-        context.app.loader.import_default_modules()
-    except Exception as error:
-        raise click.ClickException(f"the app's modules cannot be loaded: {told(error)}") from None
     while True:
         try:
             found = ends.reconcile(context.client, context.app, older_than=older_than)

@@ -59,6 +59,8 @@ class Step:
     was_paused: bool = False
     """Whether it is paused now, for another reason than `pause`."""
     resume: bool = False
+    stays_held: bool = False
+    """Whether it is held until `adopt`, and is so now."""
     paused_by: Optional[str] = None
     """Why somebody else has paused it; it stays so."""
 
@@ -79,6 +81,11 @@ class Plan:
     def changes(self) -> Tuple[Step, ...]:
         """The steps that do something."""
         return tuple(step for step in self.steps if step.sign != "=")
+
+    @property
+    def held(self) -> int:
+        """How many jobs are held until `adopt`, before and after it."""
+        return sum(step.stays_held or step.pause == HELD for step in self.steps)
 
     def count(self, sign: str) -> int:
         """How many steps have it."""
@@ -365,6 +372,8 @@ def _step(
     elif entry.enabled and paused == DISABLED:
         pause = HELD if hold else None
         step = dataclasses.replace(step, sign="~", pause=pause, was_paused=True, resume=pause is None)
+    elif paused == HELD:
+        step = dataclasses.replace(step, stays_held=True)
     return dataclasses.replace(step, sign="~") if change.change == "updated" else step
 
 
