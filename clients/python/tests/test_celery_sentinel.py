@@ -3,7 +3,7 @@ behind a failover."""
 
 from pathlib import Path
 
-import sentinel
+import watched_redis
 from celery_real import place
 from cluster import Cluster, eventually
 
@@ -26,13 +26,13 @@ def run(*args): pass
 def test_celery_and_the_cluster_find_the_same_master_before_and_after_a_failover(
     nodes: Cluster, client: Client, tmp_path: Path
 ) -> None:
-    with sentinel.running() as watched:
-        broker = f"sentinel://:{sentinel.SECRET}@127.0.0.1:{watched.port}/0"
+    with watched_redis.running() as watched:
+        broker = f"sentinel://:{watched_redis.SECRET}@127.0.0.1:{watched.port}/0"
         with place(tmp_path, nodes, "shop_watched", broker) as shop:
-            shop.app(APP.format(module=shop.module, master=sentinel.MASTER, secret=sentinel.WATCH_SECRET))
+            shop.app(APP.format(module=shop.module, master=watched_redis.MASTER, secret=watched_redis.WATCH_SECRET))
             shop.worker()
-            (tmp_path / "secret").write_text(sentinel.WATCH_SECRET)
-            ours = f"redis-sentinel://:{sentinel.SECRET}@127.0.0.1:{watched.port}/{sentinel.MASTER}/0"
+            (tmp_path / "secret").write_text(watched_redis.WATCH_SECRET)
+            ours = f"redis-sentinel://:{watched_redis.SECRET}@127.0.0.1:{watched.port}/{watched_redis.MASTER}/0"
             shop.cluster_worker(ours, f'sentinel_password_file = "{tmp_path}/secret"')
             target = {"broker": "celery", "task": "shop.run", "args": "[1]"}
             spec = {"name": "run", "namespace": shop.namespace, "target": {"celery": target}, "timeout": "60s"}
