@@ -29,6 +29,8 @@ def _entry(name: str, kind: Any) -> Dict[str, Any]:
         return {"task": "shop.mark", "schedule": 1.0, "args": [name, BeatLazyFunc(os.getpid)]}
     if kind == "impossible":
         return {"task": "shop.mark", "schedule": 1.0, "args": [object()]}
+    if kind == "malformed":
+        return {"task": "shop.mark", "schedule": "every 5 minutes"}
     return {"task": "shop.mark", "schedule": float(kind), "args": [name]}
 
 

@@ -83,9 +83,9 @@ class Place:
         eventually("beat to begin", lambda: log.exists() and b"beat: Starting" in log.read_bytes()[before:])
         return process
 
-    def cluster_worker(self) -> None:
-        """A worker of the cluster with the connection."""
-        (self.folder / "connections.toml").write_text(f'[connections.celery]\nurl = "{self.url}"\n')
+    def cluster_worker(self, url: Optional[str] = None, more: str = "") -> None:
+        """A worker of the cluster with the connection; None: by the URL that Celery has."""
+        (self.folder / "connections.toml").write_text(f'[connections.celery]\nurl = "{url or self.url}"\n{more}\n')
         command = [binary(), "worker", "--queue", "default", "--connections", str(self.folder / "connections.toml")]
         command += ["--endpoints", self.environment["CHRONARCH_ENDPOINTS"], "--data-dir", str(self.folder / "output")]
         self._start("cluster-worker", [*command, "--name", self.module])

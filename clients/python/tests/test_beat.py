@@ -20,6 +20,7 @@ from cluster import Cluster, binary, eventually, free_ports
 from chronarch import Client, models
 from chronarch.celery import _once
 from chronarch.celery._once import Once
+from chronarch.celery._reconcile import Reconciler
 from chronarch.celery.entries import Entry
 
 HERE = Path(__file__).parent
@@ -200,10 +201,11 @@ def test_what_two_beats_hand_over_runs_once_and_goes_on_without_them(shop: Shop,
 def test_a_changed_schedule_arrives_and_what_is_gone_is_removed(shop: Shop) -> None:
     other = {"name": "other", "namespace": shop.namespace, "target": {"queue": {"payload": "{}"}}}
     shop.client.apply_jobs([other])
-    beat = shop.beat({"a": 1000, "b": 1000, "now-plain": "lazy", "x": "impossible"})
+    beat = shop.beat({"a": 1000, "b": 1000, "now-plain": "lazy", "x": "impossible", "y": "malformed"})
     eventually("the jobs", lambda: shop.names() == ["a", "b"])
     eventually("the lazy one", lambda: shop.jobs(**PYTHON_ONLY))
     eventually("what cannot be carried to be named", lambda: shop.said("x is not sent by the cluster: args: "))
+    assert shop.said("y is not sent by the cluster: schedule: expected seconds, a timedelta, ")
     beat.terminate()
     assert beat.wait(30) == 0
     assert shop.names() == ["a", "b"], "without a beat the cluster goes on"
@@ -291,6 +293,42 @@ def test_rows_that_are_edited_arrive_and_are_told_when_they_ran(shop: Shop, send
             shop.stop()
             PeriodicTask.objects.all().delete()
             IntervalSchedule.objects.all().delete()
+
+
+def test_ends_that_cannot_be_looked_up_are_told_as_such_and_hold_nothing_up(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from celery import Celery
+
+    from chronarch import errors
+    from chronarch.celery import ends, scheduler
+
+    reasons = [
+        errors.Unreachable([]),
+        errors.PermissionDenied("not you"),
+        OSError("the backend is away"),
+    ]
+    unjudged = ends.Found(unjudged=[("run-1", "task-1", "it cannot be read")])
+
+    def reconcile(*_: Any) -> ends.Found:
+        if reasons:
+            raise reasons.pop(0)
+        return unjudged
+
+    monkeypatch.setattr(ends, "reconcile", reconcile)
+    app = Celery("shop", broker="memory://", backend="cache+memory://", set_as_current=False)
+    app.conf.update(chronarch_reconcile_every=0.000001, chronarch_sync_every=1000)
+    beat = scheduler.Scheduler(app)
+    monkeypatch.setattr(Reconciler, "run", lambda _: None)
+    monkeypatch.setattr(Reconciler, "advance", lambda _: 1000.0)
+    monkeypatch.setattr(Reconciler, "client", None)
+    for _ in range(5):
+        beat.tick()
+    told = [record.getMessage() for record in caplog.records]
+    assert len([text for text in told if "the ends of tasks were not reconciled" in text]) == 2, told
+    assert [text for text in told if "the result backend cannot be read: OSError" in text]
+    assert not [text for text in told if "was not compared with the cluster" in text]
+    assert len([text for text in told if "how task task-1 of run run-1 ended cannot be told" in text]) == 1
 
 
 def test_celery_finds_the_scheduler_by_its_name() -> None:

@@ -6,14 +6,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Dict, Iterator, List
+from typing import Any, Dict, Iterator, List
 
 import pytest
+from celery import Celery
 from celery_real import Place, place
 from cluster import Cluster, eventually
 
 from chronarch import Client, models
-from chronarch.celery import _watch, shadow, sync
+from chronarch.celery import _watch, doctor, shadow, sync
 
 APP = """
 import os
@@ -68,6 +69,95 @@ def test_doctor_names_what_is_wrong_and_what_is_right(shop: Place) -> None:
     assert "fail  queues: no worker reads nobodys" in told.stdout
     assert "fail  results: result_backend cannot be read" in told.stdout
     assert "warn  intervals: a day or longer: weekly" in told.stdout
+
+
+def test_doctor_passes_what_it_is_told_to_let_pass(shop: Place) -> None:
+    shop.worker()
+    shop.cluster_worker()
+    more = """
+        "gone": {"task": "shop.gone", "schedule": 5},
+        "pickled": {"task": "shop.run", "schedule": 60, "args": [{1, 2}], "options": {"serializer": "pickle"}},
+        "object": {"task": "shop.run", "schedule": 60, "kwargs": {"it": object()}},
+        "without": {"schedule": 60},
+    """
+    conf = "\napp.conf.accept_content = ['json', 'pickle']\n"
+    shop.app(APP.format(module=shop.module, more=more) + conf)
+    told = shop.say("doctor", "--watch", "0")
+    assert told.returncode == 1
+    assert "fail  entry pickled: args: Object of type set is not JSON" in told.stdout
+    assert "or pass --allow-pickle (chronarch_allow_pickle = True)" in told.stdout
+    assert "fail  tasks: the app has not registered shop.gone\n" in told.stdout, "what has no name is not named"
+    passes = ["--allow-pickle", "--allow-unknown", "--ignore", "object", "--ignore", "without"]
+    told = shop.say("doctor", "--watch", "0", *passes)
+    assert "warn  entry object: " in told.stdout
+    assert "warn  entry without: " in told.stdout
+    assert "warn  tasks: the app has not registered shop.gone" in told.stdout
+    assert "entry pickled" not in told.stdout
+    # Workers that lack it drop it, whatever is let pass.
+    assert [line for line in told.stdout.splitlines() if line.startswith("fail")] == [
+        "fail  workers: none of them knows shop.gone"
+    ]
+
+
+def test_doctor_names_settings_of_jobs_and_other_apps_of_the_name(shop: Place, client: Client) -> None:
+    conf = "\napp.conf.update(chronarch_sync_evry=1, chronarch_jobs={'nihgtly': {}, 'often': {'timeout': 5}})\n"
+    shop.app(APP.format(module=shop.module, more="") + conf)
+    told = shop.say("doctor", "--watch", "0").stdout
+    assert "fail  settings: chronarch_sync_evry: unknown setting; did you mean chronarch_sync_every?" in told
+    assert (
+        'fail  settings nihgtly: chronarch_jobs names it, and there is no such entry; did you mean "nightly"?' in told
+    )
+    assert 'fail  entry often: chronarch_jobs["often"].timeout: a duration needs a unit' in told
+    told = shop.say("sync").stderr
+    assert "chronarch_sync_evry: unknown setting" in told
+    shop.app(APP.format(module=shop.module, more="") + "\napp.conf.chronarch_job_defaults = {'timeout': 5}\n")
+    told = shop.say("doctor", "--watch", "0").stdout
+    assert told.count("chronarch_job_defaults.timeout: ") == 1
+    shop.app(APP.format(module=shop.module, more="").replace(f'Celery("{shop.module}", ', "Celery("))
+    assert "warn  app: it has no name" in shop.say("doctor", "--watch", "0").stdout
+    labels = {"managed-by": "chronarch-celery", "celery-app": "celery", "celery-origin": "proj.celery"}
+    theirs = {"name": "theirs", "namespace": shop.namespace, "labels": labels, "target": {"queue": {"payload": "{}"}}}
+    client.apply_jobs([theirs])
+    assert "fail  app: " in shop.say("doctor", "--watch", "0").stdout
+    for command in (["sync", "--prune"], ["adopt", "--back"]):
+        refused = shop.say(*command)
+        assert refused.returncode == 1
+        assert f"this is the app celery of {shop.module}" in refused.stderr
+        assert "chronarch_app = " in refused.stderr
+    named = shop.say("sync", "--app-name", "shop-of-mine")
+    assert named.returncode == 0, named.stderr
+    spec = client.get_job("nightly", namespace=shop.namespace).spec
+    assert spec is not None
+    assert (spec.labels["celery-app"], spec.labels["celery-origin"]) == ("shop-of-mine", shop.module)
+
+
+def test_doctor_tells_a_cluster_that_is_away_once(shop: Place) -> None:
+    told = shop.say("doctor", "--watch", "0", "--endpoints", "127.0.0.1:1", "--timeout", "1")
+    assert told.returncode == 1
+    assert told.stdout.count("no endpoint answered") == 1
+    assert "warn  scheduler: no beat was seen in 0 s; whether the cluster sends as well cannot be told" in told.stdout
+
+
+def test_doctor_says_how_to_install_what_a_broker_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def lacking(*_: Any) -> None:
+        raise ImportError("No module named 'packaging'")
+
+    app = Celery("shop", broker="sqs://key:secret@x", set_as_current=False)
+    monkeypatch.setattr(app, "connection_for_write", lacking)
+    finding = doctor._broker(app)
+    assert "No module named 'packaging'" in finding.text
+    assert "celery[sqs]" in finding.hint
+    assert "secret" not in str(finding)
+
+
+@pytest.mark.parametrize("command", ["doctor", "sync", "reconcile"])
+def test_an_app_that_cannot_be_loaded_is_told_in_a_line(shop: Place, command: str) -> None:
+    shop.app(APP.format(module=shop.module, more='"bad": {"schedule": crontab(day_of_week="7")}'))
+    told = shop.say(command)
+    assert told.returncode == 2
+    assert "Traceback" not in told.stderr
+    assert "ValueError: " in told.stderr
+    assert f"({shop.module}.py, line " in told.stderr
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,11 @@ def test_the_command_says_by_its_exit_code_what_is(nodes: Cluster, tmp_path: Pat
         '+ poll  (beat_schedule "poll"): held until adopt',
     ]
     assert say("--check").returncode == 2
+    more = '"poll-2": {"task": "shop.run", "schedule": 30.0}, "poll-3": {"task": "shop.run", "schedule": 90.0},'
+    noted = say("--dry-run", extra=more).stdout
+    assert noted.count("note: every: counts from") == 0
+    assert "note, of 3 jobs: every: counts from each run" in noted, "once, and not under each"
+    assert "    note: every: counts from each run" in dry.stdout, "one that is alone is told with its job"
     assert say().returncode == 0
     assert say("--check").returncode == 0
     broken = say(extra='"bad": {"task": "shop.run", "schedule": 5, "kwargs": {"it": {1, 2}}},')

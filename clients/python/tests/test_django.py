@@ -20,6 +20,8 @@ from django.db import transaction  # noqa: E402
 from django.test import override_settings  # noqa: E402
 from django_celery_beat.models import CrontabSchedule, PeriodicTask  # noqa: E402
 
+from chronarch import _options  # noqa: E402
+from chronarch.celery._beat_options import of_app  # noqa: E402
 from chronarch.django import _checks, _push  # noqa: E402
 from chronarch.django import client as found_client  # noqa: E402
 
@@ -32,14 +34,21 @@ def test_settings_that_make_no_sense_are_named_all_at_once() -> None:
             found[one.id].append(one.msg)
         texts = "\n".join(found["chronarch.E001"])
         assert 'CHRONARCH["ENDPOINT"]: unknown setting; did you mean ENDPOINTS?' in texts
-        for name in ("TOKEN", "TIMEOUT", "NAMESPACE", "TLS"):
+        for name in ("TOKEN", "TIMEOUT", "NAMESPACE"):
             assert f'CHRONARCH["{name}"]: ' in texts
+        assert """CHRONARCH["TLS"]["CA"]: there is no file '/no/such.pem'""" in texts
         with pytest.raises(ValueError, match="did you mean ENDPOINTS"):
             found_client()
     with override_settings(CHRONARCH={"ENDPOINTS": ["10.0.0.1:7401"], "TOKEN": "secret"}):
-        assert "plain text" in _checks.check_settings()[0].msg
+        assert _checks.check_settings()[0].msg == (
+            'CHRONARCH["TOKEN"]: 10.0.0.1:7401 would be sent it in plain text; '
+            'give CHRONARCH["TLS"]["CA"], or CHRONARCH["INSECURE"]'
+        )
     with override_settings(CHRONARCH=[]):
         assert "expected a dict" in _checks.check_settings()[0].msg
+    # A beat, which has other layers as well, calls it by the same name.
+    with override_settings(CHRONARCH={"TIMEOUT": "abc"}), pytest.raises(ValueError, match=r'^CHRONARCH\["TIMEOUT"\]: '):
+        of_app(_checks.celery_app(_options.Options()))
 
 
 def test_endpoints_that_nobody_named_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:

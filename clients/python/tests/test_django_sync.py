@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, timezone
 from typing import List, Optional
 
 import django_shop
+import pytest
 from cluster import eventually
 from django_rows import IN_CHARGE, job, rare, run_once, state
 
@@ -77,6 +78,11 @@ def test_a_command_says_that_the_cluster_does_not_answer(down: None) -> None:
     code, text = _sync("--check")
     assert code == 3
     assert "no endpoint answered" in text
+
+
+@pytest.mark.parametrize("every", ["0", "nan", "inf"])
+def test_a_command_says_that_its_pause_is_none(every: str) -> None:
+    assert _sync("--watch", "--every", every) == (1, "--every: expected seconds above 0")
 
 
 def test_rows_are_told_when_they_ran_and_how_often(namespace: str, client: Client) -> None:

@@ -1,5 +1,7 @@
 """A worker against leaders that the test plays itself: what it says and when, and what it does not begin."""
 
+import asyncio
+import datetime
 import queue
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +13,7 @@ from cluster import PATIENCE, eventually
 
 from chronarch._schema import method, new, number
 from chronarch.worker import App, Worker, current
+from chronarch.worker._link import Link
 
 app = App()
 begun: List[Any] = []
@@ -30,6 +33,11 @@ def hold(value: Any) -> Any:
     request = current()
     assert request is not None
     return [request.attempt, value]
+
+
+@app.task(name="dated")
+def dated(value: Any) -> Any:
+    return {"at": datetime.datetime(2026, 3, 1), "value": value}
 
 
 class Stream:
@@ -105,6 +113,10 @@ class Stream:
                 return True
             assert message.WhichOneof("kind") == "heartbeat", message
             self.say(heartbeat=new("Heartbeat"))
+
+    def is_closed(self) -> bool:
+        """Whether the stream is over at this side."""
+        return not self._context.is_active()
 
     def order(self, run_id: str, fence: int, task: str = "note", attempt: int = 1) -> None:
         payload = f'{{"task": "{task}", "args": ["{run_id}-{fence}"]}}'
@@ -235,6 +247,22 @@ def test_nothing_begins_before_a_heartbeat_is_answered(leaders: List[Leader]) ->
     assert ended(running, stream).unacknowledged == 0
 
 
+def test_a_result_that_is_no_json_is_logged_with_its_task_and_type(
+    leaders: List[Leader], caplog: pytest.LogCaptureFixture
+) -> None:
+    Running([leaders[0].address])
+    stream = leaders[0].stream()
+    stream.welcome()
+    stream.answer()
+    stream.order("r", 1, "dated")
+    report = stream.hear("report")
+    assert is_report(report, "r", 1, "SUCCEEDED")
+    told = "the result was not kept, for dict is no JSON: Object of type datetime is not JSON serializable"
+    assert report.error == told
+    (record,) = [one for one in caplog.records if one.levelname == "WARNING"]
+    assert record.getMessage() == f"task dated, run r: {told}"
+
+
 def test_nothing_begins_once_the_lease_is_over(leaders: List[Leader]) -> None:
     Running([leaders[0].address], concurrency=2)
     stream = leaders[0].stream()
@@ -284,6 +312,32 @@ def test_what_is_held_is_announced_to_the_next_leader_and_reported_there(leaders
     acknowledge(again, report)
     assert sorted(begun) == ["r1-1", "r2-2"]
     assert ended(running, again).unacknowledged == 0
+
+
+def test_a_node_that_names_the_leader_before_it_has_heard_the_hello_is_believed(
+    leaders: List[Leader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = leaders
+    write = Link._write
+
+    def end_early() -> None:
+        stream = first.stream()
+        stream.end(leader=second.address)
+        eventually("the node to end the stream", stream.is_closed)
+
+    async def late(link: Link, **kind: Any) -> None:
+        # As on a machine that is busy.
+        if link.address == first.address and "hello" in kind:
+            await asyncio.get_running_loop().run_in_executor(None, end_early)
+        await write(link, **kind)
+
+    monkeypatch.setattr(Link, "_write", late)
+    running = Running([first.address])
+    stream = second.stream()
+    stream.welcome()
+    assert ended(running, stream).unacknowledged == 0
+    with pytest.raises(queue.Empty):
+        first.stream(0.001)
 
 
 def test_a_worker_that_ends_carries_out_what_was_under_way(leaders: List[Leader]) -> None:

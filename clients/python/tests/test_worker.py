@@ -46,7 +46,7 @@ def test_ends_are_told_as_they_are(staff: Staff, pool: str) -> None:
         ("fails", ["mute"], "failed", "Mute", ""),
         ("fails", ["huge"], "failed", "xxxxx", ""),
         ("returns", ["much"], "succeeded", "not kept: 5002 bytes", ""),
-        ("returns", ["no-json"], "succeeded", "not kept, for it is no JSON", ""),
+        ("returns", ["no-json"], "succeeded", "not kept, for object is no JSON", ""),
         ("add", ["1"], "failed", "TypeError", ""),
         ("no-such", [], "failed", "this worker has no task 'no-such'", ""),
     ]
@@ -310,9 +310,20 @@ def test_a_worker_can_be_part_of_a_program(cluster: Cluster, client: Client) -> 
         (["no_such_module"], "there is no module no_such_module"),
         (["jobs:nothing"], "jobs:nothing: expected an App, found nothing"),
         (["jobs"], "jobs: no task"),
-        (["jobs:app", "--concurrency", "0"], "concurrency: 0 is not between 1 and 10000"),
-        (["jobs:app", "--endpoints", "here"], "endpoints: `here` is not HOST:PORT"),
-        (["jobs:app", "--pool", "threads", "--max-tasks-per-child", "3"], "max_tasks_per_child: only processes end"),
+        (["jobs:app", "--concurrency", "0"], "--concurrency: 0 is not between 1 and 10000"),
+        (["jobs:app", "-l", "LOUD"], "invalid choice: 'loud'"),
+        # Their case is the one that `celery worker` has them in.
+        (["jobs:app", "-l", "INFO", "--endpoints", "here"], "--endpoints: `here` is not HOST:PORT"),
+        (["jobs:app", "--drain-timeout", "nan"], "--drain-timeout: expected seconds, found nan"),
+        (["jobs:app", "--queue", ""], "--queue: '' is not between 1 and 256"),
+        (["jobs:app", "--pool", "threads", "--max-tasks-per-child", "3"], "--max-tasks-per-child: only processes end"),
+        (["jobs:app", "--max-tasks-per-child", "0"], "--max-tasks-per-child: expected at least 1, found 0"),
+        (["jobs:app", "--tls-ca", "/no/such.pem"], "--tls-ca: there is no file '/no/such.pem'"),
+        (["jobs:app", "--tls-key", __file__], "--tls-key: CERT and KEY need one another"),
+        (
+            ["jobs:app", "--endpoints", "10.0.0.1:7401", "--token-file", __file__],
+            "--token-file: only printable ASCII characters can be sent",
+        ),
         (["jobs:app", "--token-file", "/no/such/file"], "No such file or directory: '/no/such/file'"),
     ],
 )
@@ -321,3 +332,20 @@ def test_what_makes_no_sense_is_told_before_the_worker_starts(arguments: List[st
     ended = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=30, env=dict(os.environ))
     assert ended.returncode == 2
     assert message in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_token_that_would_leave_in_plain_text_is_told_by_the_options_that_help(tmp_path: Path) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("secret")
+    command = [sys.executable, "-m", "chronarch.worker.cli", "jobs:app", "--endpoints", "10.0.0.1:7401"]
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("CHRONARCH_TLS")}
+    told = "10.0.0.1:7401 would be sent it in plain text; give --tls-ca, or --insecure"
+    for given, token, name in (
+        (["--token-file", str(secret)], {}, "--token-file"),
+        ([], {"CHRONARCH_TOKEN": "secret"}, "CHRONARCH_TOKEN"),
+    ):
+        ended = subprocess.run(
+            [*command, *given], cwd=HERE, capture_output=True, text=True, timeout=30, env={**environment, **token}
+        )
+        assert (ended.returncode, ended.stderr) == (2, f"chronarch-worker: {name}: {told}\n")

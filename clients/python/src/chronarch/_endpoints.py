@@ -101,8 +101,18 @@ def _endpoint(text: str) -> str:
     return bare
 
 
-def check_token(token: Optional[str], tls: Optional[Tls], endpoints: Sequence[str], insecure: bool) -> None:
+def check_token(
+    token: Optional[str],
+    tls: Optional[Tls],
+    endpoints: Sequence[str],
+    insecure: bool,
+    ways: Tuple[str, str] = ("`tls`", "`insecure=True`"),
+) -> None:
     """A token is a secret: it does not leave the machine in plain text unless that is asked for.
+
+    Args:
+        token, tls, endpoints, insecure: as of a client.
+        ways: how `tls` and `insecure` are called where they were given.
 
     Raises:
         ValueError: it would.
@@ -114,7 +124,7 @@ def check_token(token: Optional[str], tls: Optional[Tls], endpoints: Sequence[st
     if tls is None and not insecure:
         for endpoint in endpoints:
             if not _is_loopback(urlsplit(f"//{endpoint}").hostname or ""):
-                raise ValueError(f"token: {endpoint} would be sent it in plain text; give `tls`, or `insecure=True`")
+                raise ValueError(f"token: {endpoint} would be sent it in plain text; give {ways[0]}, or {ways[1]}")
 
 
 def _is_loopback(host: str) -> bool:

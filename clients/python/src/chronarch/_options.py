@@ -1,15 +1,15 @@
-"""How a program that is configured by others reaches the cluster: what Django's settings and Celery's say, as one
-value.
+"""How a program that is configured by others reaches the cluster: what a command line, Celery's configuration, Flask's
+and Django's settings say, as one value.
 
-Each part may also come from the environment, under the name that the command line uses; what the settings say goes
-before it.
+Each of them is a layer, and what an upper one says goes before what a lower one does; the lowest is the environment.
+What makes no sense is told by the name that it has where it was said.
 """
 
 import difflib
 import os
 import re
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ._endpoints import Tls, check_token, parse_endpoints
 from ._request import TIMEOUT_DEFAULT
@@ -64,53 +64,102 @@ class Options:
         )
 
 
-def read(given: Mapping[str, Any], prefix: str, environ: Optional[Mapping[str, str]] = None) -> Options:
-    """Options of settings by the names ENDPOINTS, TOKEN, TLS, INSECURE, TIMEOUT, NAMESPACE, BROKER, CELERY_APP.
+class Layer(NamedTuple):
+    """One place where settings are."""
+
+    given: Mapping[str, Any]
+    """By the names ENDPOINTS, TOKEN, TLS (a mapping with CA, CERT, KEY, SERVER_NAME), INSECURE, TIMEOUT, NAMESPACE,
+    BROKER, CELERY_APP; what is None counts as left out."""
+    named: Callable[..., str]
+    """How a setting, and a part of one, is called there."""
+
+
+def in_environment(*path: str) -> str:
+    """`CHRONARCH_TLS_CA`; also of Flask's configuration."""
+    return "_".join(("CHRONARCH", *path))
+
+
+def in_celery(key: str, *parts: str) -> str:
+    """`chronarch_tls["CA"]`."""
+    return f"chronarch_{key.lower()}" + "".join(f'["{part}"]' for part in parts)
+
+
+def in_django(*path: str) -> str:
+    """`CHRONARCH["TLS"]["CA"]`."""
+    return "CHRONARCH" + "".join(f'["{part}"]' for part in path)
+
+
+def on_command_line(*path: str) -> str:
+    """`--tls-ca`."""
+    return "--" + "-".join(path).lower().replace("_", "-")
+
+
+def flat(variables: Mapping[str, Any]) -> Dict[str, Any]:
+    """What a layer has of variables by the names CHRONARCH_ENDPOINTS, CHRONARCH_TLS_CA and so on; what is empty counts
+    as left out."""
+
+    def of(name: str) -> Any:
+        value = variables.get(name)
+        return None if value == "" else value
+
+    parts = {part: of(in_environment("TLS", part)) for part in ("CA", "CERT", "KEY")}
+    found = {key: of(in_environment(key)) for key in KEYS if key != "TLS"}
+    return {**found, "TLS": {part: path for part, path in parts.items() if path is not None} or None}
+
+
+def read(
+    layers: Sequence[Layer], environ: Optional[Mapping[str, str]] = None, *, keys: Optional[Collection[str]] = None
+) -> Options:
+    """Options of settings.
 
     Args:
-        given: the settings; what is None counts as left out.
-        prefix: how problems name a setting, such as `CHRONARCH["{}"]`.
-        environ: where CHRONARCH_ENDPOINTS and so on are looked up; None: in the environment of the process.
+        layers: from the uppermost to the lowest.
+        environ: what lies below all of them; None: the environment of the process.
+        keys: those that matter; None: all.
 
     Raises:
         Misconfigured: some make no sense.
     """
-    environ = os.environ if environ is None else environ
-    problems: List[str] = []
+    stack = [*layers, Layer(flat(os.environ if environ is None else environ), in_environment)]
+    problems = [
+        f"{layer.named(str(key))}: unknown setting{near_miss(str(key).upper(), KEYS)}"
+        for layer in layers
+        for key in layer.given
+        if key not in KEYS
+    ]
     values: Dict[str, Any] = {}
-    for key in given:
-        if key not in _READERS:
-            near = difflib.get_close_matches(str(key).upper(), _READERS, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(_READERS))}"
-            problems.append(f"{prefix.format(key)}: unknown setting{hint}")
-    for key, reader in _READERS.items():
-        value, name = given.get(key), prefix.format(key)
-        if value is None:
-            value, name = _of_environment(key, environ)
-        if value is None:
+    names: Dict[str, str] = {}
+    for key in KEYS if keys is None else keys:
+        if key == "TLS":
             continue
-        try:
-            values[key.lower()] = reader(value)
-        except ValueError as error:
-            problems.append(f"{name}: {error}")
+        for layer in stack:
+            value = layer.given.get(key)
+            if value is not None:
+                names[key] = layer.named(key)
+                try:
+                    values[key.lower()] = _READERS[key](value)
+                except ValueError as error:
+                    problems.append(f"{names[key]}: {error}")
+                break
+    if keys is None or "TLS" in keys:
+        values["tls"] = _tls(stack, problems)
     if not problems and values.get("token") is not None:
         try:
             nodes = parse_endpoints(None if "endpoints" not in values else list(values["endpoints"]))
-            check_token(values["token"], values.get("tls"), nodes, values.get("insecure", False))
+            named = stack[0].named
+            ways = (named("TLS", "CA"), named("INSECURE"))
+            check_token(values["token"], values["tls"], nodes, values.get("insecure", False), ways)
         except ValueError as error:
-            text = str(error).split(": ", 1)[-1].replace("`insecure=True`", "INSECURE").replace("`tls`", "TLS")
-            problems.append(f"{prefix.format('TOKEN')}: {text}")
+            problems.append(f"{names['TOKEN']}: {str(error).split(': ', 1)[-1]}")
     if problems:
         raise Misconfigured(problems)
     return Options(**values)
 
 
-def _of_environment(key: str, environ: Mapping[str, str]) -> Tuple[Any, str]:
-    if key == "TLS":
-        parts = {part: environ.get(f"CHRONARCH_TLS_{part}") for part in ("CA", "CERT", "KEY")}
-        return ({part: path for part, path in parts.items() if path} or None), "CHRONARCH_TLS"
-    name = f"CHRONARCH_{key}"
-    return environ.get(name) or None, name
+def near_miss(name: str, known: Collection[str]) -> str:
+    """What is told of a name that is unknown."""
+    near = difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]}?" if near else f"; known are {', '.join(sorted(known))}"
 
 
 def _endpoints(value: Union[str, Sequence[str]]) -> Tuple[str, ...]:
@@ -165,33 +214,57 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
-def _tls(value: Any) -> Tls:
-    if isinstance(value, Tls):
-        return value
-    if value is True:
-        return Tls()
-    known = {"CA": "ca", "CERT": "cert", "KEY": "key", "SERVER_NAME": "server_name"}
-    if not isinstance(value, Mapping):
-        raise ValueError(f"expected a mapping with CA, CERT, KEY, SERVER_NAME, or True, found {value!r}")
-    unknown = sorted(str(key) for key in value if str(key).upper() not in known)
-    if unknown:
-        raise ValueError(f"{', '.join(unknown)}: unknown; known are {', '.join(known)}")
-    tls = Tls(**{known[str(key).upper()]: path for key, path in value.items() if path})
-    if (tls.cert is None) != (tls.key is None):
-        raise ValueError("CERT and KEY need one another")
-    for path in (tls.ca, tls.cert, tls.key):
-        if path is not None and not os.path.isfile(path):
-            raise ValueError(f"there is no file {os.fspath(path)!r}")
-    return tls
+_TLS_PARTS = {"CA": "ca", "CERT": "cert", "KEY": "key", "SERVER_NAME": "server_name"}
+
+
+def _tls(stack: Sequence[Layer], problems: List[str]) -> Optional[Tls]:
+    """Of all layers together, part by part: the authority may be the project's and the key the machine's. A layer that
+    has it as one value hides those below, and is hidden by those above."""
+    parts: Dict[str, Any] = {}
+    names: Dict[str, str] = {}
+    for layer in stack:
+        value = layer.given.get("TLS")
+        if isinstance(value, Tls) or value is True:
+            if not parts:
+                return value if isinstance(value, Tls) else Tls()
+            break
+        if value is not None and not isinstance(value, Mapping):
+            expected = "expected a mapping with CA, CERT, KEY, SERVER_NAME, or True"
+            problems.append(f"{layer.named('TLS')}: {expected}, found {value!r}")
+            return None
+        for given, text in (value or {}).items():
+            part = str(given).upper()
+            if part not in _TLS_PARTS:
+                problems.append(f"{layer.named('TLS', str(given))}: unknown{near_miss(part, _TLS_PARTS)}")
+            elif text not in (None, ""):
+                parts.setdefault(part, text)
+                names.setdefault(part, layer.named("TLS", part))
+    wrong = _problems_of_tls(parts, names)
+    problems += wrong
+    return Tls(**{_TLS_PARTS[part]: path for part, path in parts.items()}) if parts and not wrong else None
+
+
+def _problems_of_tls(parts: Mapping[str, Any], names: Mapping[str, str]) -> List[str]:
+    problems = []
+    for part, path in parts.items():
+        # An integer would be taken for the number of an open file.
+        if not isinstance(path, (str, os.PathLike)):
+            problems.append(f"{names[part]}: expected a text, found {path!r}")
+        elif part != "SERVER_NAME" and not os.path.isfile(path):
+            problems.append(f"{names[part]}: there is no file {os.fspath(path)!r}")
+    for part, other in (("CERT", "KEY"), ("KEY", "CERT")):
+        if part in parts and other not in parts:
+            problems.append(f"{names[part]}: CERT and KEY need one another")
+    return problems
 
 
 _READERS: Dict[str, Callable[[Any], Any]] = {
     "ENDPOINTS": _endpoints,
     "TOKEN": _token,
-    "TLS": _tls,
     "INSECURE": _flag,
     "TIMEOUT": _seconds,
     "NAMESPACE": _name,
     "BROKER": _name,
     "CELERY_APP": _text,
 }
+KEYS = (*_READERS, "TLS")

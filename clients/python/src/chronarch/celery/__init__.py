@@ -1,1 +1,2 @@
-"""Celery on a cluster in place of `celery beat`: `chronarch-celery` and its parts. Needs `chronarch[celery]`."""
+"""Celery on a cluster in place of `celery beat`: `chronarch-celery` and its parts. Needs Celery: the extra
+`celery` of the package."""

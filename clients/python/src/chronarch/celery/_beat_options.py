@@ -1,10 +1,14 @@
 """What `celery beat -S chronarch` is told: by the app's configuration, by Django's settings, by the environment."""
 
-import sys
+import difflib
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from .._options import Misconfigured, Options, read
+from .._options import Misconfigured, Options
+from . import _job_settings
+from ._identity import LABEL_CHARS_MAX, legal_name
+from ._where import SHARED, cluster_of, has_django
 from .entries import BEAT_SCHEDULE, DJANGO, REDBEAT, SOURCES
 
 PREFIX = "chronarch_"
@@ -12,7 +16,6 @@ PREFIX = "chronarch_"
 SYNC_EVERY_DEFAULT = 60.0
 # Seconds from one look into the result backend to the next, for ends of tasks of which nobody told.
 RECONCILE_EVERY_DEFAULT = 60.0
-_SHARED = ("endpoints", "token", "tls", "insecure", "timeout", "namespace", "broker")
 
 
 @dataclass(frozen=True)
@@ -35,64 +38,73 @@ class BeatOptions:
 
 
 def of_app(app: Any, environ: Optional[Mapping[str, str]] = None) -> BeatOptions:
-    """The options of an app: `app.conf.chronarch_endpoints` and so on, else CHRONARCH in Django's settings, else
-    `CHRONARCH_ENDPOINTS` and so on in the environment.
+    """The options of an app: how it reaches the cluster as `cluster_of` says, the others as `app.conf` does.
 
     Raises:
-        Misconfigured: some make no sense; the message has each with its name.
+        Misconfigured: some make no sense, or are none; the message has each with its name.
     """
-    given: Dict[str, Any] = {name.upper(): app.conf.get(PREFIX + name) for name in _SHARED}
-    below = _of_django()
-    below.pop("CELERY_APP", None)
     problems: List[str] = []
     cluster = Options()
     try:
-        # Each by the name that it has where it comes from.
-        merged = {**below, **{key: value for key, value in given.items() if value is not None}}
-        cluster = read(merged, PREFIX + "{}", environ)
+        cluster = cluster_of(app, environ=environ)
     except Misconfigured as error:
-        problems += [_lowered(problem) for problem in error.problems]
-    own: Dict[str, Any] = {}
-    for name, reader in _READERS.items():
-        value = app.conf.get(PREFIX + name)
-        if value is not None:
-            try:
-                own[name] = reader(value)
-            except ValueError as error:
-                problems.append(f"{PREFIX}{name}: {error}")
+        problems += error.problems
+    own, wrong = _own(app)
+    problems += wrong
     if problems:
         raise Misconfigured(problems)
     sources = own.pop("from", None) or _found_sources(app)
     return BeatOptions(cluster, sources, **own)
 
 
-def _lowered(problem: str) -> str:
-    name, found, rest = problem.partition(": ")
-    return f"{name.lower() if name.startswith(PREFIX) else name}{found}{rest}"
+def problems_of(app: Any) -> List[str]:
+    """What is wrong with what the app itself is told, each beginning with the name of the option; how the cluster is
+    reached is left out, for commands are told that otherwise."""
+    return _own(app)[1]
 
 
-def _of_django() -> Dict[str, Any]:
-    if not _has_django("chronarch.django"):
-        return {}
-    from django.conf import settings
+def _own(app: Any) -> Tuple[Dict[str, Any], List[str]]:
+    """What the app alone says, as `BeatOptions` has it, and what is wrong with all that it says."""
+    own: Dict[str, Any] = {}
+    problems: List[str] = []
+    for name, reader in {**_READERS, **_OF_OTHERS}.items():
+        value = app.conf.get(PREFIX + name)
+        if value is not None:
+            try:
+                own[name] = reader(value)
+            except ValueError as error:
+                problems.append(f"{PREFIX}{name}: {error}")
+    problems += _job_settings.problems(app)
+    known = [PREFIX + name for name in (*map(str.lower, SHARED), *_READERS, *_OF_OTHERS)]
+    known += [_job_settings.DEFAULTS, _job_settings.JOBS]
+    for given in _names(app):
+        if given not in known:
+            near = difflib.get_close_matches(given, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
+            problems.append(f"{given}: unknown setting; {hint}")
+    return {name: value for name, value in own.items() if name in _READERS}, problems
 
-    given = getattr(settings, "CHRONARCH", {})
-    return dict(given) if isinstance(given, dict) else {}
 
-
-def _has_django(installed: str) -> bool:
-    # Celery has set Django up by now where the project has it.
-    if "django" not in sys.modules:
-        return False
-    from django.apps import apps
-
-    return bool(apps.ready and apps.is_installed(installed))
+def _names(app: Any) -> List[str]:
+    """The settings of the app that are meant for this, as Celery knows them. Without a namespace all of Django's are
+    the app's too: there only lower case, which Celery's own have, is surely meant for this."""
+    namespace = str(app.conf.prefix or "")
+    found: Dict[str, None] = {}
+    for mapping in app.conf.maps:
+        for key in mapping:
+            name = str(key)
+            if namespace and name.lower().startswith(namespace.lower()):
+                name = name[len(namespace) :].lower()
+            # What a module of settings imports and defines is no setting.
+            if name.startswith(PREFIX) and not callable(value := mapping[key]) and not isinstance(value, ModuleType):
+                found[name] = None
+    return list(found)
 
 
 def _found_sources(app: Any) -> Tuple[str, ...]:
     """Beat's own schedule, and the tables of django-celery-beat where they are installed. RedBeat's keys are taken when
     they are named: that it is configured does not say that its entries are still wanted."""
-    return (BEAT_SCHEDULE, DJANGO) if _has_django("django_celery_beat") else (BEAT_SCHEDULE,)
+    return (BEAT_SCHEDULE, DJANGO) if has_django("django_celery_beat") else (BEAT_SCHEDULE,)
 
 
 def _sources(value: Any) -> Tuple[str, ...]:
@@ -113,12 +125,23 @@ def _seconds(value: Any) -> float:
 
 
 def _seconds_or_never(value: Any) -> float:
-    return 0.0 if value == 0 and not isinstance(value, bool) else _seconds(value)
+    if value == 0 and not isinstance(value, bool):
+        return 0.0
+    try:
+        return _seconds(value)
+    except ValueError:
+        raise ValueError(f"expected seconds above 0, or 0 for never, found {value!r}") from None
 
 
 def _flag(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"expected True or False, found {value!r}")
+    return value
+
+
+def _app(value: Any) -> str:
+    if not isinstance(value, str) or legal_name(value)[:LABEL_CHARS_MAX] != value:
+        raise ValueError(f"expected a name of a-z, 0-9, `.`, `_`, `-`, {LABEL_CHARS_MAX} at most, found {value!r}")
     return value
 
 
@@ -130,5 +153,7 @@ _READERS: Dict[str, Callable[[Any], Any]] = {
     "reconcile_every": _seconds_or_never,
     "give_up_after": _seconds,
 }
+# What is read where it is needed.
+_OF_OTHERS: Dict[str, Callable[[Any], Any]] = {"allow_pickle": _flag, "app": _app}
 
-__all__ = ["BEAT_SCHEDULE", "DJANGO", "REDBEAT", "BeatOptions", "of_app"]
+__all__ = ["BEAT_SCHEDULE", "DJANGO", "REDBEAT", "BeatOptions", "of_app", "problems_of"]

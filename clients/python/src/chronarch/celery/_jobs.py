@@ -7,7 +7,8 @@ import re
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from .._text import format_instant, format_span, parse_instant
-from . import _template
+from . import _job_settings, _template
+from ._identity import APP, NAME_CHARS_MAX, ORIGIN, app_label, legal_name, origin_for
 from ._schedules import CannotCarry, schedule_of
 
 if TYPE_CHECKING:
@@ -18,9 +19,7 @@ BROKER_DEFAULT = "celery"
 MANAGED_BY = "managed-by"
 MANAGER = "chronarch-celery"
 SOURCE = "celery-source"
-APP = "celery-app"
-# Of a job's name, its description, and its args and kwargs together; as the cluster has them.
-NAME_CHARS_MAX = 128
+# Of a job's description, and of its args and kwargs together; as the cluster has them.
 DESCRIPTION_BYTES_MAX = 4 << 10
 BODY_BYTES_MAX = 64 << 10
 # Hexadecimal digits that tell two entries apart whose names would be the same.
@@ -51,12 +50,6 @@ class Converted(NamedTuple):
     notes: List[str]
 
 
-def legal_name(text: str) -> str:
-    """A text as the name of a job: lower case, with `-` for all that a name cannot hold."""
-    name = re.sub(r"[^a-z0-9._]+", "-", text.lower())[:NAME_CHARS_MAX].strip("-.")
-    return name or "job"
-
-
 def named(entries: Sequence["Entry"], prefix: str = "") -> List[Tuple["Entry", str]]:
     """Each entry with the name of its job. Where several would have the same, the one whose own name it is keeps it,
     and the others get a digest of their source and name behind it: the same in every process and in any order."""
@@ -71,11 +64,6 @@ def named(entries: Sequence["Entry"], prefix: str = "") -> List[Tuple["Entry", s
 def _told_apart(entry: "Entry", name: str) -> str:
     digest = hashlib.sha256(f"{entry.source}\0{entry.name}".encode()).hexdigest()[:_DIGEST_CHARS]
     return f"{name[: NAME_CHARS_MAX - _DIGEST_CHARS - 1]}-{digest}"
-
-
-def app_label(app: Any) -> str:
-    """What tells the jobs of this app from those of another one in the same namespace."""
-    return legal_name(str(app.main or "celery"))[:63]
 
 
 def convert(
@@ -107,6 +95,9 @@ def convert(
     if entry.description:
         job["description"] = entry.description.encode()[:DESCRIPTION_BYTES_MAX].decode(errors="ignore")
     job["labels"] = {**(labels or {}), MANAGED_BY: MANAGER, SOURCE: entry.source, APP: app_label(app)}
+    origin = origin_for(app, None)
+    if origin is not None:
+        job["labels"][ORIGIN] = origin
     job["schedule"] = [_bounded(entry, schedule_of(entry.schedule, entry.last_run_at, notes), notes)]
     target = _target(entry, app, notes, allow_pickle=allow_pickle, once=once)
     target["broker"] = broker
@@ -127,6 +118,9 @@ def convert(
     # The latest that was missed, however late, as beat does when it starts; and beat sends whatever runs.
     job["catch_up"] = {"runs": "latest", "window": "366d"}
     job["overlap"] = {"policy": "allow"}
+    # However often a task fails, beat goes on sending it.
+    job["breaker"] = {"consecutive_failures": 0}
+    _job_settings.lay_over(app, entry.name, job, notes)
     return Converted(job, notes)
 
 
@@ -153,7 +147,14 @@ def _target(entry: "Entry", app: Any, notes: List[str], *, allow_pickle: bool, o
     if _needs_template(entry, app, options, allow_pickle):
         built = _built(entry, app, options, notes, allow_pickle=allow_pickle, once=once)
         return {**built, **_lost_after(entry, app)}
-    target = {"task": entry.task, **_body(entry), **_lost_after(entry, app)}
+    try:
+        body = _body(entry)
+    except CannotCarry as refusal:
+        if refusal.only_python or not _template.is_pickle(_template.serializer_of(options, app)):
+            raise
+        # Its own serializer could say it.
+        raise CannotCarry(str(refusal), "or pass --allow-pickle (chronarch_allow_pickle = True)") from None
+    target = {"task": entry.task, **body, **_lost_after(entry, app)}
     target.update(_destination(entry, app, options))
     target.update(_expires(entry, app, options))
     for name in ("time_limit", "soft_time_limit"):

@@ -29,7 +29,7 @@ from .._text import format_instant, parse_instant
 from ..client import Client
 from ..errors import InvalidArgument, NotFound, Refused
 from ..models import Job, JobState
-from . import _pages
+from . import _identity, _pages
 from .entries import APP, MANAGED_BY, SOURCE, CannotCarry, Entry, app_label, to_job
 
 log = logging.getLogger("celery.beat")
@@ -82,12 +82,15 @@ class Once:
         """Takes over entries, by the names of their jobs, and what the cluster knows of them; removes what is old.
 
         Raises:
+            ForeignJobs: another app of this one's name has some there.
             ChronarchError: the cluster cannot be asked.
         """
         found: Dict[str, List[Job]] = {}
         read_at = time.time()
         labels = {MANAGED_BY: MANAGER, APP: app_label(self._app)}
-        for job in _pages.jobs(client, self._namespace, labels):
+        jobs = list(_pages.jobs(client, self._namespace, labels))
+        _identity.check(self._app, jobs, self._namespace)
+        for job in jobs:
             if job.spec is not None and ENTRY in job.spec.labels:
                 found.setdefault(job.spec.labels[ENTRY], []).append(job)
         states = {}
@@ -259,6 +262,9 @@ class Once:
             DUE: format_instant(due),
             **labels,
         }
+        origin = _identity.origin_for(self._app, None)
+        if origin is not None:
+            job["labels"][_identity.ORIGIN] = origin
         job["catch_up"] = {"runs": "latest", "window": WINDOW}
         job["overlap"] = {"policy": "allow"}
         return job

@@ -9,6 +9,7 @@ from ..client import Client
 from ..errors import NotFound
 from . import _pages, sync
 from ._beat_options import BeatOptions
+from ._job_settings import JOBS
 from ._once import Once
 from .entries import APP, DJANGO, MANAGED_BY, MANAGER, Entry, app_label, named
 
@@ -118,6 +119,7 @@ class Reconciler:
             hold=True if self._is_held else False if self._is_beat else None,
             # Beat sends by name, whether or not its own process has the task.
             allow_unknown=True,
+            names=[entry.name for entry in entries],
         )
 
     def run(self) -> sync.Plan:
@@ -177,9 +179,11 @@ class Reconciler:
         are made afterwards are held with them.
 
         Raises:
+            ForeignJobs: another app of its name has made some of them.
             ChronarchError: the cluster cannot be asked, or refuses: it pauses 10,000 at once at most.
         """
         labels = {MANAGED_BY: MANAGER, APP: app_label(self.app)}
+        sync.jobs_of(self.client, self.app, self.options.cluster.namespace)
         # Also where there is no job yet to see it by.
         self._holds = True
         return len(
@@ -190,15 +194,12 @@ class Reconciler:
         """Resumes what is held, and returns how many; what somebody paused otherwise stays so.
 
         Raises:
+            ForeignJobs: another app of its name has made some of them.
             ChronarchError: the cluster cannot be asked, or refuses.
         """
         namespace = self.options.cluster.namespace
-        labels = {MANAGED_BY: MANAGER, APP: app_label(self.app)}
-        held = [
-            job.spec.name
-            for job in _pages.jobs(self.client, namespace, labels)
-            if job.spec is not None and job.pause is not None and job.pause.reason == sync.HELD
-        ]
+        jobs = sync.jobs_of(self.client, self.app, namespace)
+        held = [name for name, job in jobs.items() if job.pause is not None and job.pause.reason == sync.HELD]
         for name in held:
             self.client.resume_job(name, namespace=namespace, reason="released")
         return len(held)
@@ -215,7 +216,10 @@ class Reconciler:
 
     def _tell(self, planned: sync.Plan, entries: Sequence[Entry]) -> None:
         """Each thing once, for as long as it is the same."""
-        said = {f"{one.name} is not sent by the cluster": one.reason for one in planned.problems}
+        said = {
+            f"{JOBS} of {one.name}" if one.source == JOBS else f"{one.name} is not sent by the cluster": one.reason
+            for one in planned.problems
+        }
         if self._is_held:
             said["jobs are held and send nothing"] = (
                 "once the old beat has ended, `chronarch-celery adopt` or `chronarch_sync --release` lets them go"

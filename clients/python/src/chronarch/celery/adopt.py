@@ -13,7 +13,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from .. import models
 from ..client import Client
 from . import sync
-from ._jobs import APP, MANAGED_BY, MANAGER, app_label, named
+from ._identity import APP, app_label
+from ._jobs import MANAGED_BY, MANAGER, named
 from ._watch import Look, signs_of_beat
 from .entries import DJANGO, REDBEAT, Entry
 
@@ -117,12 +118,13 @@ def back(client: Client, app: Any, entries: Sequence[Entry], *, namespace: str, 
     """Holds all jobs of the app, and writes `last_run_at` back.
 
     Raises:
+        ForeignJobs: another app of its name has made some of them.
         ChronarchError: the cluster cannot be asked, or refuses.
         Exception: what the source raises that cannot be written; the jobs are held by then.
     """
     labels = {MANAGED_BY: MANAGER, APP: app_label(app)}
+    present = sync.jobs_of(client, app, namespace)
     done = Returned(list(client.pause_jobs(namespace=namespace, labels=labels, reason=sync.HELD).jobs))
-    present = {job.spec.name for job in client.iter_jobs(namespace=namespace, labels=labels) if job.spec is not None}
     ran: Dict[str, Tuple[Entry, datetime.datetime]] = {}
     for entry, name in named(entries, prefix):
         at = _last_run(client, namespace, name) if name in present else None

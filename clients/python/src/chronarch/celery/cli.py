@@ -1,110 +1,93 @@
 """`chronarch-celery`: from `celery beat` to a cluster, and back."""
 
-import dataclasses
 import datetime
 import functools
 import json
-import os
-import sys
 import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, TypeVar
 
 import click
 
-from .._endpoints import ENDPOINTS_DEFAULT, Tls
+from .._endpoints import ENDPOINTS_DEFAULT
+from .._options import BROKER_DEFAULT, NAMESPACE_DEFAULT
 from .._request import TIMEOUT_DEFAULT
-from .._text import format_instant, parse_span
+from .._text import format_instant, format_span, parse_span
 from ..client import Client
 from ..errors import ChronarchError, PermissionDenied, Unauthenticated, Unreachable
 from . import adopt as adopting
 from . import doctor, ends, shadow
 from . import sync as syncing
-from ._jobs import BROKER_DEFAULT
+from ._loading import check_settings, load_app, told
+from ._telling import as_json_of, tell, tell_ends, tell_shadow
 from ._watch import Look, reach
+from ._where import SHARED, cluster_of
 from .entries import SOURCES
 
 T = TypeVar("T")
 # As the command line of the cluster has them; a difference under --check is 2 as well.
 EXIT_FAILED, EXIT_DIFFERENCE, EXIT_UNREACHABLE, EXIT_PERMISSION = 1, 2, 3, 5
-# Of either side of a change that is shown.
-_SIDE_CHARS_MAX = 400
 
 
 class Context:
     """What all commands need: the app, and the cluster."""
 
-    def __init__(self, app: Any, client: Client, namespace: str, broker: str, prefix: str) -> None:
+    def __init__(
+        self,
+        app: Any,
+        client: Client,
+        namespace: str,
+        broker: str,
+        prefix: str,
+        program: str = "chronarch-celery",
+    ) -> None:
         self.app = app
         self.client = client
         self.namespace = namespace
         self.broker = broker
         self.prefix = prefix
-
-
-def load_app(name: str) -> Any:
-    """The app, as `celery -A` takes it.
-
-    Raises:
-        click.UsageError: there is none.
-    """
-    from celery.app.utils import find_app
-
-    sys.path.insert(0, os.getcwd())
-    try:
-        return find_app(name)
-    except (ImportError, AttributeError) as error:
-        raise click.UsageError(f"-A {name}: {type(error).__name__}: {error}") from None
+        self.program = program
+        """What hints name."""
 
 
 def _options() -> List[Callable[[Any], Any]]:
     return [
         click.option("-A", "--app", required=True, help="The Celery app, as celery takes it: shop.celery, shop:app."),
-        click.option(
-            "--endpoints",
-            envvar="CHRONARCH_ENDPOINTS",
-            help=f"HOST:PORT,… of the cluster's nodes. Default: {ENDPOINTS_DEFAULT}",
-        ),
-        click.option("--token", envvar="CHRONARCH_TOKEN", help="Better in CHRONARCH_TOKEN: others see arguments."),
-        click.option("--tls-ca", envvar="CHRONARCH_TLS_CA", type=click.Path(exists=True, dir_okay=False)),
-        click.option("--tls-cert", envvar="CHRONARCH_TLS_CERT", type=click.Path(exists=True, dir_okay=False)),
-        click.option("--tls-key", envvar="CHRONARCH_TLS_KEY", type=click.Path(exists=True, dir_okay=False)),
-        click.option("--insecure", is_flag=True, help="Lets a token leave the machine in plain text."),
-        click.option(
-            "--timeout", type=click.FloatRange(min=0.001), default=TIMEOUT_DEFAULT, help="Seconds, of a call."
-        ),
-        click.option("-n", "--namespace", envvar="CHRONARCH_NAMESPACE", default="default", show_default=True),
-        click.option(
-            "--broker", default=BROKER_DEFAULT, show_default=True, help="The connection in the workers' configuration."
-        ),
+        click.option("--endpoints", help=f"HOST:PORT,… of the cluster's nodes. Default: {ENDPOINTS_DEFAULT}"),
+        click.option("--token", help="Better in CHRONARCH_TOKEN: others see arguments."),
+        click.option("--tls-ca", metavar="FILE"),
+        click.option("--tls-cert", metavar="FILE"),
+        click.option("--tls-key", metavar="FILE"),
+        click.option("--insecure", is_flag=True, default=None, help="Lets a token leave the machine in plain text."),
+        click.option("--timeout", metavar="SECONDS", help=f"Of a call. Default: {TIMEOUT_DEFAULT:g}"),
+        click.option("-n", "--namespace", help=f"Of the jobs. Default: {NAMESPACE_DEFAULT}"),
+        click.option("--broker", help=f"The connection in the workers' configuration. Default: {BROKER_DEFAULT}"),
         click.option("--prefix", default="", help="What the names of the jobs begin with."),
+        click.option("--app-name", help="What tells its jobs from other apps'. Default: chronarch_app, or its name."),
     ]
+
+
+def said(options: Dict[str, Any]) -> Dict[str, Any]:
+    """Takes the options that say where the cluster is out of those of a command, and returns them by the names of the
+    settings."""
+    given = {key: options.pop(key.lower(), None) for key in SHARED if key != "TLS"}
+    parts = {part: options.pop(f"tls_{part.lower()}", None) for part in ("CA", "CERT", "KEY")}
+    return {**given, "TLS": {part: path for part, path in parts.items() if path is not None} or None}
 
 
 def common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Gives a command the options of all, and in their place a `Context`."""
 
     @functools.wraps(command)
-    def within(
-        app: str,
-        endpoints: Optional[str],
-        token: Optional[str],
-        tls_ca: Optional[str],
-        tls_cert: Optional[str],
-        tls_key: Optional[str],
-        insecure: bool,
-        timeout: float,
-        namespace: str,
-        broker: str,
-        prefix: str,
-        **rest: Any,
-    ) -> Any:
+    def within(app: str, prefix: str, app_name: Optional[str], **rest: Any) -> Any:
+        given = said(rest)
+        loaded = load_app(app, app_name)
         try:
-            tls = Tls(tls_ca, tls_cert, tls_key) if tls_ca or tls_cert or tls_key else None
-            client = Client(endpoints, tls=tls, token=token, timeout=timeout, insecure=insecure)
+            options = cluster_of(loaded, given)
+            client = options.client("")
         except (ValueError, OSError) as error:
             raise click.UsageError(str(error)) from None
         with client:
-            code = guarded(lambda: command(Context(load_app(app), client, namespace, broker, prefix), **rest))
+            code = guarded(lambda: command(Context(loaded, client, options.namespace, options.broker, prefix), **rest))
         raise click.exceptions.Exit(code or 0)
 
     for option in reversed(_options()):
@@ -126,6 +109,9 @@ def guarded(act: Callable[[], Optional[int]]) -> Optional[int]:
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Replaces `celery beat` by a Chronarch cluster; workers, tasks and broker stay as they are.
+
+    Where the cluster is, is what options say, else chronarch_endpoints, chronarch_namespace and so on of the app, else
+    the configuration of Flask or Django, else CHRONARCH_ENDPOINTS and so on in the environment.
 
     Exit codes: 0 done, 1 refused or failed, 2 usage (with --check: a difference), 3 unreachable, 5 permission.
     """
@@ -165,7 +151,7 @@ def collected(app: Any, sources: Optional[List[str]]) -> Any:
         return syncing.collect(app, sources)
     except Exception as error:
         # Redis, a database or the app's own modules: what of it is wrong they say themselves.
-        raise click.ClickException(f"the schedule cannot be read: {type(error).__name__}: {error}") from None
+        raise click.ClickException(f"the schedule cannot be read: {told(error)}") from None
 
 
 def watched(app: Any, look: Callable[[], T]) -> T:
@@ -186,8 +172,23 @@ def watched(app: Any, look: Callable[[], T]) -> T:
         raise click.ClickException(f"{text}\nhint: `chronarch-celery doctor` says what is wrong") from None
 
 
+def carry_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which entries are to be carried."""
+    given = [
+        click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too."),
+        click.option("--allow-pickle", is_flag=True, help="Lets jobs have pickles; they run code where they are read."),
+        click.option("--ignore", multiple=True, metavar="ENTRY", help="An entry that is known not to be carried."),
+    ]
+    for option in reversed(given):
+        command = option(command)
+    return command
+
+
 def sync_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `sync`, wherever it is a command."""
+    command = click.option(
+        "--label", "labels", multiple=True, callback=_pair, metavar="KEY=VALUE", help="Of each job."
+    )(carry_options(command))
     given = [
         click.option("--dry-run", is_flag=True, help="Tells what would change."),
         click.option("--check", is_flag=True, help="As --dry-run, and ends with 2 where something would change."),
@@ -195,10 +196,6 @@ def sync_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--active/--hold", "active", default=None, help="Whether new jobs run at once. Default: see above."
         ),
-        click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too."),
-        click.option("--allow-pickle", is_flag=True, help="Lets jobs have pickles; they run code where they are read."),
-        click.option("--ignore", multiple=True, metavar="ENTRY", help="An entry that is known not to be carried."),
-        click.option("--label", "labels", multiple=True, callback=_pair, metavar="KEY=VALUE", help="Of each job."),
     ]
     for option in reversed(given):
         command = option(command)
@@ -228,6 +225,7 @@ def carry_out(
     **how: Any,
 ) -> int:
     """Plans, tells, and applies; the exit code."""
+    check_settings(context.app)
     entries = collected(context.app, sources)
     planned = syncing.plan(
         context.client,
@@ -241,6 +239,12 @@ def carry_out(
         **how,
     )
     tell(planned)
+    if planned.held:
+        click.echo(
+            f"{planned.held} held: the cluster sends nothing of them until `{context.program} adopt`, once no beat runs"
+            + ("; --active is of new jobs alone" if active else ""),
+            err=True,
+        )
     if not (dry_run or check):
         syncing.apply(context.client, planned)
     if check and planned.changes:
@@ -248,31 +252,19 @@ def carry_out(
     return EXIT_FAILED if any(problem.name not in ignore for problem in planned.problems) else 0
 
 
-def tell(planned: syncing.Plan) -> None:
-    """Writes the plan: changes to stdout, what is not carried to stderr."""
-    for step in planned.changes:
-        click.echo(_line(step))
-        for change in step.fields if step.sign == "~" else ():
-            click.echo(f"    {change.path}: {_side(change.from_)} -> {_side(change.to)}")
-        for note in planned.notes.get(step.name, ()) if step.sign != "-" else ():
-            click.echo(f"    note: {note}")
-    for step in planned.steps:
-        if step.paused_by is not None:
-            click.echo(f"  {step.name}: stays paused: {step.paused_by}")
-    for problem in planned.problems:
-        click.echo(f"! {problem.name} ({problem.source}): {problem.reason}", err=True)
-    for name in planned.orphans:
-        click.echo(f"  {name}: its entry is gone; --prune deletes it", err=True)
-    counts = [(planned.count("+"), "to add"), (planned.count("~"), "to change"), (planned.count("-"), "to delete")]
-    text = ", ".join(f"{count} {what}" for count, what in [*counts, (planned.count("="), "as they are")])
-    click.echo(f"{text}, {len(planned.problems)} not carried", err=True)
-
-
 @main.command("doctor")
 @common
 @from_option
+@carry_options
 @click.option("--watch", "seconds", type=click.FloatRange(min=0), default=5.0, show_default=True, metavar="SECONDS")
-def doctor_command(context: Context, sources: Optional[List[str]], seconds: float) -> int:
+def doctor_command(
+    context: Context,
+    sources: Optional[List[str]],
+    seconds: float,
+    allow_unknown: bool,
+    allow_pickle: bool,
+    ignore: Sequence[str],
+) -> int:
     """Looks at all that has to be right, and changes nothing: one line a finding, ok, warn or fail.
 
     --watch is how long messages of a beat are looked out for. Ends with 1 where something fails.
@@ -286,6 +278,7 @@ def doctor_command(context: Context, sources: Optional[List[str]], seconds: floa
         broker=context.broker,
         namespace=context.namespace,
         seconds=seconds,
+        wanted=doctor.Wanted(sources, allow_unknown=allow_unknown, allow_pickle=allow_pickle, ignore=ignore),
     ):
         click.echo(str(finding))
         levels.add(finding.level)
@@ -333,9 +326,9 @@ def shadow_command(
         ),
     )
     if as_json:
-        click.echo(json.dumps(_as_json(report), indent=1))
+        click.echo(json.dumps(as_json_of(report), indent=1))
     else:
-        _tell_shadow(report)
+        tell_shadow(report)
     for at in report.gaps:
         click.echo(f"the connection to the broker broke at {format_instant(at)}: messages may be missing", err=True)
     if report.blind:
@@ -344,63 +337,51 @@ def shadow_command(
     return EXIT_FAILED if report.differs or report.blind else 0
 
 
-def _as_json(report: shadow.Report) -> Dict[str, Any]:
-    return {
-        "from": format_instant(report.begin),
-        "to": format_instant(report.end),
-        "workers": report.workers,
-        "told_by_publisher": report.told_by_publisher,
-        "entries": [dataclasses.asdict(line) for line in report.lines],
-        "not_compared": report.not_compared,
-        "gaps": [format_instant(at) for at in report.gaps],
-    }
-
-
-def _tell_shadow(report: shadow.Report) -> None:
-    told = "and the publisher" if report.told_by_publisher else "and no publisher"
-    click.echo(
-        f"{format_instant(report.begin)} to {format_instant(report.end)}; "
-        f"{report.workers} Celery workers {told} told of messages"
-    )
-    for line in report.lines:
-        sides = [f"beat {_counted(line.beat)}"]
-        sides += [f"cluster {_counted(line.cluster)}"] if line.cluster is not None else []
-        click.echo(f"{', '.join(line.names)}: {line.due} due; {'; '.join(sides)}")
-        for difference in line.differences:
-            click.echo(f"    {difference}")
-    for name, reason in report.not_compared.items():
-        click.echo(f"! {name}: not compared: {reason}", err=True)
-
-
-def _counted(count: shadow.Count) -> str:
-    told = [f"{number} {name.replace('_', ' ')}" for name, number in dataclasses.asdict(count).items() if number]
-    return ", ".join(told) or "0"
+def adopt_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `adopt`, wherever it is a command."""
+    given = [
+        click.option("--back", is_flag=True, help="Holds the jobs, and tells the sources when they last ran."),
+        click.option("--force", is_flag=True, help="Although a beat seems to run."),
+        click.option("--catch-up", is_flag=True, help="Runs once what was due since its last run at the source."),
+        click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too."),
+        click.option("--allow-pickle", is_flag=True, help="Lets jobs have pickles; they run code where they are read."),
+        click.option(
+            "--watch",
+            "seconds",
+            type=click.FloatRange(min=0),
+            metavar="SECONDS",
+            help="How long messages of a beat are looked out for. Default: until one is due.",
+        ),
+    ]
+    for option in reversed(given):
+        command = option(command)
+    return from_option(command)
 
 
 @main.command("adopt")
 @common
-@from_option
-@click.option("--back", is_flag=True, help="Holds the jobs, and tells the sources when they last ran.")
-@click.option("--force", is_flag=True, help="Although a beat seems to run.")
-@click.option("--catch-up", is_flag=True, help="Runs once what was due since its last run at the source.")
-@click.option("--allow-unknown", is_flag=True, help="Carries tasks that the app has not registered, too.")
-@click.option("--allow-pickle", is_flag=True, help="Lets jobs have pickles; they run code where they are read.")
-@click.option("--watch", "seconds", type=click.FloatRange(min=0), metavar="SECONDS", help="Default: until one is due.")
-def adopt_command(
-    context: Context,
-    sources: Optional[List[str]],
-    back: bool,
-    force: bool,
-    catch_up: bool,
-    allow_unknown: bool,
-    allow_pickle: bool,
-    seconds: Optional[float],
-) -> int:
+@adopt_options
+def adopt_command(context: Context, **how: Any) -> int:
     """Cuts over: syncs, and resumes the jobs that were held. Refuses while a beat still sends.
 
     --watch is how long messages of a beat are looked out for; a beat that has nothing to send in that time, and whose
     app has not set beat_enable_remote_control, cannot be seen.
     """
+    return cut_over(context, **how)
+
+
+def cut_over(
+    context: Context,
+    sources: Optional[List[str]],
+    *,
+    back: bool,
+    force: bool,
+    catch_up: bool,
+    seconds: Optional[float],
+    **how: Any,
+) -> int:
+    """To the cluster, or back; the exit code."""
+    check_settings(context.app)
     entries = collected(context.app, sources)
     if back:
         return _back(context, entries)
@@ -416,8 +397,7 @@ def adopt_command(
         prefix=context.prefix,
         hold=True,
         carry=True,
-        allow_unknown=allow_unknown,
-        allow_pickle=allow_pickle,
+        **how,
     )
     tell(planned)
     done = adopting.forward(context.client, planned, catch_up=catch_up)
@@ -469,40 +449,22 @@ def reconcile_command(context: Context, older_than: datetime.timedelta, every: O
             found = ends.reconcile(context.client, context.app, older_than=older_than)
         except ends.NoBackend as error:
             raise click.ClickException(str(error)) from None
-        except ChronarchError:
-            raise
+        except ChronarchError as error:
+            # What no further try would change ends it all the same.
+            if every is None or isinstance(error, (Unauthenticated, PermissionDenied)):
+                raise
+            click.echo(f"{error.message}; next look in {format_span(every)}", err=True)
         except Exception as error:
             # A database or Redis that is away: what of it is wrong it says itself.
+            text = f"the backend cannot be read: {type(error).__name__}: {error}"
             if every is None:
-                raise click.ClickException(f"the backend cannot be read: {type(error).__name__}: {error}") from None
-            click.echo(f"the backend cannot be read: {type(error).__name__}: {error}", err=True)
+                raise click.ClickException(text) from None
+            click.echo(f"{text}; next look in {format_span(every)}", err=True)
         else:
-            for run_id, task_id, state in found.ended:
-                click.echo(f"{run_id}  {task_id}  {state}")
-            if every is None or found.ended:
-                click.echo(
-                    f"{found.awaited} tasks are awaited, {len(found.ended)} had ended, "
-                    f"{found.unknown} are unknown to the backend",
-                    err=True,
-                )
+            tell_ends(found, every is None)
         if every is None:
             return 0
         time.sleep(every.total_seconds())
-
-
-def _line(step: syncing.Step) -> str:
-    of = "" if step.entry is None else f' "{step.entry.name}"'
-    paused = {syncing.HELD: "held until adopt", syncing.DISABLED: "paused, for it is disabled there"}
-    ends = [paused[step.pause]] if step.pause else []
-    ends += ["resumed, for it is enabled there"] if step.resume else []
-    return f"{step.sign} {step.name}  ({step.source}{of})" + "".join(f": {end}" for end in ends)
-
-
-def _side(value: Optional[str]) -> str:
-    if value is None:
-        return "(not set)"
-    # Messages that the app has built are long.
-    return value if len(value) <= _SIDE_CHARS_MAX else f"{value[:_SIDE_CHARS_MAX]}…"
 
 
 if __name__ == "__main__":

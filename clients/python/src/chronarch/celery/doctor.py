@@ -6,12 +6,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..client import Client
-from ..errors import ChronarchError
-from . import sync
-from ._jobs import APP, MANAGED_BY, MANAGER, app_label, convert
+from ..errors import ChronarchError, Unreachable
+from ..models import Job
+from . import _identity, _job_settings, _pages, sync
+from ._beat_options import problems_of
+from ._identity import APP, app_label
+from ._jobs import MANAGED_BY, MANAGER, Converted, convert
 from ._watch import ANSWER_SECONDS, answering, bounded, reach, signs_of_beat
-from .entries import Entry
+from .entries import Entry, with_pickles
 
+# An entry, and its job.
+Carried = Tuple[Entry, Converted]
 OK, WARN, FAIL = "ok", "warn", "fail"
 # Transports of kombu that the cluster may speak, and what a worker with such a connection announces beside `celery`.
 _FAMILIES = {
@@ -27,6 +32,7 @@ SKEW_SECONDS = 10.0
 # An interval that is longer may never end where beat is started anew with each deployment.
 _LONG = datetime.timedelta(days=1)
 _NAMES_TOLD = 5
+_SILENT = "does not answer"
 
 
 class Finding(NamedTuple):
@@ -43,8 +49,31 @@ class Finding(NamedTuple):
         return f"{self.level:4}  {self.about}: {self.text}{hint}"
 
 
+class Wanted(NamedTuple):
+    """What is to be carried."""
+
+    sources: Optional[Sequence[str]] = None
+    """Where the entries are from; None: from those that are found."""
+    allow_unknown: bool = False
+    """Whether tasks are sent that the app has not registered."""
+    allow_pickle: bool = False
+    """Whether a message that the app has built may be a pickle."""
+    ignore: Sequence[str] = ()
+    """Entries that are known not to be carried."""
+
+
+_ALL = Wanted()
+
+
 def examine(
-    app: Any, client: Client, entries: Sequence[Entry], *, broker: str, namespace: str, seconds: float
+    app: Any,
+    client: Client,
+    entries: Sequence[Entry],
+    *,
+    broker: str,
+    namespace: str,
+    seconds: float,
+    wanted: Wanted = _ALL,
 ) -> Iterator[Finding]:
     """The findings, each as soon as it is there. None of the looks changes anything.
 
@@ -55,30 +84,76 @@ def examine(
         broker: the connection that jobs name.
         namespace: where the jobs are.
         seconds: how long messages of a beat are watched for.
+        wanted: what is to be carried.
     """
+    if wanted.allow_pickle:
+        entries = [with_pickles(entry, app) for entry in entries]
+    carried = [
+        (entry, convert(entry, app, allow_pickle=wanted.allow_pickle)) for entry in entries if entry.problem is None
+    ]
     workers: Dict[str, Any] = {}
+    yield from _settings(app, entries, wanted)
     reachable = _broker(app)
     yield reachable
     if reachable.level == OK:
         yield from _guarded("queues", lambda: _queues(app))
-        yield from _guarded("priorities", lambda: _priorities(app, entries))
+        yield from _guarded("priorities", lambda: _priorities(app, carried))
         yield from _guarded("clock", lambda: _clock_of_broker(app))
         workers = bounded(lambda: _celery_workers(app), {})
-    yield from _guarded("cluster", lambda: _cluster(app, client, broker))
-    yield from _tasks(app, entries, workers)
-    yield from _routes(app, entries, workers)
+    jobs: List[Job] = []
+    found = _guarded("cluster", lambda: _cluster(app, client, broker))
+    yield from found
+    # What a cluster that does not answer says is told once.
+    is_told = not any(finding.text.startswith(_SILENT) for finding in found)
+    if is_told:
+        failed = _guarded("jobs", lambda: _jobs(app, client, namespace, jobs))
+        is_told = not failed
+        yield from failed or _app(app, jobs, namespace)
+    yield from _tasks(app, entries, workers, wanted)
+    yield from _routes(app, carried, workers)
     yield _backend(app)
     yield _content(app)
-    yield from _entries(app, entries)
+    yield from _entries(app, entries, carried, wanted)
     if reachable.level == OK:
-        yield from _guarded(
-            "scheduler", lambda: _schedulers(app, client, entries, namespace, (seconds, list(workers.get("beats", []))))
-        )
+        beats = list(workers.get("beats", []))
+        known = jobs if is_told else None
+        yield from _guarded("scheduler", lambda: _schedulers(app, known, entries, (seconds, beats)))
+
+
+def _settings(app: Any, entries: Sequence[Entry], wanted: Wanted) -> Iterator[Finding]:
+    """Options that make no sense, or are none, and names in them that no entry has."""
+    for problem in problems_of(app):
+        yield Finding(FAIL, "settings", problem)
+    sources = sync.found_sources(app)
+    if set(sources if wanted.sources is None else wanted.sources) >= set(sources):
+        for name, reason in _job_settings.strangers(app, [entry.name for entry in entries]).items():
+            yield Finding(WARN if name in wanted.ignore else FAIL, f"settings {name}", reason)
+
+
+def _app(app: Any, jobs: List[Job], namespace: str) -> Iterator[Finding]:
+    """Whether the jobs of the app's name are its own."""
+    try:
+        _identity.check(app, jobs, namespace)
+    except _identity.ForeignJobs as error:
+        yield Finding(FAIL, "app", error.message, error.hint or "")
+        return
+    if app.main or _identity.chosen_name(app) is not None or jobs:
+        yield Finding(OK, "app", f"its jobs are those with the label {APP}={app_label(app)}")
+    else:
+        text = f"it has no name, so that its jobs would be those of every such app: {APP}={app_label(app)}"
+        yield Finding(WARN, "app", text, 'Celery("shop"), or chronarch_app = "shop", before the first sync')
+
+
+def _jobs(app: Any, client: Client, namespace: str, jobs: List[Job]) -> List[Finding]:
+    jobs += _pages.jobs(client, namespace, {MANAGED_BY: MANAGER, APP: app_label(app)})
+    return []
 
 
 def _guarded(about: str, look: Callable[[], List[Finding]]) -> List[Finding]:
     try:
         return look()
+    except Unreachable as error:
+        return [Finding(FAIL, about, f"{_SILENT}: {error.message}", error.hint or "")]
     except ChronarchError as error:
         return [Finding(FAIL, about, error.message, error.hint or "")]
     except Exception as error:
@@ -100,7 +175,7 @@ def _broker(app: Any) -> Finding:
         connection = app.connection_for_write()
     except Exception as error:
         # There is no such transport, or its library is not installed: not even a url without its password to be told.
-        hint = "install it, as celery[redis] does" if isinstance(error, ImportError) else "correct broker_url"
+        hint = _how_to_install(app) if isinstance(error, ImportError) else "correct broker_url"
         return Finding(FAIL, "broker", f"broker_url cannot be used: {_told(error)}", hint)
     uri = connection.as_uri()
     try:
@@ -109,6 +184,13 @@ def _broker(app: Any) -> Finding:
         text = f"{uri} cannot be reached from here: {_told(error)}"
         return Finding(FAIL, "broker", text, "correct broker_url of the app, or start the broker")
     return Finding(OK, "broker", f"{uri} answers")
+
+
+def _how_to_install(app: Any) -> str:
+    # Of the url nothing but its scheme is told, for it may have a password.
+    scheme = str(app.conf.broker_url or "").partition("://")[0].partition("+")[0]
+    extra = _FAMILIES.get(scheme, scheme)
+    return f"install the module that is named; pip install 'celery[{extra}]' brings what {scheme}:// needs"
 
 
 def _queues(app: Any) -> List[Finding]:
@@ -151,13 +233,13 @@ def _refusal_of(app: Any, queue: Any) -> Optional[Exception]:
     return None
 
 
-def _priorities(app: Any, entries: Sequence[Entry]) -> List[Finding]:
+def _priorities(app: Any, carried: Sequence[Carried]) -> List[Finding]:
     """Which priorities RabbitMQ would ignore; Redis has a list for each."""
     if app.connection_for_write().transport.driver_type != "amqp":
         return []
     flat = []
-    for entry in entries:
-        target = {} if entry.problem is not None else convert(entry, app).job["target"]["celery"]
+    for entry, made in carried:
+        target = made.job["target"]["celery"]
         if target.get("priority") is not None and "exchange" not in target:
             queue = app.amqp.queues[target.get("queue", "celery")]
             if not (queue.max_priority or (queue.queue_arguments or {}).get("x-max-priority")):
@@ -232,12 +314,14 @@ def _celery_workers(app: Any) -> Dict[str, Any]:
         return {name: future.result() or {} for name, future in asked.items()}
 
 
-def _tasks(app: Any, entries: Sequence[Entry], workers: Dict[str, Any]) -> Iterator[Finding]:
-    names = {entry.task for entry in entries}
+def _tasks(app: Any, entries: Sequence[Entry], workers: Dict[str, Any], wanted: Wanted) -> Iterator[Finding]:
+    # What has no name is told with its entry.
+    names = {entry.task for entry in entries if entry.task and entry.name not in wanted.ignore}
     unknown = sorted(names - set(app.tasks))
     if unknown:
-        hint = "correct the names, or import their modules in the app"
-        yield Finding(FAIL, "tasks", f"the app has not registered {_named(unknown)}", hint)
+        hint = "correct the names, or import their modules in the app; --allow-unknown has them sent all the same"
+        level = WARN if wanted.allow_unknown else FAIL
+        yield Finding(level, "tasks", f"the app has not registered {_named(unknown)}", hint)
     else:
         yield Finding(OK, "tasks", f"{len(names)} tasks of the schedule are registered")
     if not workers.get("registered"):
@@ -245,7 +329,8 @@ def _tasks(app: Any, entries: Sequence[Entry], workers: Dict[str, Any]) -> Itera
         return
     known = {str(task).partition(" ")[0] for tasks in workers["registered"].values() for task in tasks}
     # Workers do not tell those that begin with `celery.`.
-    lacking = sorted(name for name in names - known - set(unknown) if not name.startswith("celery."))
+    told = set() if wanted.allow_unknown else set(unknown)
+    lacking = sorted(name for name in names - known - told if not name.startswith("celery."))
     if lacking:
         hint = "such messages are dropped: deploy the workers"
         yield Finding(FAIL, "workers", f"none of them knows {_named(lacking)}", hint)
@@ -253,14 +338,13 @@ def _tasks(app: Any, entries: Sequence[Entry], workers: Dict[str, Any]) -> Itera
         yield Finding(OK, "workers", f"{len(workers['registered'])} answer, and know the tasks")
 
 
-def _routes(app: Any, entries: Sequence[Entry], workers: Dict[str, Any]) -> Iterator[Finding]:
+def _routes(app: Any, carried: Sequence[Carried], workers: Dict[str, Any]) -> Iterator[Finding]:
     read = {queue["name"] for queues in workers.get("queues", {}).values() for queue in queues}
     used: Set[str] = set()
-    for entry in entries:
-        if entry.problem is None:
-            target = convert(entry, app).job["target"]["celery"]
-            if "exchange" not in target:
-                used.add(target.get("queue", "celery"))
+    for _, made in carried:
+        target = made.job["target"]["celery"]
+        if "exchange" not in target:
+            used.add(target.get("queue", "celery"))
     unread = sorted(used - read)
     if read and unread:
         hint = "start a worker with -Q, or correct the route"
@@ -287,7 +371,8 @@ def _backend(app: Any) -> Finding:
         hint = "install it" if isinstance(error, ImportError) else "start it"
         text = f"result_backend cannot be read: {_told(error)}"
         return Finding(FAIL, "results", text, f"correct result_backend, or {hint}")
-    return Finding(OK, "results", f"{backend.as_uri()} answers")
+    # That of Django has no url.
+    return Finding(OK, "results", f"{backend.as_uri() or type(backend).__name__} answers")
 
 
 def _content(app: Any) -> Finding:
@@ -300,17 +385,20 @@ def _content(app: Any) -> Finding:
     return Finding(FAIL, "content", "workers do not take JSON, which jobs are sent as", "add json to accept_content")
 
 
-def _entries(app: Any, entries: Sequence[Entry]) -> Iterator[Finding]:
+def _entries(app: Any, entries: Sequence[Entry], carried: Sequence[Carried], wanted: Wanted) -> Iterator[Finding]:
     """What cannot be carried, and what beat itself does badly with."""
+    of_all = _job_settings.problems(app)
     for entry in entries:
-        if entry.problem is not None:
-            yield Finding(WARN if entry.only_python else FAIL, f"entry {entry.name}", entry.problem)
-    sound = [entry for entry in entries if entry.problem is None]
+        # What is wrong with a setting for all of them is told once.
+        if entry.problem is not None and not (of_all and entry.problem.startswith(of_all[0])):
+            level = WARN if entry.only_python or entry.name in wanted.ignore else FAIL
+            yield Finding(level, f"entry {entry.name}", entry.problem)
+    sound = [entry for entry, _ in carried]
     long = [entry.name for entry in sound if getattr(entry.schedule, "run_every", datetime.timedelta()) >= _LONG]
     if long:
         text = f"a day or longer: {_named(long)}; a beat that loses its state with a deployment begins them anew"
         yield Finding(WARN, "intervals", text, "the cluster counts from the last run, or from a fixed grid")
-    notes = {entry.name: convert(entry, app).notes for entry in sound}
+    notes = {entry.name: made.notes for entry, made in carried}
     paused = sorted(name for name, told in notes.items() if any(note.startswith("dst:") for note in told))
     if paused:
         text = f"beat skips the hour that comes twice in autumn: {_named(paused)}"
@@ -319,12 +407,14 @@ def _entries(app: Any, entries: Sequence[Entry]) -> Iterator[Finding]:
 
 
 def _schedulers(
-    app: Any, client: Client, entries: Sequence[Entry], namespace: str, watched: Tuple[float, List[str]]
+    app: Any, jobs: Optional[Sequence[Job]], entries: Sequence[Entry], watched: Tuple[float, List[str]]
 ) -> List[Finding]:
     seconds, beats = watched
-    jobs = list(client.iter_jobs(namespace=namespace, labels={MANAGED_BY: MANAGER, APP: app_label(app)}))
-    active = [job for job in jobs if job.pause is None]
     signs = signs_of_beat(app, entries, seconds, beats).signs
+    if jobs is None:
+        seen = f"a beat runs: {'; '.join(signs)}" if signs else f"no beat was seen in {seconds:g} s"
+        return [Finding(WARN, "scheduler", f"{seen}; whether the cluster sends as well cannot be told")]
+    active = [job for job in jobs if job.pause is None]
     if signs and active:
         text = f"a beat and {len(active)} jobs of the cluster run at once: {'; '.join(signs)}"
         return [Finding(FAIL, "scheduler", text, "end the beat, or `chronarch-celery adopt --back`")]

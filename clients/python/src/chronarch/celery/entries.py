@@ -10,11 +10,13 @@ and django-celery-beat are imported where they are read, and need not be install
 
 import dataclasses
 import datetime
+import inspect
 import json
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
-from ._jobs import APP, BROKER_DEFAULT, MANAGED_BY, MANAGER, SOURCE, app_label, convert, legal_name, named
+from ._identity import APP, app_label, legal_name
+from ._jobs import BROKER_DEFAULT, MANAGED_BY, MANAGER, SOURCE, convert, named
 from ._schedules import CannotCarry, crontab_line
 
 BEAT_SCHEDULE, DJANGO, REDBEAT = "beat_schedule", "django", "redbeat"
@@ -143,6 +145,9 @@ def _of_schedule(app: Any, name: str, given: Any) -> Entry:
     from celery.beat import ScheduleEntry
 
     task = str(given.get("task", "") if isinstance(given, Mapping) else getattr(given, "task", ""))
+    problem = _malformed(given)
+    if problem is not None:
+        return Entry(name, name, task, None, BEAT_SCHEDULE, problem=f"{problem}; beat cannot send it either")
     try:
         entry = given if isinstance(given, ScheduleEntry) else ScheduleEntry(**{**given, "name": name, "app": app})
         if not entry.task or entry.schedule is None:
@@ -155,20 +160,47 @@ def _of_schedule(app: Any, name: str, given: Any) -> Entry:
     )
 
 
+def _malformed(given: Any) -> Optional[str]:
+    """What is wrong with the form of an entry; Celery's own words for it name neither the key nor what is right."""
+    from celery.beat import ScheduleEntry
+
+    if isinstance(given, ScheduleEntry):
+        return None
+    if not isinstance(given, Mapping):
+        return f"expected a dict with task and schedule, found {given!r:.60}"
+    known = set(inspect.signature(ScheduleEntry).parameters)
+    unknown = sorted(str(key) for key in given if key not in known)
+    if unknown:
+        return f"{', '.join(unknown)}: unknown key; known are {', '.join(sorted(known - {'app', 'name'}))}"
+    if not isinstance(given.get("options") or {}, Mapping):
+        return f"options: expected a dict, found {given['options']!r:.60}"
+    schedule = given.get("schedule")
+    if isinstance(schedule, (int, float, datetime.timedelta)) or schedule is None or hasattr(schedule, "is_due"):
+        return None
+    return f"schedule: expected seconds, a timedelta, a crontab or a solar event, found {schedule!r:.60}"
+
+
 def _options_of(options: Optional[Mapping[str, Any]]) -> Dict[str, Any]:
     return dict(options or {})
 
 
-def _checked(entry: Entry, app: Any) -> Entry:
+def _checked(entry: Entry, app: Any, allow_pickle: bool = False) -> Entry:
     """The entry, with its problem where no job can be made of it."""
     try:
-        convert(entry, app)
+        convert(entry, app, allow_pickle=allow_pickle)
     except CannotCarry as refusal:
         return dataclasses.replace(entry, problem=str(refusal), only_python=refusal.only_python)
     except Exception as error:
         # Code of the app's own is called: routers, `__json__`, `__str__`. None of it may hide the other entries.
         return dataclasses.replace(entry, problem=f"{type(error).__name__}: {error}")
     return entry
+
+
+def with_pickles(entry: Entry, app: Any) -> Entry:
+    """The entry, with the problem that it has where a job may be a pickle."""
+    if entry.schedule is None:
+        return entry
+    return _checked(dataclasses.replace(entry, problem=None, only_python=False), app, allow_pickle=True)
 
 
 def from_django(app: Any = None) -> List[Entry]:
@@ -355,4 +387,5 @@ __all__ = [
     "named",
     "notes_of",
     "to_job",
+    "with_pickles",
 ]

@@ -15,17 +15,19 @@ Options, each also without `app.conf` as CHRONARCH in Django's settings or as CH
 `chronarch_endpoints`, `_token`, `_tls`, `_insecure`, `_timeout` (seconds), `_namespace`, `_broker` (the connection of
 the cluster's workers, `celery`). Of the app alone: `chronarch_from` (of `beat_schedule`, `django`, `redbeat`),
 `chronarch_sync_every` (60 s), `chronarch_reconcile_every` (60 s; 0: never), `chronarch_prune` (True),
-`chronarch_write_back` (True), `chronarch_allow_pickle` (False), `chronarch_give_up_after` (never).
+`chronarch_write_back` (True), `chronarch_allow_pickle` (False), `chronarch_give_up_after` (never), `chronarch_app` (the
+app's name), `chronarch_job_defaults` and `chronarch_jobs` (see `_job_settings`).
 
 A cluster that is down does not end it: it tries again, after 1 s, then 2 s, up to a minute, and says so. It ends, with
 the exit code 1, when its options make no sense, when the cluster refuses its token, and after `chronarch_give_up_after`
 seconds without an answer.
 """
 
+import contextlib
 import logging
 import random
 import time
-from typing import Any, Hashable, Optional
+from typing import Any, Dict, Hashable, Optional
 
 from celery import beat
 
@@ -54,6 +56,7 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         self._once_at = 0.0
         self._mark: Hashable = None
         self._pause = 0.0
+        self._unjudged: Dict[str, str] = {}
         self._answered_at = time.monotonic()
         self._reconcile_at = time.monotonic() + self.options.reconcile_every
         super().__init__(app, *args, **kwargs)
@@ -70,9 +73,20 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
 
     def setup_schedule(self) -> None:
         """Reads the schedule; it is handed over in the first tick, so that a cluster that is down holds nothing up."""
-        self.merge_inplace(self.app.conf.beat_schedule)
-        self.install_default_entries(self.schedule)
+        # Which entries and which result backend cannot be used, the comparison tells; they end no other.
+        self.merge_inplace(
+            {name: one for name, one in self.app.conf.beat_schedule.items() if self._is_sound(name, one)}
+        )
+        with contextlib.suppress(Exception):
+            self.install_default_entries(self.schedule)
         self._reconciler = Reconciler(self.app, self.options)
+
+    def _is_sound(self, name: str, entry: Any) -> bool:
+        try:
+            self._maybe_entry(name, entry)
+        except Exception:
+            return False
+        return True
 
     def tick(self, *_: Any, **__: Any) -> float:
         """Compares with the cluster where it is time, or where something has changed, and returns the seconds until the
@@ -112,7 +126,8 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         return reconciler.mark() != self._mark
 
     def _look_for_ends(self, reconciler: Reconciler) -> None:
-        """What the result backend knows and nobody told; that it is away is no reason to leave the schedule alone."""
+        """What the result backend knows and nobody told. That it is away, or the cluster does not say what it waits
+        for, is no reason to leave the schedule alone; a cluster that is away is noticed by the next comparison."""
         now = time.monotonic()
         if self.options.reconcile_every == 0 or now < self._reconcile_at:
             return
@@ -122,13 +137,25 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         except ends.NoBackend as error:
             log.debug("beat: %s", error)
             self._reconcile_at = float("inf")
-        except ChronarchError:
-            raise
+        except ChronarchError as error:
+            log.warning(
+                "beat: the ends of tasks were not reconciled, next look in %.0f s: %s",
+                self.options.reconcile_every,
+                _in_a_line(error),
+            )
         except Exception as error:
             log.warning("beat: the result backend cannot be read: %s: %s", type(error).__name__, error)
         else:
             for run_id, task_id, state in found.ended:
                 log.info("beat: run %s ends, for its task %s is %s", run_id, task_id, state)
+            self._tell_unjudged(found)
+
+    def _tell_unjudged(self, found: ends.Found) -> None:
+        """Each once, for as long as it is the same."""
+        for run_id, task_id, why in found.unjudged:
+            if self._unjudged.get(run_id) != why:
+                log.warning("beat: how task %s of run %s ended cannot be told: %s", task_id, run_id, why)
+        self._unjudged = {run_id: why for run_id, _, why in found.unjudged}
 
     def _went_well(self) -> None:
         if self._pause > 0:
@@ -144,7 +171,7 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         # Several beats that lost the same node do not come back in the same instant.
         wait = self._pause * random.uniform(0.75, 1.0)
         self._sync_at = time.monotonic() + wait
-        text = error.message if isinstance(error, ChronarchError) else f"{type(error).__name__}: {error}"
+        text = _in_a_line(error) if isinstance(error, ChronarchError) else f"{type(error).__name__}: {error}"
         log.error(
             "beat: the schedule was not compared with the cluster, next try in %.0f s; what it has goes on: %s",
             wait,
@@ -156,6 +183,10 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         super().close()
         if self._reconciler is not None:
             self._reconciler.close()
+
+
+def _in_a_line(error: ChronarchError) -> str:
+    return f"{error.message} (hint: {error.hint})" if error.hint else error.message
 
 
 __all__ = ["Scheduler"]

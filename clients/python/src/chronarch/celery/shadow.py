@@ -15,7 +15,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 from ..client import Client
 from ..models import Job
 from . import sync
-from ._jobs import APP, MANAGED_BY, MANAGER, app_label, named
+from ._identity import APP, app_label
+from ._jobs import MANAGED_BY, MANAGER, named
 from ._watch import Seen, events_on, watch
 from .entries import Entry
 

@@ -1,6 +1,7 @@
 """The schedule of an app against the jobs of the cluster: what would change, and the change.
 
 Only jobs that this made are touched: those with the labels `managed-by: chronarch-celery` and `celery-app` of the app.
+Where another app of the same name has made some of them, none is: see `_identity`.
 
 While a beat still sends, jobs that run as well would send everything twice. So the first jobs of an app are held:
 paused with a reason of their own, until `adopt` resumes them. A job is created without a schedule, paused, and given
@@ -15,8 +16,10 @@ from .. import models
 from .._text import parse_span
 from ..client import Client
 from ..errors import InvalidArgument
+from . import _identity, _job_settings, _pages
 from . import entries as source_entries
-from ._jobs import APP, BROKER_DEFAULT, MANAGED_BY, MANAGER, SOURCE, app_label, convert, legal_name, named
+from ._identity import APP, ORIGIN, app_label, legal_name
+from ._jobs import BROKER_DEFAULT, MANAGED_BY, MANAGER, SOURCE, convert, named
 from ._schedules import CannotCarry
 from .entries import BEAT_SCHEDULE, DJANGO, REDBEAT, SOURCES, Entry
 
@@ -56,6 +59,8 @@ class Step:
     was_paused: bool = False
     """Whether it is paused now, for another reason than `pause`."""
     resume: bool = False
+    stays_held: bool = False
+    """Whether it is held until `adopt`, and is so now."""
     paused_by: Optional[str] = None
     """Why somebody else has paused it; it stays so."""
 
@@ -76,6 +81,11 @@ class Plan:
     def changes(self) -> Tuple[Step, ...]:
         """The steps that do something."""
         return tuple(step for step in self.steps if step.sign != "=")
+
+    @property
+    def held(self) -> int:
+        """How many jobs are held until `adopt`, before and after it."""
+        return sum(step.stays_held or step.pause == HELD for step in self.steps)
 
     def count(self, sign: str) -> int:
         """How many steps have it."""
@@ -139,6 +149,7 @@ def plan(
     allow_unknown: bool = False,
     carry: bool = False,
     allow_pickle: bool = False,
+    names: Optional[Sequence[str]] = None,
 ) -> Plan:
     """Compares, and changes nothing.
 
@@ -158,15 +169,15 @@ def plan(
         allow_unknown: whether tasks are sent that the app has not registered.
         allow_pickle: whether a message that the app has built may be a pickle.
         carry: whether intervals count from what is known of their last run, and not go on as they are.
+        names: those of all entries, where `entries` are not all; `chronarch_jobs` may name each of them.
 
     Raises:
+        ForeignJobs: jobs of the app's name are there that another app has made.
         ChronarchError: the cluster cannot be asked, or refuses.
     """
     namespace = namespace or "default"
     sources = found_sources(app) if sources is None else sources
-    mine = {MANAGED_BY: MANAGER, APP: app_label(app)}
-    jobs = client.iter_jobs(namespace=namespace, labels=mine)
-    present = {job.spec.name: job for job in jobs if job.spec is not None}
+    present = jobs_of(client, app, namespace)
     how = {
         "broker": broker,
         "namespace": namespace,
@@ -175,6 +186,9 @@ def plan(
         "allow_pickle": allow_pickle,
     }
     draft = _Draft(app, present, allow_unknown, carry)
+    if set(sources) >= set(found_sources(app)):
+        # Otherwise an entry may be in a source that was not read.
+        draft.look_for_strangers([entry.name for entry in entries] if names is None else names)
     for entry, name in named(entries, prefix):
         draft.add(entry, name, how)
     hold = not _is_adopted(present.values()) if hold is None else hold
@@ -183,6 +197,18 @@ def plan(
     if prune:
         steps += [Step("-", name, _source(present[name])) for name in gone]
     return Plan(namespace, tuple(steps), tuple(draft.problems), () if prune else tuple(gone), draft.notes)
+
+
+def jobs_of(client: Client, app: Any, namespace: str) -> Dict[str, models.Job]:
+    """The jobs that were made for the app, by their names.
+
+    Raises:
+        ForeignJobs: another app of its name has made some.
+        ChronarchError: the cluster cannot be asked.
+    """
+    found = list(_pages.jobs(client, namespace, {MANAGED_BY: MANAGER, APP: app_label(app)}))
+    _identity.check(app, found, namespace)
+    return {job.spec.name: job for job in found if job.spec is not None}
 
 
 class _Draft:
@@ -217,10 +243,17 @@ class _Draft:
             # Of code of the app's own.
             self._refuse(entry, name, f"{type(error).__name__}: {error}")
         else:
-            if not self._carry and name in self._present:
-                _keep_phase(made.job, self._present[name])
+            if name in self._present:
+                _keep_origin(made.job, self._present[name], self._app)
+                if not self._carry:
+                    _keep_phase(made.job, self._present[name])
             self._wanted[name] = (entry, made.job)
             self.notes[name] = tuple(made.notes)
+
+    def look_for_strangers(self, names: Sequence[str]) -> None:
+        """Names what `chronarch_jobs` says of entries that there are not."""
+        for name, reason in _job_settings.strangers(self._app, names).items():
+            self.problems.append(Problem(_job_settings.JOBS, name, reason))
 
     def _refuse(self, entry: Entry, name: str, reason: str, only_python: bool = False) -> None:
         self.problems.append(Problem(entry.source, entry.name, reason, only_python))
@@ -270,6 +303,13 @@ def _keep_phase(job: Dict[str, Any], present: models.Job) -> None:
     schedule.pop("offset", None)
     if there.offset:
         schedule["offset"] = there.offset
+
+
+def _keep_origin(job: Dict[str, Any], present: models.Job, app: Any) -> None:
+    """One that says where the app is from says so still, by whichever process it was made."""
+    origin = _identity.origin_for(app, present)
+    if origin is not None:
+        job["labels"][ORIGIN] = origin
 
 
 def _compared(
@@ -332,6 +372,8 @@ def _step(
     elif entry.enabled and paused == DISABLED:
         pause = HELD if hold else None
         step = dataclasses.replace(step, sign="~", pause=pause, was_paused=True, resume=pause is None)
+    elif paused == HELD:
+        step = dataclasses.replace(step, stays_held=True)
     return dataclasses.replace(step, sign="~") if change.change == "updated" else step
 
 

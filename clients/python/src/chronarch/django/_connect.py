@@ -8,7 +8,7 @@ from typing import Any, Optional
 from django.conf import settings
 from django.core.signals import setting_changed
 
-from .._options import Misconfigured, Options, read
+from .._options import Layer, Misconfigured, Options, in_django, read
 from ..client import Client
 
 SETTING = "CHRONARCH"
@@ -34,7 +34,7 @@ def options() -> Options:
     given = getattr(settings, SETTING, {})
     if not isinstance(given, dict):
         raise Misconfigured([f"{SETTING}: expected a dict, found {given!r}"])
-    return read(given, f'{SETTING}["{{}}"]')
+    return read([Layer(given, in_django)])
 
 
 def client() -> Client:

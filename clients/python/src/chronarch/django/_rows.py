@@ -7,7 +7,7 @@ import time
 from typing import Any, Dict, Iterable, Optional
 
 from .._options import Options
-from ..celery import sync
+from ..celery import _identity, sync
 from ..celery._reconcile import is_held, is_in_charge
 from ..celery.entries import CannotCarry, Entry, from_row, legal_name, to_job
 from ..client import Client
@@ -63,6 +63,7 @@ class Target:
             return
         if present is not None:
             # As when everything is compared: an interval goes on, whatever its row says of its last run.
+            sync._keep_origin(job, present, self._app)
             sync._keep_phase(job, present)
         elif not is_in_charge(self._client, self._options.namespace, self._app):
             log.info(
@@ -91,7 +92,15 @@ class Target:
                 )
 
     def _is_ours(self, job: Job) -> bool:
-        return job.spec is not None and _look.labels().items() <= job.spec.labels.items()
+        """Whether it is of a row of this app.
+
+        Raises:
+            ForeignJobs: it is of an app of the same name.
+        """
+        if job.spec is None or not _look.labels().items() <= job.spec.labels.items():
+            return False
+        _identity.check(self._app, [job], self._options.namespace)
+        return True
 
     def _find(self, job_name: str, deadline: float) -> Optional[Job]:
         try:

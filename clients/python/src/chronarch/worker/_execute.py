@@ -86,11 +86,16 @@ def ended(task: Task, value: Any) -> Ended:
     try:
         text = json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
-        return Ended("succeeded", f"the result was not kept, for it is no JSON: {error}")
+        return Ended("succeeded", f"the result was not kept, for {_kind(value)} is no JSON: {error}")
     size = len(text.encode())
     if size > RESULT_BYTES:
         return Ended("succeeded", f"the result was not kept: {size} bytes are more than {RESULT_BYTES}")
     return Ended("succeeded", result=text)
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def failed(task: Task, error: BaseException) -> Ended:

@@ -93,11 +93,13 @@ class Link:
                 await channel.close()
 
     async def _greet(self, hello: Any, drain: Optional[Any]) -> None:
-        await self._write(hello=hello)
+        # Listened for before anything is said: a node that does not lead may say so and end the stream while these are
+        # on their way, and gRPC, once a write has failed, hands over nothing that is not being read by then.
         answer = asyncio.ensure_future(self._answer())
         try:
-            # A node that does not lead says so and ends the stream before these are sent; its answer is what counts.
+            # Its answer is what counts, whatever of this it heard.
             with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError, grpc.aio.UsageError):
+                await self._write(hello=hello)
                 if drain is not None:
                     await self.tell_drain(drain)
                 await self.beat()

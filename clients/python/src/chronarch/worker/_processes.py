@@ -324,6 +324,8 @@ def make_pool(kind: str, app: App, slots: int, spec: Optional[str], max_tasks_pe
     if kind in ("processes", "prefork"):
         if spec is None:
             raise ValueError("pool: processes need the tasks by the name of their module, `module:app`")
+        if max_tasks_per_child is not None and max_tasks_per_child < 1:
+            raise ValueError(f"max_tasks_per_child: expected at least 1, found {max_tasks_per_child}")
         return ProcessPool(app, slots, spec, max_tasks_per_child)
     if max_tasks_per_child is not None:
         raise ValueError("max_tasks_per_child: only processes end; the pool is " + kind)

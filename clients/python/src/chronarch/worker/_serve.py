@@ -375,6 +375,8 @@ class Worker:
         ended = Ended("lost", "the worker ended")
         try:
             ended = await self._pool.carry_out(start, log)
+            if ended.outcome == "succeeded" and ended.error:
+                _log.warning("task %s, run %s: %s", start.request.task, start.key.run_id, ended.error)
         finally:
             log.close()
             output, is_cut = log.tail()
@@ -418,7 +420,7 @@ def _check(queues: Sequence[str], labels: Mapping[str, str], place: str, slots: 
         raise ValueError(f"queues: {len(queues)} given, expected 1 to {QUEUES_MAX}")
     if len(labels) > LABELS_MAX:
         raise ValueError(f"labels: {len(labels)} are more than {LABELS_MAX}")
-    if drain_timeout < 0:
+    if not drain_timeout >= 0:
         raise ValueError(f"drain_timeout: expected seconds, found {drain_timeout}")
     texts = {"hostname": [place], "queues": list(queues), "labels": list(labels)}
     for field, values in texts.items():

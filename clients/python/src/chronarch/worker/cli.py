@@ -5,16 +5,20 @@ import logging
 import os
 import signal
 import sys
-from typing import List, NoReturn, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NoReturn, Optional, Sequence, Tuple
 
 # What gRPC does at a fork of this process breaks the processes that are started, where Python forks for that (before
 # 3.10). None of them uses the connections of this one. Read when gRPC is imported; `_processes` knows it by this very
 # word, and takes it back for them.
 os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "no")
 
-from .._endpoints import Tls
+from .._options import Layer, Misconfigured, on_command_line, read
 from ._loading import CannotLoad
 from ._serve import DRAIN_TIMEOUT, ENDPOINTS_DEFAULT, Worker
+
+_KEYS = ("ENDPOINTS", "TOKEN", "TLS", "INSECURE")
+# Of a worker, where problems begin with them.
+_ARGUMENTS = ("concurrency", "drain_timeout", "hostname", "labels", "max_tasks_per_child", "pool", "queues")
 
 
 def _pair(text: str) -> Tuple[str, str]:
@@ -42,7 +46,10 @@ def _arguments() -> argparse.ArgumentParser:
         help="default: processes",
     )
     parser.add_argument("-n", "--hostname", help="what the worker's name begins with; default: the machine's")
-    parser.add_argument("-l", "--loglevel", default="info", choices=["debug", "info", "warning", "error"])
+    levels = ["debug", "info", "warning", "error", "critical", "fatal"]
+    parser.add_argument(
+        *("-l", "--loglevel"), type=str.lower, default="info", choices=levels, help="in either case; default: info"
+    )
     parser.add_argument("--label", action="append", type=_pair, default=[], metavar="KEY=VALUE")
     parser.add_argument(
         "--max-tasks-per-child", type=int, metavar="N", help="attempts after which a process is replaced"
@@ -54,9 +61,9 @@ def _arguments() -> argparse.ArgumentParser:
         "--endpoints", default=None, help=f"HOST:PORT,…; default: CHRONARCH_ENDPOINTS, or else {ENDPOINTS_DEFAULT}"
     )
     parser.add_argument("--token-file", metavar="FILE", help="default: the token in CHRONARCH_TOKEN")
-    parser.add_argument("--tls-ca", metavar="FILE")
-    parser.add_argument("--tls-cert", metavar="FILE")
-    parser.add_argument("--tls-key", metavar="FILE")
+    parser.add_argument("--tls-ca", metavar="FILE", help="default: CHRONARCH_TLS_CA")
+    parser.add_argument("--tls-cert", metavar="FILE", help="default: CHRONARCH_TLS_CERT")
+    parser.add_argument("--tls-key", metavar="FILE", help="default: CHRONARCH_TLS_KEY")
     parser.add_argument("--insecure", action="store_true", help="lets a token leave the machine in plain text")
     return parser
 
@@ -68,30 +75,48 @@ def _fail(message: str, code: int) -> NoReturn:
 
 def _worker(arguments: argparse.Namespace) -> Worker:
     queues = [queue for given in arguments.queue or ["default"] for queue in given.split(",")]
-    tls: Optional[Tls] = None
-    if arguments.tls_ca or arguments.tls_cert or arguments.tls_key:
-        tls = Tls(arguments.tls_ca, arguments.tls_cert, arguments.tls_key)
     token: Optional[str] = None
     try:
         if arguments.token_file:
             with open(arguments.token_file, encoding="utf-8") as file:
                 token = file.read().strip()
+        where = read([Layer(_said(arguments, token), _named)], keys=_KEYS)
         return Worker(
             arguments.app,
             queues,
             concurrency=arguments.concurrency,
             pool=arguments.pool,
-            endpoints=arguments.endpoints,
+            endpoints=where.endpoints,
             labels=dict(arguments.label),
             hostname=arguments.hostname,
-            tls=tls,
-            token=token,
-            insecure=arguments.insecure,
+            tls=where.tls,
+            token=where.token,
+            insecure=where.insecure,
             drain_timeout=arguments.drain_timeout,
             max_tasks_per_child=arguments.max_tasks_per_child,
         )
-    except (ValueError, CannotLoad, OSError) as error:
+    except Misconfigured as error:
         _fail(str(error), 2)
+    except (ValueError, CannotLoad, OSError) as error:
+        _fail(_as_option(str(error)), 2)
+
+
+def _said(arguments: argparse.Namespace, token: Optional[str]) -> Dict[str, Any]:
+    tls = {"CA": arguments.tls_ca, "CERT": arguments.tls_cert, "KEY": arguments.tls_key}
+    insecure = True if arguments.insecure else None
+    return {"ENDPOINTS": arguments.endpoints, "TOKEN": token, "TLS": tls, "INSECURE": insecure}
+
+
+def _named(*path: str) -> str:
+    # A token is an argument nowhere, for others see arguments.
+    return "--token-file" if path == ("TOKEN",) else on_command_line(*path)
+
+
+def _as_option(problem: str) -> str:
+    """A problem of the worker begins with the name of its own argument."""
+    name, found, rest = problem.partition(": ")
+    option = {"queues": "--queue", "labels": "--label"}.get(name, on_command_line(name))
+    return f"{option}: {rest}" if found and name in _ARGUMENTS else problem
 
 
 def main(given: Optional[Sequence[str]] = None) -> int:

@@ -49,7 +49,7 @@ class Command(BaseCommand):  # type: ignore[misc]
         """See `BaseCommand.handle`."""
         if sum(given[name] for name in ("check", "watch", "hold", "release")) > 1:
             raise CommandError("--check, --watch, --hold and --release exclude one another")
-        if not given["every"] > 0:
+        if not 0 < given["every"] < float("inf"):
             raise CommandError("--every: expected seconds above 0")
         try:
             app = _checks.celery_app(_connect.options())
