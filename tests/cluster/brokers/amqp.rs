@@ -323,7 +323,7 @@ async fn whatever_dies_nothing_is_lost_and_what_is_doubled_was_in_doubt() {
     let job = |policy: &str, queue: &str, number: usize| {
         format!(
             "name: {queue}-{number}\nschedule: {{every: 500ms}}\noverlap: allow\ncatch_up: all\n\
-             retry: {{max_attempts: 100, initial: 100ms, max: 500ms}}\nbreaker: {{consecutive_failures: 0}}\n\
+             retry: {{max_attempts: 100, initial: 100ms, max: 2s}}\nbreaker: {{consecutive_failures: 0}}\n\
              retention: {{runs: 10000}}\n\
              target: {{amqp: {{connection: main, routing_key: {queue}, payload: x, on_ambiguous: {policy}}}}}\n---\n"
         )
