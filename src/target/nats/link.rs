@@ -23,8 +23,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::super::broker::{
-    BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT, Failure, Left, Sent, authorities,
-    password,
+    BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT, Failure, Health, Left, Sent,
+    authorities, password,
 };
 use super::Message;
 use crate::config::connections::Connection;
@@ -41,6 +41,7 @@ pub(in crate::target) struct Link {
     connection: Connection,
     open: Mutex<Open>,
     room: Semaphore,
+    health: Health,
 }
 
 #[derive(Default)]
@@ -105,7 +106,12 @@ impl std::fmt::Debug for Link {
 
 impl Link {
     pub(in crate::target) fn new(connection: Connection) -> Self {
-        Self { connection, open: Mutex::default(), room: Semaphore::new(BROKER_IN_FLIGHT) }
+        let health = Health::of(&connection);
+        Self { connection, open: Mutex::default(), room: Semaphore::new(BROKER_IN_FLIGHT), health }
+    }
+
+    pub(in crate::target) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// Leaves the message, and waits until a stream has said what became of it. From when one may have it without our
@@ -128,8 +134,14 @@ impl Link {
     async fn connected(&self) -> Result<Arc<Opened>, Failure> {
         let asked_at = Instant::now();
         let mut open = self.open.lock().await;
-        open.current
-            .take_if(|current| current.gone.is_cancelled() || current.retired.load(Ordering::Relaxed));
+        let is_left = |current: &mut Arc<Opened>| {
+            current.gone.is_cancelled() || current.retired.load(Ordering::Relaxed)
+        };
+        if let Some(current) = open.current.take_if(is_left)
+            && current.gone.is_cancelled()
+        {
+            self.health.fails(&Failure::Unreachable("the connection broke".to_owned()));
+        }
         if let Some(current) = &open.current {
             return Ok(Arc::clone(current));
         }
@@ -141,14 +153,18 @@ impl Link {
         let servers = u32::try_from(self.connection.servers.len()).unwrap_or(u32::MAX);
         match timeout(BROKER_CONNECT_TIMEOUT * servers, self.connect()).await {
             Ok(Ok(opened)) => {
+                self.health.works();
                 open.failed = None;
                 Ok(Arc::clone(open.current.insert(Arc::new(opened))))
             }
             failed => {
                 let why = match failed {
                     Ok(Err(why)) => why,
-                    Ok(Ok(_)) | Err(_) => Failure::Unreachable("it did not answer in time".to_owned()),
+                    Ok(Ok(_)) | Err(_) => Failure::Unreachable(
+                        "it did not answer in time, or not as a NATS server does".to_owned(),
+                    ),
                 };
+                self.health.fails(&why);
                 open.failed = Some((Instant::now(), why.clone()));
                 Err(why)
             }
@@ -194,14 +210,15 @@ impl Link {
     async fn greeting(&self) -> Result<ConnectOptions, Failure> {
         let it = &self.connection;
         let mut options = ConnectOptions::new();
-        if let Some(secret) = password(&it.password).await? {
+        if let Some(secret) = password("", &it.password).await? {
             options = match it.username() {
                 Some(name) => options.user_and_password(name, secret),
                 None => options.token(secret),
             };
         }
         if let Some(path) = &it.creds_file {
-            let unusable = |why: &dyn Display| Failure::Unreachable(format!("creds_file: {why}"));
+            let unusable =
+                |why: &dyn Display| Failure::Unreachable(format!("creds_file: {}: {why}", path.display()));
             let text = tokio::fs::read_to_string(path).await.map_err(|why| unusable(&why))?;
             options = options
                 .credentials(&text)
@@ -221,7 +238,7 @@ impl Link {
                 true => format!("[{}]", server.host),
                 false => server.host.clone(),
             };
-            let port = server.port.unwrap_or(4222);
+            let port = server.port.unwrap_or_else(|| self.connection.usual_port());
             format!("{scheme}://{host}:{port}")
                 .parse()
                 .map_err(|why| Failure::Unreachable(format!("url: {why}")))
