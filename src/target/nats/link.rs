@@ -36,6 +36,9 @@ const REFUSALS_MAX: usize = 64;
 /// Words of a server, at most.
 const WORDS_MAX: usize = 200;
 
+/// Where JetStream says which streams there are, also those of a subject.
+const STREAM_NAMES: &str = "$JS.API.STREAM.NAMES";
+
 /// A connection that may be open.
 pub(in crate::target) struct Link {
     connection: Connection,
@@ -118,17 +121,32 @@ impl Link {
     /// knowing, `sent` says so.
     ///
     /// Where nobody answered it asks once more, by a new connection: the id of the message makes that harmless, and tells.
+    /// Before that it asks whether there is a stream at all: whoever else listens to the subject gets the message with each
+    /// attempt, and never answers.
     pub(super) async fn leave(&self, message: &Message, sent: &Sent) -> Result<Left, Failure> {
         let unanswered = match self.leave_once(message, sent).await {
             Err(Failure::Unanswered(why)) => Failure::Unanswered(why),
             known => return known,
         };
+        if self.has_stream(&message.subject).await == Some(false) {
+            let subject = &message.subject;
+            let why = format!(
+                "no stream takes the subject {subject:?}, and who else listens to it does not answer"
+            );
+            return Err(Failure::Unroutable(why));
+        }
         self.leave_once(message, sent).await.map(|_| Left::Now).map_err(|_| unanswered)
     }
 
     async fn leave_once(&self, message: &Message, sent: &Sent) -> Result<Left, Failure> {
         let _room = self.room.acquire().await.expect("it is never closed");
         self.connected().await?.leave(message, sent).await
+    }
+
+    /// Whether a stream takes the subject; None: nobody says.
+    async fn has_stream(&self, subject: &str) -> Option<bool> {
+        let _room = self.room.acquire().await.expect("it is never closed");
+        self.connected().await.ok()?.has_stream(subject).await
     }
 
     async fn connected(&self) -> Result<Arc<Opened>, Failure> {
@@ -287,6 +305,34 @@ impl Opened {
                 RequestErrorKind::Other => Failure::Unanswered("the connection broke".to_owned()),
             }),
         }
+    }
+}
+
+/// How many streams there are. Where that was not to be had, there is an error beside a zero.
+#[derive(Deserialize)]
+struct Streams {
+    total: u64,
+    error: Option<Refusal>,
+}
+
+impl Opened {
+    /// Asks JetStream which streams take the subject; None: it does not say, or the account may not ask.
+    async fn has_stream(&self, subject: &str) -> Option<bool> {
+        let question = serde_json::json!({ "subject": subject }).to_string();
+        let request = Request::new().payload(question.into()).timeout(Some(BROKER_CONNECT_TIMEOUT));
+        let refusals = self.refusals.subscribe();
+        let asking = Asking(Some(&self.retired));
+        let answer = tokio::select! {
+            biased;
+            answer = self.client.send_request(STREAM_NAMES, request) => answer,
+            _ = refused(STREAM_NAMES, refusals) => return None,
+            () = self.gone.cancelled() => return None,
+        };
+        if !answer.as_ref().is_err_and(|error| error.kind() == RequestErrorKind::TimedOut) {
+            asking.answered();
+        }
+        let streams: Streams = serde_json::from_slice(&answer.ok()?.payload).ok()?;
+        streams.error.is_none().then_some(streams.total > 0)
     }
 }
 

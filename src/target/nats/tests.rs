@@ -137,6 +137,39 @@ async fn a_subject_that_no_stream_takes_is_unroutable_and_nothing_is_left() {
 }
 
 #[tokio::test]
+async fn a_subject_without_a_stream_is_unroutable_also_where_somebody_listens_who_gets_it_once() {
+    let server = Server::start().await;
+    // Of another subject, and of one that is not this one.
+    server.stream("S", json!({ "subjects": ["b", "a.*.c"] })).await;
+    let (_client, mut subscriber) = server.silent("a.b").await;
+    let targets = targets(&server.url(), "");
+    let report = leave(&targets, "7-1", "a.b").await;
+    let expected =
+        "broker_unroutable: no stream takes the subject \"a.b\", and who else listens to it does not answer";
+    assert_eq!(told(&report), (Outcome::Failed, expected));
+    let got = futures::StreamExt::next(&mut subscriber).await.expect("a message");
+    assert_eq!(got.subject.as_str(), "a.b");
+    let more = tokio::time::timeout(Duration::from_millis(200), futures::StreamExt::next(&mut subscriber));
+    assert!(more.await.is_err(), "it got the message again");
+}
+
+#[tokio::test]
+async fn a_subject_of_which_nobody_says_whether_a_stream_takes_it_stays_in_doubt() {
+    let server = Server::start_with(
+        "authorization { users = [\n\
+         { user: admin, password: a },\n\
+         { user: me, password: b, permissions: { publish: [\"a\"], subscribe: [\"_INBOX.>\"] } }\n] }",
+        "admin:a",
+    )
+    .await;
+    let _subscriber = server.silent("a").await;
+    let targets = targets(&format!("nats://me:b@127.0.0.1:{}", server.port()), "");
+    let report = leave(&targets, "7-1", "a").await;
+    let unanswered = failed("broker_unanswered", &server, "it was not acknowledged in time");
+    assert_eq!(told(&report), (Outcome::Unknown, unanswered.as_str()));
+}
+
+#[tokio::test]
 async fn a_stream_that_refuses_is_quoted_and_takes_the_same_run_later() {
     let server = Server::start().await;
     server.stream("S", json!({ "subjects": ["a"], "max_msgs": 1, "discard": "new" })).await;
@@ -261,7 +294,7 @@ async fn a_server_that_is_silent_leaves_a_run_in_doubt_and_the_next_attempt_find
     server.stream("S", json!({ "subjects": ["a"] })).await;
     let targets = targets(&server.url(), "");
     assert_eq!(leave(&targets, "7-1", "a").await, Report::of(Outcome::Succeeded));
-    server.stop();
+    server.stop().await;
     let silent = leave(&targets, "7-2", "a").await;
     let unanswered = failed("broker_unanswered", &server, "it was not acknowledged in time");
     assert_eq!(told(&silent), (Outcome::Unknown, unanswered.as_str()));
