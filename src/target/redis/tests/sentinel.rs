@@ -213,6 +213,12 @@ async fn a_planned_failover_costs_no_more_than_what_was_on_its_way() {
     }
     let (url, more) = first.connection();
     let url = url.replace("/mymaster", &format!(",127.0.0.1:{}/mymaster", second.port));
+    let text = format!("[connections.main]\nurl = \"{url}\"\n{more}");
+    let connection = connections::read("test", &text).expect("connections").remove("main").expect("main");
+    // As what watches the tasks of Celery does.
+    let watching = Link::new(connection);
+    let mut events = watching.listen("heard.*").await.expect("it listens");
+    assert_eq!(watching.members("known").await.expect("an answer"), Vec::<String>::new());
     let targets = targets(&url, &more);
     let mut sending = tokio::task::JoinSet::new();
     let mut number = 0;
@@ -251,6 +257,13 @@ async fn a_planned_failover_costs_no_more_than_what_was_on_its_way() {
         assert!(begun.elapsed() < FAILS_OVER_WITHIN, "{all:?}");
     }
     let ended = sending.join_all().await;
+    new.ask::<u64>(&["SADD", "known", "here"]).await;
+    assert_eq!(watching.members("known").await.expect("an answer"), ["here"]);
+    let ended_with = tokio::time::timeout(STARTS_WITHIN, events.next()).await;
+    assert!(ended_with.expect("it is told that the master is another one").is_none());
+    let mut events = watching.listen("heard.*").await.expect("it listens there");
+    assert_eq!(new.ask::<u64>(&["PUBLISH", "heard.x", "y"]).await, 1);
+    assert!(events.next().await.is_some());
     let role: Vec<::redis::Value> = old.ask(&["ROLE"]).await;
     assert_eq!(role[0], ::redis::Value::BulkString(b"master".to_vec()), "it takes messages still");
     let there: std::collections::BTreeSet<String> =
