@@ -22,6 +22,20 @@ pub const CONNECTIONS_MAX: usize = 24;
 /// How long a broker is told to remember which run a message was of, unless the connection says otherwise.
 pub const REMEMBER_FOR: Duration = Duration::from_secs(24 * 3_600);
 
+/// What can be said of a connection.
+const KEYS: [&str; 8] = [
+    "url",
+    "password_file",
+    "password_env",
+    "sentinel_password_file",
+    "creds_file",
+    "tls_ca",
+    "remember_for",
+    "celery",
+];
+/// What the Celery app says of it.
+const CELERY_KEYS: [&str; 3] = ["global_keyprefix", "priority_steps", "sep"];
+
 /// A text that nobody is shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
@@ -129,6 +143,8 @@ pub struct Server {
 /// One connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
+    /// How jobs name it.
+    pub name: String,
     /// Where to; without its password, and with the first of its servers alone.
     pub url: Url,
     /// All servers that it names: several may be of a cluster of NATS, or the sentinels of Redis.
@@ -168,6 +184,36 @@ impl Connection {
         let number =
             if self.sentinel.is_some() { path.split_once('/').map_or("", |(_, rest)| rest) } else { path };
         number.parse().unwrap_or(0)
+    }
+
+    /// What it is called where something is said of it.
+    #[must_use]
+    pub fn label(&self) -> String {
+        format!("connection {} ({})", self.name, self.place())
+    }
+
+    /// The first of its servers, and how many there are more.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let Server { host, port } = &self.servers[0];
+        let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+        let more = match self.servers.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        format!("{host}:{}{more}", port.unwrap_or_else(|| self.usual_port()))
+    }
+
+    /// Where such servers listen, unless it is said.
+    #[must_use]
+    pub fn usual_port(&self) -> u16 {
+        match (self.broker(), self.is_tls()) {
+            (Broker::Redis, _) if self.sentinel.is_some() => 26379,
+            (Broker::Redis, _) => 6379,
+            (Broker::Amqp, false) => 5672,
+            (Broker::Amqp, true) => 5671,
+            (Broker::Nats, _) => 4222,
+        }
     }
 
     /// The host of the URL, without the brackets of an address.
@@ -260,14 +306,21 @@ impl Reader<'_> {
                 self.problem(at, &path, "a name has 1 to 128 characters out of a-z, 0-9, `.`, `_` and `-`");
             }
             let Some(mut one) = self.section(&mut section, &name) else { continue };
-            let connection = self.connection(&mut one, &path);
-            self.nothing_left(&one, &format!("{path}."));
+            let connection = self.connection(&mut one, &name);
+            if let Some(at) = self.place(&one, "password") {
+                let reason = "is not written here, where everybody reads it: name a file (password_file) or a variable \
+                              (password_env) that has it";
+                self.problem(Some(at), &format!("{path}.password"), reason);
+                self.take(&mut one, "password");
+            }
+            self.nothing_left_of(&KEYS, &one, &format!("{path}."));
             connections.extend(connection.map(|connection| (name, connection)));
         }
         connections
     }
 
-    fn connection(&mut self, table: &mut Table<'_>, path: &str) -> Option<Connection> {
+    fn connection(&mut self, table: &mut Table<'_>, name: &str) -> Option<Connection> {
+        let path = &format!("connections.{name}");
         let at = self.place(table, "url");
         let url = self.string(table, path, "url");
         let file = self.string(table, path, "password_file").map(PathBuf::from);
@@ -310,8 +363,9 @@ impl Reader<'_> {
             password: sentinel_file.map_or(Password::None, Password::File),
         });
         let password = given.password();
+        let name = name.to_owned();
         let connection =
-            Connection { url, servers, sentinel, password, creds_file, tls_ca, remember_for, celery };
+            Connection { name, url, servers, sentinel, password, creds_file, tls_ca, remember_for, celery };
         if connection.tls_ca.is_some() && !connection.is_tls() {
             let reason = format!("has no meaning without TLS: use {} URL", broker.with_tls());
             self.problem(None, &format!("{path}.tls_ca"), &reason);
@@ -347,7 +401,7 @@ impl Reader<'_> {
                 }
             }
         }
-        self.nothing_left(&section, &format!("{path}."));
+        self.nothing_left_of(&CELERY_KEYS, &section, &format!("{path}."));
         options
     }
 }

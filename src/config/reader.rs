@@ -183,6 +183,21 @@ impl Reader<'_> {
             self.problem(Some(value.span().start), &path, "unknown key");
         }
     }
+
+    /// The same, where it is told which keys there are.
+    pub(super) fn nothing_left_of(&mut self, known: &[&str], table: &Table<'_>, section: &str) {
+        for (key, value) in table {
+            let key = key.get_ref().as_ref();
+            let near = known.iter().map(|known| (strsim::damerau_levenshtein(key, known), known)).min();
+            let reason = match near {
+                Some((distance, near)) if distance <= key.chars().count().max(3) / 3 => {
+                    format!("unknown key; did you mean `{near}`?")
+                }
+                _ => format!("unknown key; there are {}", known.join(", ")),
+            };
+            self.problem(Some(value.span().start), &format!("{section}{key}"), &reason);
+        }
+    }
 }
 
 fn path(section: &str, key: &str) -> String {

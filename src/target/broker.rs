@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::time::Duration;
 
 use rustls::pki_types::CertificateDer;
@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::interrupt::{Interrupt, Limit};
 use super::{Order, Outcome, Report, amqp, nats, redis};
-use crate::config::connections::{Broker, Connections, Password};
+use crate::config::connections::{Broker, Connection, Connections, Password};
 
 /// Name resolution, connection, TLS and greeting of a broker together, at most.
 pub const BROKER_CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -50,6 +50,16 @@ impl Brokers {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Link)> {
         self.0.iter().map(|(name, link)| (name.as_str(), link))
+    }
+
+    /// What a connection is called where something is said of it.
+    pub(super) fn label(&self, name: &str) -> String {
+        match self.0.get(name) {
+            Some(Link::Redis(link)) => link.connection().label(),
+            Some(Link::Amqp(link)) => link.connection().label(),
+            Some(Link::Nats(link)) => link.connection().label(),
+            None => String::new(),
+        }
     }
 
     /// The connection of that name.
@@ -106,6 +116,18 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// The same, with the connection that it is of.
+    fn of(self, label: &str) -> Self {
+        let named = |why: String| format!("{label}: {why}");
+        match self {
+            Self::Unreachable(why) => Self::Unreachable(named(why)),
+            Self::Blocked(why) => Self::Blocked(named(why)),
+            Self::Unanswered(why) => Self::Unanswered(named(why)),
+            Self::Refused(why) => Self::Refused(named(why)),
+            Self::Unknown(_) | Self::Unroutable(_) | Self::Invalid(_) => self,
+        }
+    }
+
     pub(super) fn report(&self) -> Report {
         let outcome = match self {
             Self::Unknown(_) | Self::Invalid(_) => Outcome::Refused,
@@ -137,6 +159,35 @@ impl Left {
     }
 }
 
+/// Whether a connection works, of which the log tells when it changes.
+#[derive(Debug)]
+pub(super) struct Health {
+    connection: String,
+    at: String,
+    fails: AtomicBool,
+}
+
+impl Health {
+    pub(super) fn of(connection: &Connection) -> Self {
+        Self { connection: connection.name.clone(), at: connection.place(), fails: AtomicBool::new(false) }
+    }
+
+    /// It broke, or could not be opened.
+    pub(super) fn fails(&self, why: &Failure) {
+        if !self.fails.swap(true, Ordering::Relaxed) {
+            let (connection, at) = (&self.connection, &self.at);
+            tracing::warn!(connection, at, %why, "a connection to a broker does not work");
+        }
+    }
+
+    pub(super) fn works(&self) {
+        if self.fails.load(Ordering::Relaxed) && self.fails.swap(false, Ordering::Relaxed) {
+            let (connection, at) = (&self.connection, &self.at);
+            tracing::info!(connection, at, "a connection to a broker works again");
+        }
+    }
+}
+
 /// Whether a broker may have a message of which nothing is known yet, where it cannot be asked afterwards.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Sent(Arc<AtomicU8>);
@@ -164,23 +215,23 @@ impl Sent {
     }
 }
 
-/// The report of what a broker was asked for. An attempt that is stopped when the message is `sent` is one that was not
+/// The report of what the broker of the connection with that label was asked for. An attempt that is stopped when the message is `sent` is one that was not
 /// answered, whoever stopped it: it is not known to have failed. Each step of that has a bound of its own; the order's may be shorter.
 pub(super) async fn report(
     order: &Order,
     cancel: &CancellationToken,
-    sent: &Sent,
+    (label, sent): (&str, &Sent),
     left: impl Future<Output = Result<Left, Failure>>,
 ) -> Report {
     let limit = Limit::starting_now(order.timeout, cancel);
     tokio::select! {
         biased;
-        left = left => left.map_or_else(|failure| failure.report(), Left::report),
+        left = left => left.map_or_else(|failure| failure.of(label).report(), Left::report),
         interrupt = limit.reached() => {
             let report = interrupt.report(" while waiting for the broker");
             match (interrupt, sent.is_called_off()) {
                 (Interrupt::Timeout(_), false) => {
-                    Failure::Unanswered(report.error.unwrap_or_default()).report()
+                    Failure::Unanswered(report.error.unwrap_or_default()).of(label).report()
                 }
                 (Interrupt::Timeout(_), true) | (Interrupt::Cancel, _) => report,
             }
@@ -188,26 +239,30 @@ pub(super) async fn report(
     }
 }
 
-/// The password of a connection, read where it is when it is needed.
-pub(super) async fn password(password: &Password) -> Result<Option<String>, Failure> {
-    let unusable = |what: &str, why: &dyn fmt::Display| Failure::Unreachable(format!("{what}: {why}"));
+/// The password of a connection, read where it is when it is needed; `whose` begins the name of its key, where that is
+/// not the server's.
+pub(super) async fn password(whose: &str, password: &Password) -> Result<Option<String>, Failure> {
     Ok(match password {
         Password::None => None,
         Password::Known(secret) => Some(secret.reveal().to_owned()),
         Password::File(path) => {
-            let text =
-                tokio::fs::read_to_string(path).await.map_err(|why| unusable("password_file", &why))?;
+            let text = tokio::fs::read_to_string(path).await.map_err(|why| {
+                Failure::Unreachable(format!("{whose}password_file: {}: {why}", path.display()))
+            })?;
             Some(text.trim_end_matches(['\r', '\n']).to_owned())
         }
         Password::Env(variable) => {
-            Some(std::env::var(variable).map_err(|_| unusable("password_env", &"is not set"))?)
+            let unset =
+                |_| Failure::Unreachable(format!("{whose}password_env: the variable {variable} is not set"));
+            Some(std::env::var(variable).map_err(unset)?)
         }
     })
 }
 
 /// The authorities of a PEM file, read when a connection is opened.
 pub(super) async fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, Failure> {
-    let unusable = |why: &dyn fmt::Display| Failure::Unreachable(format!("tls_ca: {why}"));
+    let unusable =
+        |why: &dyn fmt::Display| Failure::Unreachable(format!("tls_ca: {}: {why}", path.display()));
     let text = tokio::fs::read(path).await.map_err(|why| unusable(&why))?;
     let roots: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
     let roots = roots.map_err(|why| unusable(&why))?;

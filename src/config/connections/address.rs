@@ -23,12 +23,15 @@ pub(super) struct Address {
 /// Reads the text; or why it cannot be used.
 pub(super) fn read(text: &str) -> Result<Address, String> {
     let (first, others) = apart(text);
-    let url = Url::parse(&first).map_err(|error| format!("is no URL: {error}"))?;
+    let url = Url::parse(&first).map_err(|error| format!("is no URL: {error}{}", cut_short(text)))?;
     let Some(broker) = Broker::of(url.scheme()) else {
-        return Err("expected a URL that begins with redis://, amqp:// or nats://, \
-                    or with TLS rediss://, amqps:// or tls://"
+        return Err("expected a URL that begins with redis://, redis-sentinel://, amqp:// or nats://, \
+                    or with TLS rediss://, rediss-sentinel://, amqps:// or tls://"
             .to_owned());
     };
+    if !cut_short(text).is_empty() {
+        return Err(format!("ends in the midst of its password{}", cut_short(text)));
+    }
     let with_sentinels = url.scheme().ends_with("-sentinel");
     check(&url, broker)?;
     let takes_several = broker == Broker::Nats || with_sentinels;
@@ -55,6 +58,17 @@ pub(super) fn read(text: &str) -> Result<Address, String> {
     let master = with_sentinels.then(|| master_of(&url));
     let (url, password) = without_password(url);
     Ok(Address { url, servers, password, broker, master })
+}
+
+/// A hint where a password has what ends the name of a host.
+fn cut_short(text: &str) -> &'static str {
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    // There is no @ behind the hosts.
+    match rest[end..].contains('@') {
+        true => "; in a password, / is written %2F, ? is %3F, # is %23, @ is %40 and % is %25",
+        false => "",
+    }
 }
 
 /// The URL with the first of its servers, and each other server as a URL of its own.
@@ -92,7 +106,10 @@ fn check(url: &Url, broker: Broker) -> Result<(), &'static str> {
     if url.scheme().ends_with("-sentinel") {
         let (name, number) = path.split_once('/').unwrap_or((path, "0"));
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
-        let is_right = !name.is_empty() && name.bytes().all(allowed) && number.parse::<u32>().is_ok();
+        // A number alone is that of a database, whose master was forgotten.
+        let is_forgotten = !path.contains('/') && name.bytes().all(|byte| byte.is_ascii_digit());
+        let is_right =
+            !name.is_empty() && !is_forgotten && name.bytes().all(allowed) && number.parse::<u32>().is_ok();
         return is_right.then_some(()).ok_or(
             "the name of the master is expected behind the sentinels, and the number of a database: \
              redis-sentinel://s1:26379,s2:26379/mymaster/0",

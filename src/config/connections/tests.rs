@@ -68,7 +68,8 @@ fn all_that_is_wrong_with_connections_is_told_with_its_line() {
         [
             "c.toml:1: connections.A: a name has 1 to 128 characters out of a-z, 0-9, `.`, `_` and `-`",
             "c.toml:6: connections.c: has more than one of a password in its url, password_file and password_env",
-            "c.toml:9: connections.c.speed: unknown key",
+            "c.toml:9: connections.c.speed: unknown key; there are url, password_file, password_env, \
+             sentinel_password_file, creds_file, tls_ca, remember_for, celery",
             "c.toml:12: connections.d.celery.priority_steps: expected numbers from 0 to 9, the first 0, each more than the last",
             "c.toml:13: more: unknown key",
             "c.toml: connections.b.url: is missing; expected a URL such as redis://host:6379/0",
@@ -157,6 +158,10 @@ fn sentinels_are_named_with_their_master_and_its_database() {
             "url = \"redis-sentinel://s1/m/x\"",
             "c.toml:2: connections.a.url: the name of the master is expected",
         ),
+        (
+            "url = \"redis-sentinel://s1,s2/0\"",
+            "c.toml:2: connections.a.url: the name of the master is expected behind the sentinels",
+        ),
         ("url = \"redis-sentinel://:p@s1,:p@s2/m\"", "c.toml:2: connections.a.url: has more than one @"),
         ("url = \"redis://s1,s2/0\"", "c.toml:2: connections.a.url: names several servers"),
         (
@@ -167,4 +172,50 @@ fn sentinels_are_named_with_their_master_and_its_database() {
         let found = problems(&format!("[connections.a]\n{text}\n")).join("\n");
         assert!(found.starts_with(problem), "{problem}: {found}");
     }
+}
+
+#[test]
+fn what_was_probably_meant_is_told() {
+    let found = |text: &str| problems(&format!("[connections.a]\n{text}\n")).join("\n");
+    for (text, problem) in [
+        (
+            "url = \"redis://h\"\npasword_file = \"f\"",
+            "c.toml:3: connections.a.pasword_file: unknown key; did you mean `password_file`?",
+        ),
+        (
+            "url = \"redis://h\"\ncelery = { keyprefix = \"f\" }",
+            "c.toml:3: connections.a.celery.keyprefix: unknown key; there are global_keyprefix, priority_steps, sep",
+        ),
+        (
+            "url = \"redis://h\"\npassword = \"s3cret\"",
+            "c.toml:3: connections.a.password: is not written here, where everybody reads it: name a file \
+             (password_file) or a variable (password_env) that has it",
+        ),
+        (
+            "url = \"redis://:s3/cret#pw@h:1/0\"",
+            "c.toml:2: connections.a.url: is no URL: empty host; in a password, / is written %2F, ? is %3F, # is %23",
+        ),
+        (
+            "url = \"redis://me:1/cret@h:1/0\"",
+            "c.toml:2: connections.a.url: ends in the midst of its password; in a password, / is written %2F",
+        ),
+        (
+            "url = \"kafka://h\"",
+            "c.toml:2: connections.a.url: expected a URL that begins with redis://, redis-sentinel://, amqp:// or",
+        ),
+    ] {
+        let found = found(text);
+        assert!(found.starts_with(problem) && !found.contains("cret\""), "{problem}: {found}");
+    }
+}
+
+#[test]
+fn a_connection_is_called_by_its_name_and_its_first_server() {
+    let label = |url: &str| {
+        read("c.toml", &format!("[connections.a]\nurl = \"{url}\"\n")).expect("right")["a"].label()
+    };
+    assert_eq!(label("redis://:s3cret@h/1"), "connection a (h:6379)");
+    assert_eq!(label("amqps://[::1]/x"), "connection a ([::1]:5671)");
+    assert_eq!(label("nats://me:s3cret@n1:4333,n2,n3"), "connection a (n1:4333 and 2 more)");
+    assert_eq!(label("redis-sentinel://s1,s2/m/0"), "connection a (s1:26379 and 1 more)");
 }

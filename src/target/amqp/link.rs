@@ -20,8 +20,8 @@ use tokio::sync::{Mutex, OnceCell, Semaphore};
 use tokio::time::{Instant, timeout};
 
 use super::super::broker::{
-    BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT, Failure, Left, Sent, authorities,
-    password,
+    BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT, Failure, Health, Left, Sent,
+    authorities, password,
 };
 use super::Message;
 use super::lanes::{self, Lanes, Way};
@@ -41,6 +41,7 @@ pub(in crate::target) struct Link {
     connection: connections::Connection,
     open: Mutex<Open>,
     room: Semaphore,
+    health: Health,
 }
 
 #[derive(Default)]
@@ -71,6 +72,11 @@ impl Dialed {
 
     fn is_greeted(&self) {
         self.set(Socket::Absent);
+    }
+
+    /// The other end has taken the connection.
+    fn is_there(&self) -> bool {
+        matches!(*self.0.lock().unwrap_or_else(PoisonError::into_inner), Socket::There(_))
     }
 }
 
@@ -117,7 +123,12 @@ impl std::fmt::Debug for Link {
 
 impl Link {
     pub(in crate::target) fn new(connection: connections::Connection) -> Self {
-        Self { connection, open: Mutex::default(), room: Semaphore::new(AMQP_CHANNELS_MAX.into()) }
+        let health = Health::of(&connection);
+        Self { connection, open: Mutex::default(), room: Semaphore::new(AMQP_CHANNELS_MAX.into()), health }
+    }
+
+    pub(in crate::target) fn connection(&self) -> &connections::Connection {
+        &self.connection
     }
 
     /// Leaves the message, and waits until the server has said what became of it. From when it may have it without our
@@ -154,8 +165,8 @@ impl Link {
     pub(super) async fn connected(&self) -> Result<Arc<Opened>, Failure> {
         let asked_at = Instant::now();
         let mut open = self.open.lock().await;
-        if let Some(current) = open.current.take_if(|current| !current.connection.status().connected()) {
-            drop(current);
+        if open.current.take_if(|current| !current.connection.status().connected()).is_some() {
+            self.health.fails(&Failure::Unreachable("the connection broke".to_owned()));
         }
         if let Some(current) = &open.current {
             return Ok(Arc::clone(current));
@@ -165,30 +176,43 @@ impl Link {
         {
             return Err(why.clone());
         }
-        match timeout(BROKER_CONNECT_TIMEOUT, self.connect()).await {
+        let dialed = Dialed::default();
+        match timeout(BROKER_CONNECT_TIMEOUT, self.connect(&dialed)).await {
             Ok(Ok(opened)) => {
+                self.health.works();
                 open.failed = None;
                 Ok(Arc::clone(open.current.insert(Arc::new(opened))))
             }
             failed => {
                 let why = match failed {
                     Ok(Err(why)) => why,
-                    Ok(Ok(_)) | Err(_) => Failure::Unreachable("it did not answer in time".to_owned()),
+                    Ok(Ok(_)) | Err(_) => Failure::Unreachable(self.silence(&dialed).to_owned()),
                 };
+                self.health.fails(&why);
                 open.failed = Some((Instant::now(), why.clone()));
                 Err(why)
             }
         }
     }
 
-    async fn connect(&self) -> Result<Opened, Failure> {
+    /// What is told of a server that did not greet in time.
+    fn silence(&self, dialed: &Dialed) -> &'static str {
+        match (dialed.is_there(), self.connection.is_tls()) {
+            (false, _) => "it did not answer in time",
+            (true, false) => {
+                "it took the connection and did not greet: is it RabbitMQ, at a port without TLS?"
+            }
+            (true, true) => "it took the connection and did not greet: is it RabbitMQ, at a port with TLS?",
+        }
+    }
+
+    async fn connect(&self, dialed: &Dialed) -> Result<Opened, Failure> {
         let uri = self.uri().await?;
         let tls = match self.connection.is_tls() {
             true => Some(self.tls().await?),
             false => None,
         };
         let runtime = lapin::runtime::default_runtime().map_err(|error| unreachable(&error))?;
-        let dialed = Dialed::default();
         let socket = Arc::clone(&dialed.0);
         let dial = async move |uri: AMQPUri, runtime: TokioRuntime| {
             // The greeting is as long as it is let; the dialing that it waits for ends here.
@@ -212,17 +236,20 @@ impl Link {
         let connection = Connection::connector(uri, runtime, dial, properties).await;
         let connection = connection.map_err(|error| unreachable(&error))?;
         dialed.is_greeted();
-        drop(dialed);
         let frame = usize::try_from(connection.configuration().frame_max()).unwrap_or(usize::MAX);
         let blocked = Arc::<StdMutex<String>>::default();
         let mut events = Box::pin(connection.events_listener());
-        let told = Arc::clone(&blocked);
+        let (told, name) = (Arc::clone(&blocked), self.connection.name.clone());
         // It ends with the connection, which is the only one to send.
         tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 match event {
                     Event::ConnectionBlocked(why) => {
-                        *told.lock().unwrap_or_else(PoisonError::into_inner) = why
+                        tracing::warn!(connection = name, why, "a broker has an alarm and takes no messages");
+                        *told.lock().unwrap_or_else(PoisonError::into_inner) = why;
+                    }
+                    Event::ConnectionUnblocked => {
+                        tracing::info!(connection = name, "a broker takes messages again");
                     }
                     Event::Error(error) => tracing::debug!(%error, "a broker's connection or channel failed"),
                     _ => {}
@@ -237,22 +264,19 @@ impl Link {
 
     async fn uri(&self) -> Result<AMQPUri, Failure> {
         let it = &self.connection;
-        let secret = password(&it.password).await?;
+        let secret = password("", &it.password).await?;
         // Whoever is named neither has the account that a RabbitMQ server comes with, as with every other client.
         let (username, secret) = match (it.username(), secret) {
             (None, None) => ("guest".to_owned(), "guest".to_owned()),
             (name, secret) => (name.unwrap_or_default(), secret.unwrap_or_default()),
         };
-        let (scheme, port) = match it.is_tls() {
-            true => (AMQPScheme::AMQPS, 5671),
-            false => (AMQPScheme::AMQP, 5672),
-        };
+        let scheme = if it.is_tls() { AMQPScheme::AMQPS } else { AMQPScheme::AMQP };
         Ok(AMQPUri {
             scheme,
             authority: AMQPAuthority {
                 userinfo: AMQPUserInfo { username, password: secret },
                 host: it.host().to_owned(),
-                port: it.url.port().unwrap_or(port),
+                port: it.url.port().unwrap_or_else(|| it.usual_port()),
             },
             vhost: it.virtual_host(),
             query: AMQPQueryString {

@@ -23,8 +23,8 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::super::broker::{
-    BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT, Failure, Left, Sent, authorities,
-    password,
+    BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT, Failure, Health, Left, Sent,
+    authorities, password,
 };
 use super::Message;
 use crate::config::connections::Connection;
@@ -36,11 +36,15 @@ const REFUSALS_MAX: usize = 64;
 /// Words of a server, at most.
 const WORDS_MAX: usize = 200;
 
+/// Where JetStream says which streams there are, also those of a subject.
+const STREAM_NAMES: &str = "$JS.API.STREAM.NAMES";
+
 /// A connection that may be open.
 pub(in crate::target) struct Link {
     connection: Connection,
     open: Mutex<Open>,
     room: Semaphore,
+    health: Health,
 }
 
 #[derive(Default)]
@@ -105,18 +109,32 @@ impl std::fmt::Debug for Link {
 
 impl Link {
     pub(in crate::target) fn new(connection: Connection) -> Self {
-        Self { connection, open: Mutex::default(), room: Semaphore::new(BROKER_IN_FLIGHT) }
+        let health = Health::of(&connection);
+        Self { connection, open: Mutex::default(), room: Semaphore::new(BROKER_IN_FLIGHT), health }
+    }
+
+    pub(in crate::target) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// Leaves the message, and waits until a stream has said what became of it. From when one may have it without our
     /// knowing, `sent` says so.
     ///
     /// Where nobody answered it asks once more, by a new connection: the id of the message makes that harmless, and tells.
+    /// Before that it asks whether there is a stream at all: whoever else listens to the subject gets the message with each
+    /// attempt, and never answers.
     pub(super) async fn leave(&self, message: &Message, sent: &Sent) -> Result<Left, Failure> {
         let unanswered = match self.leave_once(message, sent).await {
             Err(Failure::Unanswered(why)) => Failure::Unanswered(why),
             known => return known,
         };
+        if self.has_stream(&message.subject).await == Some(false) {
+            let subject = &message.subject;
+            let why = format!(
+                "no stream takes the subject {subject:?}, and who else listens to it does not answer"
+            );
+            return Err(Failure::Unroutable(why));
+        }
         self.leave_once(message, sent).await.map(|_| Left::Now).map_err(|_| unanswered)
     }
 
@@ -125,11 +143,23 @@ impl Link {
         self.connected().await?.leave(message, sent).await
     }
 
+    /// Whether a stream takes the subject; None: nobody says.
+    async fn has_stream(&self, subject: &str) -> Option<bool> {
+        let _room = self.room.acquire().await.expect("it is never closed");
+        self.connected().await.ok()?.has_stream(subject).await
+    }
+
     async fn connected(&self) -> Result<Arc<Opened>, Failure> {
         let asked_at = Instant::now();
         let mut open = self.open.lock().await;
-        open.current
-            .take_if(|current| current.gone.is_cancelled() || current.retired.load(Ordering::Relaxed));
+        let is_left = |current: &mut Arc<Opened>| {
+            current.gone.is_cancelled() || current.retired.load(Ordering::Relaxed)
+        };
+        if let Some(current) = open.current.take_if(is_left)
+            && current.gone.is_cancelled()
+        {
+            self.health.fails(&Failure::Unreachable("the connection broke".to_owned()));
+        }
         if let Some(current) = &open.current {
             return Ok(Arc::clone(current));
         }
@@ -141,14 +171,18 @@ impl Link {
         let servers = u32::try_from(self.connection.servers.len()).unwrap_or(u32::MAX);
         match timeout(BROKER_CONNECT_TIMEOUT * servers, self.connect()).await {
             Ok(Ok(opened)) => {
+                self.health.works();
                 open.failed = None;
                 Ok(Arc::clone(open.current.insert(Arc::new(opened))))
             }
             failed => {
                 let why = match failed {
                     Ok(Err(why)) => why,
-                    Ok(Ok(_)) | Err(_) => Failure::Unreachable("it did not answer in time".to_owned()),
+                    Ok(Ok(_)) | Err(_) => Failure::Unreachable(
+                        "it did not answer in time, or not as a NATS server does".to_owned(),
+                    ),
                 };
+                self.health.fails(&why);
                 open.failed = Some((Instant::now(), why.clone()));
                 Err(why)
             }
@@ -194,14 +228,15 @@ impl Link {
     async fn greeting(&self) -> Result<ConnectOptions, Failure> {
         let it = &self.connection;
         let mut options = ConnectOptions::new();
-        if let Some(secret) = password(&it.password).await? {
+        if let Some(secret) = password("", &it.password).await? {
             options = match it.username() {
                 Some(name) => options.user_and_password(name, secret),
                 None => options.token(secret),
             };
         }
         if let Some(path) = &it.creds_file {
-            let unusable = |why: &dyn Display| Failure::Unreachable(format!("creds_file: {why}"));
+            let unusable =
+                |why: &dyn Display| Failure::Unreachable(format!("creds_file: {}: {why}", path.display()));
             let text = tokio::fs::read_to_string(path).await.map_err(|why| unusable(&why))?;
             options = options
                 .credentials(&text)
@@ -221,7 +256,7 @@ impl Link {
                 true => format!("[{}]", server.host),
                 false => server.host.clone(),
             };
-            let port = server.port.unwrap_or(4222);
+            let port = server.port.unwrap_or_else(|| self.connection.usual_port());
             format!("{scheme}://{host}:{port}")
                 .parse()
                 .map_err(|why| Failure::Unreachable(format!("url: {why}")))
@@ -270,6 +305,34 @@ impl Opened {
                 RequestErrorKind::Other => Failure::Unanswered("the connection broke".to_owned()),
             }),
         }
+    }
+}
+
+/// How many streams there are. Where that was not to be had, there is an error beside a zero.
+#[derive(Deserialize)]
+struct Streams {
+    total: u64,
+    error: Option<Refusal>,
+}
+
+impl Opened {
+    /// Asks JetStream which streams take the subject; None: it does not say, or the account may not ask.
+    async fn has_stream(&self, subject: &str) -> Option<bool> {
+        let question = serde_json::json!({ "subject": subject }).to_string();
+        let request = Request::new().payload(question.into()).timeout(Some(BROKER_CONNECT_TIMEOUT));
+        let refusals = self.refusals.subscribe();
+        let asking = Asking(Some(&self.retired));
+        let answer = tokio::select! {
+            biased;
+            answer = self.client.send_request(STREAM_NAMES, request) => answer,
+            _ = refused(STREAM_NAMES, refusals) => return None,
+            () = self.gone.cancelled() => return None,
+        };
+        if !answer.as_ref().is_err_and(|error| error.kind() == RequestErrorKind::TimedOut) {
+            asking.answered();
+        }
+        let streams: Streams = serde_json::from_slice(&answer.ok()?.payload).ok()?;
+        streams.error.is_none().then_some(streams.total > 0)
     }
 }
 

@@ -68,6 +68,11 @@ fn told(report: &Report) -> (Outcome, &str) {
     (report.outcome, error(report))
 }
 
+/// What is told of a failure, with the connection that it is of.
+fn failed(reason: &str, server: &Server, words: &str) -> String {
+    format!("{reason}: connection main (127.0.0.1:{}): {words}", server.port())
+}
+
 #[tokio::test]
 async fn a_message_says_its_payload_and_of_which_run_it_is() {
     let server = Server::start().await;
@@ -132,6 +137,39 @@ async fn a_subject_that_no_stream_takes_is_unroutable_and_nothing_is_left() {
 }
 
 #[tokio::test]
+async fn a_subject_without_a_stream_is_unroutable_also_where_somebody_listens_who_gets_it_once() {
+    let server = Server::start().await;
+    // Of another subject, and of one that is not this one.
+    server.stream("S", json!({ "subjects": ["b", "a.*.c"] })).await;
+    let (_client, mut subscriber) = server.silent("a.b").await;
+    let targets = targets(&server.url(), "");
+    let report = leave(&targets, "7-1", "a.b").await;
+    let expected =
+        "broker_unroutable: no stream takes the subject \"a.b\", and who else listens to it does not answer";
+    assert_eq!(told(&report), (Outcome::Failed, expected));
+    let got = futures::StreamExt::next(&mut subscriber).await.expect("a message");
+    assert_eq!(got.subject.as_str(), "a.b");
+    let more = tokio::time::timeout(Duration::from_millis(200), futures::StreamExt::next(&mut subscriber));
+    assert!(more.await.is_err(), "it got the message again");
+}
+
+#[tokio::test]
+async fn a_subject_of_which_nobody_says_whether_a_stream_takes_it_stays_in_doubt() {
+    let server = Server::start_with(
+        "authorization { users = [\n\
+         { user: admin, password: a },\n\
+         { user: me, password: b, permissions: { publish: [\"a\"], subscribe: [\"_INBOX.>\"] } }\n] }",
+        "admin:a",
+    )
+    .await;
+    let _subscriber = server.silent("a").await;
+    let targets = targets(&format!("nats://me:b@127.0.0.1:{}", server.port()), "");
+    let report = leave(&targets, "7-1", "a").await;
+    let unanswered = failed("broker_unanswered", &server, "it was not acknowledged in time");
+    assert_eq!(told(&report), (Outcome::Unknown, unanswered.as_str()));
+}
+
+#[tokio::test]
 async fn a_stream_that_refuses_is_quoted_and_takes_the_same_run_later() {
     let server = Server::start().await;
     server.stream("S", json!({ "subjects": ["a"], "max_msgs": 1, "discard": "new" })).await;
@@ -139,15 +177,19 @@ async fn a_stream_that_refuses_is_quoted_and_takes_the_same_run_later() {
     let targets = targets(&server.url(), "");
     assert_eq!(leave(&targets, "7-1", "a").await, Report::of(Outcome::Succeeded));
     let full = leave(&targets, "7-2", "a").await;
-    assert_eq!(told(&full), (Outcome::Failed, "broker_refused: maximum messages exceeded (10077)"));
+    let refused = |words| failed("broker_refused", &server, words);
+    assert_eq!(told(&full), (Outcome::Failed, refused("maximum messages exceeded (10077)").as_str()));
     let large = leave(&targets, "7-3", "t").await;
     assert_eq!(
         told(&large),
-        (Outcome::Failed, "broker_refused: message size exceeds maximum allowed (10054)")
+        (Outcome::Failed, refused("message size exceeds maximum allowed (10054)").as_str())
     );
     let elsewhere = NatsTarget { stream: Some("T".to_owned()), ..target("a") };
     let elsewhere = carry_out(&targets, &order("7-4", elsewhere)).await;
-    assert_eq!(told(&elsewhere), (Outcome::Failed, "broker_refused: expected stream does not match (10060)"));
+    assert_eq!(
+        told(&elsewhere),
+        (Outcome::Failed, refused("expected stream does not match (10060)").as_str())
+    );
     server.request("$JS.API.STREAM.PURGE.S", json!({})).await;
     let here = NatsTarget { stream: Some("S".to_owned()), ..target("a") };
     assert_eq!(carry_out(&targets, &order("7-2", here)).await, Report::of(Outcome::Succeeded));
@@ -176,10 +218,11 @@ async fn a_subject_that_the_account_may_not_use_is_refused_at_once_and_no_other_
         let subject = if run % 2 == 0 { "a" } else { "b" };
         all.spawn(async move { (subject, leave(&targets, &format!("7-{run}"), subject).await) });
     }
+    let refused = failed("broker_refused", &server, "Permissions Violation for Publish to \"b\"");
     for (subject, report) in all.join_all().await {
         let (outcome, begins) = match subject {
             "a" => (Outcome::Succeeded, ""),
-            _ => (Outcome::Failed, "broker_refused: Permissions Violation for Publish to \"b\""),
+            _ => (Outcome::Failed, refused.as_str()),
         };
         assert!(report.outcome == outcome && error(&report).starts_with(begins), "{subject}: {report:?}");
     }
@@ -251,9 +294,10 @@ async fn a_server_that_is_silent_leaves_a_run_in_doubt_and_the_next_attempt_find
     server.stream("S", json!({ "subjects": ["a"] })).await;
     let targets = targets(&server.url(), "");
     assert_eq!(leave(&targets, "7-1", "a").await, Report::of(Outcome::Succeeded));
-    server.stop();
+    server.stop().await;
     let silent = leave(&targets, "7-2", "a").await;
-    assert_eq!(told(&silent), (Outcome::Unknown, "broker_unanswered: it was not acknowledged in time"));
+    let unanswered = failed("broker_unanswered", &server, "it was not acknowledged in time");
+    assert_eq!(told(&silent), (Outcome::Unknown, unanswered.as_str()));
     server.go_on();
     let begun = Instant::now();
     while server.messages("S").await < 2 {
@@ -290,8 +334,9 @@ async fn a_wrong_password_token_or_file_is_told_and_not_shown() {
     let at = format!("127.0.0.1:{}", server.port());
     let wrong = targets(&format!("nats://:wrong-one@{at}"), "");
     let report = leave(&wrong, "7-1", "a").await;
-    let expected = "broker_unreachable: it does not take the password, token or credentials";
-    assert_eq!(told(&report), (Outcome::Failed, expected));
+    let expected =
+        failed("broker_unreachable", &server, "it does not take the password, token or credentials");
+    assert_eq!(told(&report), (Outcome::Failed, expected.as_str()));
     assert!(!format!("{wrong:?}").contains("wrong-one"));
     let right = targets(&format!("nats://:right-one@{at}"), "");
     assert_eq!(leave(&right, "7-1", "a").await, Report::of(Outcome::Succeeded));
@@ -300,11 +345,12 @@ async fn a_wrong_password_token_or_file_is_told_and_not_shown() {
     let file = folder.path().join("creds");
     let more = format!("creds_file = \"{}\"", file.display());
     let report = leave(&targets(&format!("nats://{at}"), &more), "7-2", "a").await;
-    assert!(error(&report).starts_with("broker_unreachable: creds_file: "), "{}", error(&report));
+    let expected = failed("broker_unreachable", &server, &format!("creds_file: {}: ", file.display()));
+    assert!(error(&report).starts_with(&expected), "{}", error(&report));
     std::fs::write(&file, "s3cret").expect("written");
     let report = leave(&targets(&format!("nats://{at}"), &more), "7-2", "a").await;
-    let expected = "broker_unreachable: creds_file: holds no user's JWT and seed, as `nsc` writes them";
-    assert_eq!(told(&report), (Outcome::Failed, expected));
+    let expected = format!("{expected}holds no user's JWT and seed, as `nsc` writes them");
+    assert_eq!(told(&report), (Outcome::Failed, expected.as_str()));
 }
 
 #[tokio::test]
@@ -314,9 +360,10 @@ async fn a_user_with_a_jwt_and_an_nkey_is_let_in_and_another_ones_is_not() {
     let with = |file: String| targets(&server.url(), &format!("creds_file = \"{file}\""));
     let right = with(server.credentials());
     assert_eq!(leave(&right, "7-1", "a").await, Report::of(Outcome::Succeeded));
-    let expected = "broker_unreachable: it does not take the password, token or credentials";
+    let expected =
+        failed("broker_unreachable", &server, "it does not take the password, token or credentials");
     let report = leave(&with(other.credentials()), "7-2", "a").await;
-    assert_eq!(told(&report), (Outcome::Failed, expected));
+    assert_eq!(told(&report), (Outcome::Failed, expected.as_str()));
     assert_eq!(server.messages("S").await, 1);
 }
 

@@ -10,11 +10,13 @@
 //! reported does not.
 
 mod dial;
+mod greeting;
 mod link;
+mod moves;
 
 use serde_json::{Map, Value};
 
-pub(super) use self::link::{How, Leave, Link};
+pub(super) use self::link::{How, Leave, Link, Listening};
 use super::Order;
 use super::broker::{Failure, Left, Mark};
 use super::told::{is_reserved_header, told};

@@ -129,6 +129,11 @@ fn error(report: &Report) -> &str {
     report.error.as_deref().unwrap_or_default()
 }
 
+/// What is told of a failure, with the connection that it is of.
+fn failed(reason: &str, server: &Server, words: &str) -> String {
+    format!("{reason}: connection main (127.0.0.1:{}): {words}", server.port)
+}
+
 #[tokio::test]
 async fn a_message_of_a_list_says_its_payload_and_of_which_run_it_is() {
     let server = Server::start().await;
@@ -206,7 +211,8 @@ async fn a_message_that_is_refused_leaves_no_note_that_it_was_sent() {
     server.ask::<String>(&["SET", "work", "no list"]).await;
     let report = carry_out(&targets, &order("7-1", list())).await;
     assert_eq!(report.outcome, Outcome::Failed);
-    assert!(error(&report).starts_with("broker_refused: WRONGTYPE"), "{}", error(&report));
+    let says = failed("broker_refused", &server, "WRONGTYPE ");
+    assert!(error(&report).starts_with(&says), "{}", error(&report));
     server.ask::<u64>(&["DEL", "work"]).await;
     assert_eq!(carry_out(&targets, &order("7-1", list())).await, Report::of(Outcome::Succeeded));
     assert_eq!(server.ask::<u64>(&["LLEN", "work"]).await, 1);
@@ -224,7 +230,8 @@ async fn a_server_that_is_down_is_named_and_one_that_comes_back_is_found() {
     assert!(matches!(report.outcome, Outcome::Unknown | Outcome::Failed), "{report:?}");
     let report = carry_out(&targets, &order("7-2", list())).await;
     assert_eq!(report.outcome, Outcome::Failed);
-    assert!(error(&report).starts_with("broker_unreachable: "), "{}", error(&report));
+    let says = failed("broker_unreachable", &server, "Connection refused (os error 111)");
+    assert_eq!(error(&report), says);
     let back = Server::start_at(server.port, &[]).await;
     assert_eq!(carry_out(&targets, &order("7-2", list())).await, Report::of(Outcome::Succeeded));
     assert_eq!(back.ask::<u64>(&["LLEN", "work"]).await, 1);
@@ -246,7 +253,8 @@ async fn a_wrong_password_is_told_and_not_shown() {
     let wrong = targets(&format!("redis://:wrong-one@127.0.0.1:{}", server.port), "");
     let report = carry_out(&wrong, &order("7-1", list())).await;
     assert_eq!(report.outcome, Outcome::Failed);
-    assert!(error(&report).starts_with("broker_unreachable: "), "{}", error(&report));
+    let says = failed("broker_unreachable", &server, "it does not take the password, or the name with it");
+    assert_eq!(error(&report), says);
     assert!(!error(&report).contains("wrong-one") && !format!("{wrong:?}").contains("wrong-one"));
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("password");
@@ -254,6 +262,89 @@ async fn a_wrong_password_is_told_and_not_shown() {
     let more = format!("password_file = \"{}\"", file.display());
     let right = targets(&format!("redis://127.0.0.1:{}", server.port), &more);
     assert_eq!(carry_out(&right, &order("7-1", list())).await, Report::of(Outcome::Succeeded));
+}
+
+#[tokio::test]
+async fn why_a_server_does_not_greet_is_told_by_its_code_and_its_cause() {
+    let server = Server::start_at(free_port(), &["--requirepass", "right-one"]).await;
+    let at = format!("127.0.0.1:{}", server.port);
+    let ask = async |words: &[&str]| {
+        let client = ::redis::Client::open(format!("redis://:right-one@{at}")).expect("a URL");
+        let mut connection = client.get_multiplexed_async_connection().await.expect("it answers");
+        let mut command = ::redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(*word);
+        }
+        command.query_async::<String>(&mut connection).await.expect("it does");
+    };
+    ask(&["ACL", "SETUSER", "half", "on", ">p", "~*", "&*", "+@all", "-script|load"]).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let missing = folder.path().join("missing");
+    let missing_file = format!("password_file = \"{}\"", missing.display());
+    for (url, more, says) in [
+        (
+            format!("redis://{at}/0"),
+            "",
+            "NOAUTH: it wants a password, and the connection has none".to_owned(),
+        ),
+        (format!("redis://:right-one@{at}/99"), "", "ERR: it has no database 99".to_owned()),
+        (format!("redis://half:p@{at}/0"), "", "NOPERM: the account may not use SCRIPT LOAD".to_owned()),
+        (
+            format!("redis://{at}/0"),
+            "password_env = \"CHRONARCH_NOT_SET\"",
+            "password_env: the variable CHRONARCH_NOT_SET is not set".to_owned(),
+        ),
+        (
+            format!("redis://{at}/0"),
+            &missing_file,
+            format!("password_file: {}: No such file or directory (os error 2)", missing.display()),
+        ),
+    ] {
+        let report = carry_out(&targets(&url, more), &order("7-1", list())).await;
+        assert_eq!(report.outcome, Outcome::Failed);
+        assert_eq!(error(&report), failed("broker_unreachable", &server, &says));
+    }
+    let open = Server::start().await;
+    let url = format!("redis-sentinel://127.0.0.1:{}/mymaster/0", open.port);
+    let report = carry_out(&targets(&url, ""), &order("7-1", list())).await;
+    assert!(error(&report).contains("ERR: it is no sentinel; "), "{}", error(&report));
+}
+
+#[tokio::test]
+async fn a_connection_that_fails_is_told_once_and_once_that_it_works_again() {
+    #[derive(Clone, Default)]
+    struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+    impl std::io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().expect("nobody panics with it").write(bytes)
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    let _heard = tracing::subscriber::set_default(subscriber);
+    let mut server = Server::start().await;
+    let targets = server.targets();
+    assert_eq!(carry_out(&targets, &order("7-1", list())).await.outcome, Outcome::Succeeded);
+    server.child.kill().expect("killed");
+    server.child.wait().expect("dead");
+    for run in 2..6 {
+        let report = carry_out(&targets, &order(&format!("7-{run}"), list())).await;
+        assert_ne!(report.outcome, Outcome::Succeeded);
+    }
+    let _back = Server::start_at(server.port, &[]).await;
+    for run in 6..9 {
+        let report = carry_out(&targets, &order(&format!("7-{run}"), list())).await;
+        assert_eq!(report.outcome, Outcome::Succeeded);
+    }
+    let log = String::from_utf8(log.0.lock().expect("nobody panics with it").clone()).expect("text");
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("a connection to a broker")).collect();
+    assert_eq!(lines.len(), 2, "{log}");
+    assert!(lines[0].contains(" WARN ") && lines[0].contains("connection=\"main\""), "{log}");
+    assert!(lines[1].contains(" INFO ") && lines[1].contains("works again"), "{log}");
 }
 
 #[tokio::test]

@@ -7,11 +7,10 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures::{FutureExt, StreamExt};
-use redis::aio::PubSubStream;
 use serde_json::{Value, json};
 
 use super::super::super::broker::Failure;
-use super::super::super::redis::Link;
+use super::super::super::redis::{Link, Listening};
 use super::super::completion;
 use super::Place;
 use super::told::Control;
@@ -23,7 +22,7 @@ const ANSWERS_LAST: Duration = Duration::from_secs(120);
 
 pub(super) struct Redis {
     link: Arc<Link>,
-    listening: Option<PubSubStream>,
+    listening: Option<Listening>,
     /// Where workers answer, once they are asked.
     answers: Option<String>,
     /// What they answered.

@@ -159,8 +159,20 @@ impl Server {
         self.answers().await;
     }
 
-    pub(super) fn stop(&self) {
+    /// It stands still, all of it: a thread may go on for a moment after the signal was sent.
+    pub(super) async fn stop(&self) {
         self.signal(Signal::STOP);
+        let begun = Instant::now();
+        let threads = format!("/proc/{}/task", self.child.id());
+        let is_stopped = |thread: std::io::Result<std::fs::DirEntry>| {
+            let stat = std::fs::read_to_string(thread.expect("a thread").path().join("stat"));
+            // One that has ended is not there.
+            stat.map_or(true, |stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+        };
+        while !std::fs::read_dir(&threads).expect("a process").all(is_stopped) {
+            assert!(begun.elapsed() < STARTS_WITHIN, "nats-server does not stop");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     pub(super) fn go_on(&self) {
