@@ -251,7 +251,7 @@ impl Explaining<'_> {
         }
         if run.reason == Some(Reason::Lost) && last.is_some_and(|last| last.outcome == AttemptOutcome::Failed)
         {
-            facts.add("an attempt before the last one may have had its effect: nobody knows".to_owned());
+            facts.add("an attempt before the last one may have had its effect: nobody knows");
         }
         for attempt in run.attempts.iter().rev().skip(1).take(3) {
             facts.add(attempt_end(attempt));
