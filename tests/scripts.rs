@@ -347,7 +347,9 @@ impl Script {
     fn raw(&self, args: &Args) -> Result<Command, Box<dyn Error>> {
         let word = args.word(1)?;
         let run = || -> Result<RunId, String> { self.lab.names.run(word) };
+        let version_of = |job| self.lab.state.job(job).map_or(1, |job| job.version);
         Ok(match args.word(0)? {
+            "level" => Command::RaiseLevel { from: self.lab.state.level(), to: word.parse()? },
             "retry" => Command::Retry { run: run()? },
             "expire" => Command::Expire { run: run()? },
             "start" => Command::Start {
@@ -367,21 +369,18 @@ impl Script {
             }
             "arm" => {
                 let job = self.lab.names.job(word)?;
-                let version = self.lab.state.job(job).map_or(1, |job| job.version);
                 let since = instant(args.get("since").ok_or("since=INSTANT")?)?;
                 let next = due(args.get("next").ok_or("next=INSTANT")?)?;
-                Command::Arm { job, version, since, next }
+                Command::Arm { job, version: version_of(job), since, next }
             }
             "disarm" => {
                 let job = self.lab.names.job(word)?;
-                let version = self.lab.state.job(job).map_or(1, |job| job.version);
                 let expect = instant(args.get("expect").ok_or("expect=INSTANT")?)?;
-                Command::Disarm { job, version, expect, why: "by hand".into() }
+                Command::Disarm { job, version: version_of(job), expect, why: "by hand".into() }
             }
             "fire" => {
                 let job = self.lab.names.job(word)?;
-                let version = self.lab.state.job(job).map_or(1, |job| job.version);
-                let version = args.get("version").map(str::parse).transpose()?.unwrap_or(version);
+                let version = args.get("version").map(str::parse).transpose()?.unwrap_or(version_of(job));
                 let expect = instant(args.get("expect").ok_or("expect=INSTANT")?)?;
                 let at = args.get("run").map(instant).transpose()?.unwrap_or(expect);
                 let verdicts = vec![Verdict::Run {

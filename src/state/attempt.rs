@@ -15,6 +15,9 @@ use super::spec::{OnLost, Retry, RetryOn, Target};
 use super::spread::place_of;
 use super::time::Timestamp;
 
+/// The feature level from which the end of a run minds attempts in doubt: nodes that do not would decide otherwise.
+const KEEPS_DOUBT: u32 = 1;
+
 impl Applying<'_> {
     /// Starts an attempt, if the run waits for one and its breaker lets it through.
     pub(super) fn start(
@@ -310,8 +313,9 @@ impl Applying<'_> {
         let Some(spec) = self.state.jobs.get(&run.id.job).map(|job| job.spec.clone()) else { return };
         let vanished = matches!(outcome, AttemptOutcome::Lost | AttemptOutcome::Cancelled);
         // Its worker lives, and nobody knows what the target made of it.
-        let is_doubtful =
-            outcome == AttemptOutcome::Lost && run.attempts.last().is_some_and(Attempt::is_told);
+        let is_doubtful = self.state.level() >= KEEPS_DOUBT
+            && outcome == AttemptOutcome::Lost
+            && run.attempts.last().is_some_and(Attempt::is_told);
         if vanished && spec.on_lost == OnLost::Fail {
             let what = match is_doubtful {
                 true => "nobody knows whether the attempt had its effect",
@@ -341,7 +345,11 @@ impl Applying<'_> {
             run.phase = Phase::Backoff { retry_at: self.moment.at.plus(retry_after) };
             return self.state.put_run(run);
         }
-        let reason = failure_reason(&run, outcome);
+        let reason = match failure_reason(&run, outcome) {
+            // It did not come as far as its target, so what an earlier one did is as doubtful as it was.
+            Reason::Error if self.state.level() >= KEEPS_DOUBT && was_in_doubt(&run) => Reason::Lost,
+            reason => reason,
+        };
         self.end(run, RunState::Failed, Some(reason), String::new());
     }
 }
@@ -385,8 +393,6 @@ fn failure_reason(run: &Run, outcome: AttemptOutcome) -> Reason {
         {
             Reason::GrpcStatus
         }
-        // It did not come as far as its target, so what an earlier one did is as doubtful as it was.
-        AttemptOutcome::Failed if was_in_doubt(run) => Reason::Lost,
         AttemptOutcome::Failed | AttemptOutcome::Succeeded | AttemptOutcome::Running => Reason::Error,
     }
 }

@@ -18,7 +18,7 @@
 //! | level | since | brings in |
 //! |---|---|---|
 //! | 0 | | what a cluster begins with; builds that say nothing of levels speak this one alone |
-//! | 1 | 0.1 | the data of the time zones, pinned; calendars; `grpc`, `redis`, `amqp`, `nats` and `celery` targets; `every_node`; params in texts of targets; limits of namespaces; all schedules but `cron` of the unix dialect, `every` and `at`, and of that dialect `H`, `~` and years |
+//! | 1 | 0.1 | the data of the time zones, pinned; calendars; `grpc`, `redis`, `amqp`, `nats` and `celery` targets; `every_node`; params in texts of targets; limits of namespaces; all schedules but `cron` of the unix dialect, `every` and `at`, and of that dialect `H`, `~` and years; doubts about an attempt outlast it |
 
 use std::fmt;
 use std::sync::Arc;

@@ -33,8 +33,6 @@ pub(crate) struct Live {
     /// Attempts that were started.
     pub(crate) attempts: u32,
     pub(super) reruns: u32,
-    /// An attempt was lost: what it did nobody knows.
-    pub(super) is_lost: bool,
     pub(super) start_by: Option<i64>,
     pub(super) cancel: Option<Reason>,
     /// As a probe of which half-open time.
@@ -280,7 +278,6 @@ impl Job {
             stage: Stage::Queued,
             attempts: 0,
             reruns: 0,
-            is_lost: false,
             start_by,
             cancel: None,
             probe: None,

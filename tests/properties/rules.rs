@@ -229,9 +229,6 @@ impl Job {
         run.stage = Stage::Backoff(self.now);
         self.put(run.clone());
         self.count(outcome, probe);
-        let (was_lost, is_lost) = (run.is_lost, outcome == AttemptOutcome::Lost);
-        run.is_lost |= is_lost;
-        self.put(run.clone());
         let has_vanished = matches!(outcome, AttemptOutcome::Lost | AttemptOutcome::Cancelled);
         if outcome == AttemptOutcome::Succeeded {
             self.end(&run, RunState::Succeeded, None);
@@ -249,7 +246,6 @@ impl Job {
             let reason = match outcome {
                 AttemptOutcome::TimedOut => Reason::Timeout,
                 AttemptOutcome::Lost | AttemptOutcome::Cancelled => Reason::Lost,
-                AttemptOutcome::Failed if was_lost => Reason::Lost,
                 AttemptOutcome::Failed | AttemptOutcome::Succeeded | AttemptOutcome::Running => Reason::Error,
             };
             self.end(&run, RunState::Failed, Some(reason));
