@@ -118,8 +118,9 @@ impl Standing {
         self.holders.clone_from(&answer.holders);
         let done = |place: usize| answer.taken.get(place) == Some(&pb::TaskTaken::Done.into());
         // What was stopped and is not known yet is among what is to be ended again.
+        let is_over = |(place, end): &(usize, &TaskEnd)| done(*place) || end.is_told_once();
         let settled: Vec<TaskEnd> =
-            found.iter().enumerate().filter(|(place, _)| done(*place)).map(|(_, end)| end.clone()).collect();
+            found.iter().enumerate().filter(is_over).map(|(_, end)| end.clone()).collect();
         self.later = match settled.is_empty() && found.len() >= TASKS_MAX {
             true => self.later + found.len(),
             false => 0,

@@ -201,6 +201,9 @@ impl TaskWatch {
                 ended.push(self.end(done, place));
             }
         }
+        // Behind all others: most of them are of runs that wait for nothing, which cannot be told by an event.
+        let room = TASKS_MAX.saturating_sub(ended.len());
+        ended.extend(self.unqueued(room));
         if !strange.is_empty() {
             tracing::warn!(
                 connection = self.connection,
@@ -342,8 +345,6 @@ impl TaskWatch {
         let again = self.untold().into_iter().filter(|end| !known.contains(&end.task_id));
         let missing: Vec<TaskEnd> = again.take(TASKS_MAX.saturating_sub(ended.len())).collect();
         ended.extend(missing);
-        let room = TASKS_MAX.saturating_sub(ended.len());
-        ended.extend(self.unqueued().into_iter().take(room));
         ended
     }
 
@@ -359,14 +360,14 @@ impl TaskWatch {
         self.untold.iter().filter_map(lasts).collect()
     }
 
-    /// Ends of tasks that were heard to have succeeded, and of which the queue has not told in time.
-    fn unqueued(&mut self) -> Vec<TaskEnd> {
+    /// Ends of tasks that were heard to have succeeded, and of which the queue has not told in time; at most `room`.
+    fn unqueued(&mut self, room: usize) -> Vec<TaskEnd> {
         let heard = &self.heard;
         let is_open = |id: &String| heard.get(id).is_some_and(|it| it.succeeded.is_some() && !it.told);
         let lasts = |at: &Instant| at.elapsed() < QUEUE_TELLS_WITHIN + UNKNOWN_FOR;
         while self.succeeded.pop_front_if(|(at, id)| !lasts(at) || !is_open(id)).is_some() {}
         let late = self.succeeded.iter().take_while(|(at, _)| at.elapsed() >= QUEUE_TELLS_WITHIN);
-        let late = late.filter(|(_, id)| is_open(id)).take(TASKS_MAX);
+        let late = late.filter(|(_, id)| is_open(id)).take(room);
         late.map(|(_, id)| succeeded(id, &heard[id].by)).collect()
     }
 

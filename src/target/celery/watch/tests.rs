@@ -157,6 +157,7 @@ async fn an_end_that_the_cluster_does_not_know_is_told_again_for_a_while() {
     }
     let end = watch.untold().remove(0);
     watch.heard.get_mut(ONE).expect("heard").told = true;
+    assert!(!end.is_told_once(), "the word of who had left it may be on its way");
     assert_eq!((end.error.as_str(), watch.untold().len()), ("E()", 0));
     watch.hear(&event("task-failed", OTHER, &json!({ "exception": "E()" })));
     tokio::time::advance(UNKNOWN_FOR).await;
@@ -170,7 +171,7 @@ async fn a_task_that_was_heard_to_succeed_and_that_the_queue_does_not_tell_of_is
     watch.hear(&event("task-started", ONE, &json!({})));
     watch.hear(&event("task-succeeded", ONE, &json!({ "result": "3" })));
     watch.hear(&event("task-succeeded", OTHER, &json!({})));
-    assert!(watch.unqueued().is_empty(), "the queue comes first");
+    assert!(watch.unqueued(TASKS_MAX).is_empty(), "the queue comes first");
     let done = Done {
         run_id: "1-1".to_owned(),
         delivery: 0,
@@ -182,16 +183,17 @@ async fn a_task_that_was_heard_to_succeed_and_that_the_queue_does_not_tell_of_is
     watch.heard.remove(&end.task_id);
     tokio::time::advance(QUEUE_TELLS_WITHIN).await;
     for _ in 0..2 {
-        let ends = watch.unqueued();
+        let ends = watch.unqueued(TASKS_MAX);
         assert_eq!(ends.len(), 1, "the other one was in the queue");
         assert_eq!((ends[0].task_id.as_str(), ends[0].by.as_str()), (ONE, "w1@lab"));
         assert!(ends[0].succeeded && ends[0].error.is_empty());
+        assert!(ends[0].is_told_once(), "of one whose run waits for nothing it would be told over and over");
     }
     watch.heard.get_mut(ONE).expect("heard").told = true;
-    assert!(watch.unqueued().is_empty());
+    assert!(watch.unqueued(TASKS_MAX).is_empty());
     watch.hear(&event("task-succeeded", OTHER, &json!({})));
     tokio::time::advance(QUEUE_TELLS_WITHIN + UNKNOWN_FOR).await;
-    assert!(watch.unqueued().is_empty() && watch.succeeded.is_empty(), "nobody knows it");
+    assert!(watch.unqueued(TASKS_MAX).is_empty() && watch.succeeded.is_empty(), "nobody knows it");
 }
 
 #[test]

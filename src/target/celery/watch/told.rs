@@ -32,6 +32,15 @@ pub struct TaskEnd {
     pub(super) place: Option<Place>,
 }
 
+impl TaskEnd {
+    /// Whether it need not be told again, whatever the cluster says: it was heard so long ago that a run which waits for it
+    /// would be known.
+    #[must_use]
+    pub const fn is_told_once(&self) -> bool {
+        self.succeeded && self.place.is_none()
+    }
+}
+
 /// What was heard of a task that goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskWord {
