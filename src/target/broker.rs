@@ -215,23 +215,24 @@ impl Sent {
     }
 }
 
-/// The report of what the broker of the connection with that label was asked for. An attempt that is stopped when the message is `sent` is one that was not
-/// answered, whoever stopped it: it is not known to have failed. Each step of that has a bound of its own; the order's may be shorter.
+/// The report of what the broker of the connection with that label was asked for. An attempt that is stopped when the
+/// message is `sent` is one that was not answered, whoever stopped it: it is not known to have failed. Each step of that
+/// has a bound of its own; the order's may be shorter.
 pub(super) async fn report(
     order: &Order,
     cancel: &CancellationToken,
-    (label, sent): (&str, &Sent),
+    (label, sent): (impl Fn() -> String, &Sent),
     left: impl Future<Output = Result<Left, Failure>>,
 ) -> Report {
     let limit = Limit::starting_now(order.timeout, cancel);
     tokio::select! {
         biased;
-        left = left => left.map_or_else(|failure| failure.of(label).report(), Left::report),
+        left = left => left.map_or_else(|failure| failure.of(&label()).report(), Left::report),
         interrupt = limit.reached() => {
             let report = interrupt.report(" while waiting for the broker");
             match (interrupt, sent.is_called_off()) {
                 (Interrupt::Timeout(_), false) => {
-                    Failure::Unanswered(report.error.unwrap_or_default()).of(label).report()
+                    Failure::Unanswered(report.error.unwrap_or_default()).of(&label()).report()
                 }
                 (Interrupt::Timeout(_), true) | (Interrupt::Cancel, _) => report,
             }

@@ -343,28 +343,28 @@ impl Targets {
             Target::Http(http) => self.caller.carry_out(order, http, &cancel).await,
             Target::Grpc(grpc) => self.grpc.carry_out(order, grpc, &cancel).await,
             Target::Redis(redis) => {
-                let label = self.brokers.label(&redis.connection);
+                let label = || self.brokers.label(&redis.connection);
                 let left = async { redis::leave(order, redis, self.brokers.redis(&redis.connection)?).await };
                 // A Redis server can be asked again: the note of the run is there or not.
-                broker::report(order, &cancel, (&label, &Sent::default()), left).await
+                broker::report(order, &cancel, (label, &Sent::default()), left).await
             }
             Target::Amqp(amqp) => {
-                let (label, sent) = (self.brokers.label(&amqp.connection), Sent::default());
+                let (label, sent) = (|| self.brokers.label(&amqp.connection), Sent::default());
                 let link = self.brokers.amqp(&amqp.connection);
                 let left = async { amqp::leave(order, amqp, link?, &sent).await };
-                broker::report(order, &cancel, (&label, &sent), left).await
+                broker::report(order, &cancel, (label, &sent), left).await
             }
             Target::Nats(nats) => {
-                let (label, sent) = (self.brokers.label(&nats.connection), Sent::default());
+                let (label, sent) = (|| self.brokers.label(&nats.connection), Sent::default());
                 let link = self.brokers.nats(&nats.connection);
                 let left = async { nats::leave(order, nats, link?, &sent).await };
-                broker::report(order, &cancel, (&label, &sent), left).await
+                broker::report(order, &cancel, (label, &sent), left).await
             }
             Target::Celery(celery) => {
                 let (by, sent) = ((self.clock.now(), self.origin.as_str()), Sent::default());
-                let (link, label) = (self.brokers.get(&celery.broker), self.brokers.label(&celery.broker));
+                let (link, label) = (self.brokers.get(&celery.broker), || self.brokers.label(&celery.broker));
                 let left = async { celery::send(order, celery, (link?, &sent), by).await };
-                let report = broker::report(order, &cancel, (&label, &sent), left).await;
+                let report = broker::report(order, &cancel, (label, &sent), left).await;
                 celery::handed_over(order, celery, report)
             }
         }
