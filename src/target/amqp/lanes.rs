@@ -242,14 +242,13 @@ async fn send(opened: &Opened, waiters: Vec<Waiter>) {
     };
     let wanted = waiters.into_iter().filter(|waiter| !waiter.told.is_closed() && waiter.sent.begins());
     let (messages, told): (Vec<_>, Vec<_>) = wanted.map(|it| (it.message, it.told)).unzip();
-    let places: Vec<Place> =
-        messages.iter().map(|it| (it.exchange.clone(), it.routing_key.clone())).collect();
-    let (ends, is_clear) = publish(opened, &channel, messages).await;
+    let asked: Vec<Asked> = messages.iter().map(Asked::of).collect();
+    let (ends, is_clear) = publish(opened, &channel, &asked, messages).await;
     if is_clear {
         opened.put_back(channel);
     } else {
         let mut known = opened.lanes.places();
-        for place in places {
+        for Asked { place, .. } in asked {
             known.insert(place, Known::Doubtful);
         }
     }
@@ -264,19 +263,31 @@ struct Asked {
     id: Option<ShortString>,
 }
 
-/// What became of each of the messages, and whether the channel has none on its way any more.
-pub(super) async fn publish(
+impl Asked {
+    fn of(message: &Message) -> Self {
+        let place = (message.exchange.clone(), message.routing_key.clone());
+        Self { place, id: id(&message.properties).cloned() }
+    }
+}
+
+/// What became of a message that has the channel to itself, and whether it is not on its way any more.
+pub(super) async fn publish_alone(
     opened: &Opened,
     channel: &Channel,
+    message: Message,
+) -> (Result<Left, Failure>, bool) {
+    let asked = [Asked::of(&message)];
+    let (mut ends, is_clear) = publish(opened, channel, &asked, vec![message]).await;
+    (ends.pop().expect("one end for one message"), is_clear)
+}
+
+/// What became of each of the messages, and whether the channel has none on its way any more.
+async fn publish(
+    opened: &Opened,
+    channel: &Channel,
+    asked: &[Asked],
     messages: Vec<Message>,
 ) -> (Vec<Result<Left, Failure>>, bool) {
-    let asked: Vec<Asked> = messages
-        .iter()
-        .map(|it| Asked {
-            place: (it.exchange.clone(), it.routing_key.clone()),
-            id: id(&it.properties).cloned(),
-        })
-        .collect();
     let mut answers: Vec<Option<lapin::Result<Confirmation>>> = asked.iter().map(|_| None).collect();
     let mut sent: FuturesUnordered<_> = messages
         .into_iter()
@@ -290,7 +301,7 @@ pub(super) async fn publish(
     };
     // Those that are not confirmed by then are silent.
     let _ = timeout(BROKER_ANSWER_TIMEOUT, all).await;
-    settle(&asked, answers, || opened.silence())
+    settle(asked, answers, || opened.silence())
 }
 
 async fn published(channel: &Channel, message: Message) -> lapin::Result<Confirmation> {

@@ -152,12 +152,12 @@ impl Link {
                 if !sent.begins() {
                     return Err(Failure::Unreachable("nobody waits for it any more".to_owned()));
                 }
-                let (mut ends, is_clear) = lanes::publish(&opened, &channel, vec![message]).await;
+                let (end, is_clear) = lanes::publish_alone(&opened, &channel, message).await;
                 if is_clear {
                     opened.put_back(channel);
                     trial.passes();
                 }
-                ends.pop().expect("one end for one message")
+                end
             }
         }
     }
@@ -337,7 +337,8 @@ impl Opened {
     }
 }
 
-/// Why a message was not confirmed. A channel that the server closed is thought to have had this one message, which it then did not take.
+/// Why a message was not confirmed. A channel that the server closed is thought to have had this one message, which it
+/// then did not take.
 pub(in crate::target) fn failure(error: &lapin::Error) -> Failure {
     match error.kind() {
         ErrorKind::ProtocolError(error) => match error.kind() {
