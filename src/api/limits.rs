@@ -8,6 +8,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 pub const REQUEST_BYTES: usize = 16 << 20;
 /// Ends of tasks that are told at once; more are refused.
 pub const TASKS: usize = 500;
+/// How long after a task has expired workers are asked for it: that much their clocks may be behind.
+pub const EXPIRED_FOR: Duration = Duration::from_secs(30);
 /// Tasks that one worker of Celery runs, as far as they are told; more are refused.
 pub const ACTIVE: usize = 1_000;
 /// Bytes of one message of a worker's stream.

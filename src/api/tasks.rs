@@ -78,7 +78,11 @@ impl Api {
     ) -> Result<pb::ReportTasksResponse, Status> {
         check(&message)?;
         let cluster = self.shared.raft.cluster_id().ok_or_else(|| status::not_leader(None))?;
-        if !(message.ended.is_empty() && message.heard.is_empty() && message.holders.is_empty()) {
+        let is_told_nothing = message.ended.is_empty()
+            && message.heard.is_empty()
+            && message.holders.is_empty()
+            && message.unfound.is_none();
+        if !is_told_nothing {
             // A leader that was deposed and does not know it would take what the next one knows for over.
             self.barrier().await?;
         }
@@ -89,7 +93,14 @@ impl Api {
         let connection = Arc::from(message.connection.as_str());
         self.take_news(&message).await?;
         self.lose_tasks(&connection, &message.holders, count).await?;
+        if let Some(unfound) = &message.unfound {
+            self.expire_tasks(unfound, count).await?;
+        }
         let state = self.shared.raft.state();
+        let now = self.shared.clock.now().unwrap_or_else(|| state.now());
+        let expired_by = now.minus(limits::EXPIRED_FOR);
+        let expired = state.expired_unheard(&connection, expired_by);
+        let task = |id: RunId| Some(state.run(id)?.handed()?.task.to_string());
         let to_end =
             state.ending_tasks(&connection).filter_map(|id| to_end(state.run(id)?)).take(limits::TASKS);
         Ok(pb::ReportTasksResponse {
@@ -100,6 +111,7 @@ impl Api {
                 .take(limits::TASKS)
                 .map(|(by, process)| pb::TaskHolder { by: by.to_string(), process })
                 .collect(),
+            to_find: expired.filter_map(task).take(limits::TASKS).collect(),
             awaited: state.awaits_tasks(&connection),
             expected: state.hands_over(&connection),
             to_end: to_end.collect(),
@@ -131,7 +143,8 @@ impl Api {
             let Some((run, fence, is_handed)) = found else { continue };
             if !is_handed {
                 let (connection, task) = (message.connection.as_str().into(), end.task_id.as_str().into());
-                commands.push(Command::HandOver { run, fence, connection, task });
+                // It ends with the next command, expired or not.
+                commands.push(Command::HandOver { run, fence, connection, task, expires_at: None });
                 places.push(None);
             }
             commands.push(self.ends(state, (run, fence), end));
@@ -270,6 +283,8 @@ fn check(message: &pb::ReportTasksRequest) -> Result<(), Status> {
             &mut problems,
         );
     }
+    let unfound = message.unfound.as_ref().map_or(0, |unfound| unfound.task_ids.len());
+    value::most("unfound.task_ids", "tasks", unfound, limits::TASKS, &mut problems);
     match problems.is_empty() {
         true => Ok(()),
         false => Err(status::invalid(&problems)),

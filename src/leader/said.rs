@@ -8,7 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::fleet::FleetAsk;
 use crate::raft::ClusterId;
-use crate::state::run::{AttemptOutcome, Report, RunId};
+use crate::state::run::{AttemptOutcome, Report, RunId, TaskLeft};
 use crate::state::spec::Target;
 use crate::state::time::Timestamp;
 
@@ -130,8 +130,8 @@ pub enum SessionEvent {
         outcome: AttemptOutcome,
         /// What the worker says of it.
         report: Arc<Report>,
-        /// It has not ended: the connection by which it has left a task with others, and what that is called there.
-        handed: Option<(Arc<str>, Arc<str>)>,
+        /// It has not ended: it has left a task with others.
+        handed: Option<TaskLeft>,
     },
     /// It takes nothing new.
     Drain {

@@ -26,7 +26,7 @@ use crate::clock::trusted::Standing;
 use crate::raft::{Leadership, ProposeError, Proposed, Raft};
 use crate::scheduler::backoff;
 use crate::scheduler::plan::{Rules, plan};
-use crate::state::run::{AttemptOutcome, Report, RunId};
+use crate::state::run::{AttemptOutcome, Report, RunId, TaskLeft};
 use crate::state::time::Timestamp;
 use crate::state::{Command, Entry, State};
 
@@ -39,7 +39,7 @@ pub(super) struct PendingReport {
     /// Who is told.
     pub(super) worker: Arc<str>,
     /// It has not ended: see [`SessionEvent::Report`].
-    pub(super) handed: Option<(Arc<str>, Arc<str>)>,
+    pub(super) handed: Option<TaskLeft>,
 }
 
 /// A proposal that has been answered.
@@ -279,8 +279,8 @@ impl Loop {
     }
 
     fn completion(&self, report: &PendingReport) -> Command {
-        if let Some((connection, task)) = report.handed.clone() {
-            return Command::HandOver { run: report.run, fence: report.fence, connection, task };
+        if let Some(TaskLeft { connection, task, expires_at }) = report.handed.clone() {
+            return Command::HandOver { run: report.run, fence: report.fence, connection, task, expires_at };
         }
         let (run, job) = (self.state.run(report.run), self.state.job(report.run.job));
         let chance = || self.options.clock.clock().random();

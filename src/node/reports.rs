@@ -6,9 +6,9 @@ use tonic::Status;
 
 use super::worker_service::cut;
 use crate::leader::{SessionEvent, SessionId};
-use crate::pb::v1 as pb;
+use crate::pb::{instant, v1 as pb};
 use crate::state::limits;
-use crate::state::run::{AttemptOutcome, Report, RunId};
+use crate::state::run::{AttemptOutcome, Report, RunId, TaskLeft};
 use crate::state::spec::GRPC_CODES;
 
 pub(super) fn read_report(session: SessionId, report: pb::Report) -> Result<SessionEvent, Status> {
@@ -31,7 +31,8 @@ pub(super) fn read_report(session: SessionId, report: pb::Report) -> Result<Sess
             if (1..=limits::CONNECTION_NAME_BYTES).contains(&handed.connection.len())
                 && (1..=limits::TASK_ID_BYTES).contains(&handed.task_id.len()) =>
         {
-            Some((handed.connection.into(), handed.task_id.into()))
+            let expires_at = handed.expires_at.as_ref().map(instant::read);
+            Some(TaskLeft { connection: handed.connection.into(), task: handed.task_id.into(), expires_at })
         }
         Some(_) => return Err(invalid("handed_over: expected a connection and the id of a task")),
     };

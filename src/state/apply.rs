@@ -108,8 +108,8 @@ impl Applying<'_> {
             Command::Complete { run, fence, outcome, report, retry_after } => {
                 self.complete((*run, *fence), *outcome, report, *retry_after)
             }
-            Command::HandOver { run, fence, connection, task } => {
-                self.hand_over((*run, *fence), connection, task)
+            Command::HandOver { run, fence, connection, task, expires_at } => {
+                self.hand_over((*run, *fence), (connection, task), *expires_at)
             }
             Command::StopTask { run, fence } => self.stop_task(*run, *fence),
             Command::HearTask { run, fence, by, news } => self.hear_task((*run, *fence), by, news),

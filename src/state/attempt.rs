@@ -107,8 +107,8 @@ impl Applying<'_> {
     pub(super) fn hand_over(
         &mut self,
         (id, fence): (RunId, u64),
-        connection: &Arc<str>,
-        task: &Arc<str>,
+        (connection, task): (&Arc<str>, &Arc<str>),
+        expires_at: Option<Timestamp>,
     ) -> Result<Outcome, Rejection> {
         let old = self.state.runs.get(&id).cloned().ok_or(Rejection::NoRun)?;
         let timeout = self.state.jobs.get(&id.job).ok_or(Rejection::NoJob)?.spec.timeout;
@@ -121,7 +121,8 @@ impl Applying<'_> {
         }
         let at = self.moment.at;
         let (connection, task) = (connection.clone(), task.clone());
-        attempt.handed = Some(HandedOver { at, connection, task, overdue_since: None, heard: None });
+        attempt.handed =
+            Some(HandedOver { at, connection, task, overdue_since: None, heard: None, expires_at });
         let ends_by = attempt.started_at.plus(timeout);
         let worker = attempt.worker.clone();
         // Its worker would have ended it in time by itself. Nobody does now, so no grace is given.

@@ -247,6 +247,9 @@ pub enum Command {
         connection: Arc<str>,
         /// What it is called there; unique for ever.
         task: Arc<str>,
+        /// When it is worth running no more; absent: never.
+        #[serde(default, serialize_with = "later")]
+        expires_at: Option<Timestamp>,
     },
     /// The time of a task that an attempt has left is over: whoever watches it is to end it.
     StopTask {

@@ -146,6 +146,9 @@ impl State {
                     if let Some((holder, process)) = handed.holder() {
                         self.held_by.insert((handed.connection.clone(), holder.clone(), process, run.id));
                     }
+                    if let Some(expires_at) = handed.unheard_until() {
+                        self.unheard.insert((handed.connection.clone(), expires_at, run.id));
+                    }
                     self.handed.insert(row);
                 } else if let Some(attempt) = run.running() {
                     self.carried.insert((attempt.worker.clone(), run.id));
@@ -180,6 +183,9 @@ impl State {
                     self.tasks.remove(&handed.task);
                     if let Some((holder, process)) = handed.holder() {
                         self.held_by.remove(&(handed.connection.clone(), holder.clone(), process, run.id));
+                    }
+                    if let Some(expires_at) = handed.unheard_until() {
+                        self.unheard.remove(&(handed.connection.clone(), expires_at, run.id));
                     }
                     self.handed.remove(&row);
                 } else if let Some(attempt) = run.running() {

@@ -161,6 +161,7 @@ pub struct State {
     ending: OrdSet<(Arc<str>, RunId)>,
     tasks: OrdMap<Arc<str>, RunId>,
     held_by: OrdSet<(Arc<str>, Arc<str>, u32, RunId)>,
+    unheard: OrdSet<(Arc<str>, Timestamp, RunId)>,
     cooling: OrdSet<(Timestamp, BreakerKey)>,
     probing: OrdSet<BreakerKey>,
     sharers: OrdSet<(BreakerKey, JobId)>,
@@ -379,6 +380,17 @@ impl State {
         let rows = self.held_by.range((key.0.clone(), key.1.clone(), key.2, RunId::FIRST)..);
         rows.take_while(move |(of, holder, process, _)| (of, holder, *process) == (&key.0, &key.1, key.2))
             .map(|(.., run)| *run)
+    }
+
+    /// Runs whose tasks were left by this connection, had expired at `by`, and of which nobody was heard, the oldest
+    /// expiry first.
+    pub fn expired_unheard<'a>(
+        &'a self,
+        connection: &'a Arc<str>,
+        by: Timestamp,
+    ) -> impl Iterator<Item = RunId> + 'a {
+        let rows = self.unheard.range((connection.clone(), Timestamp::MIN, RunId::FIRST)..);
+        rows.take_while(move |(of, at, _)| of == connection && *at <= by).map(|(.., run)| *run)
     }
 
     /// Runs whose tasks were left by this connection and have not ended, in the order of their ids, behind `after`.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 mod handed;
 
-pub use handed::{HandedOver, TaskHeard, TaskNews};
+pub use handed::{HandedOver, TaskHeard, TaskLeft, TaskNews};
 
 use super::command::{BreakerKey, CodecError};
 use super::group::GroupKey;

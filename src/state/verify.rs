@@ -103,6 +103,7 @@ impl State {
             ("ending", self.ending == anew.ending),
             ("tasks", self.tasks == anew.tasks),
             ("held_by", self.held_by == anew.held_by),
+            ("unheard", self.unheard == anew.unheard),
             ("breakers", self.breakers == anew.breakers),
             ("cooling", self.cooling == anew.cooling),
             ("probing", self.probing == anew.probing),

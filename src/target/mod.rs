@@ -58,7 +58,7 @@ use crate::state::time::Timestamp;
 
 pub use amqp::{AMQP_CHANNELS_MAX, AMQP_HEARTBEAT};
 pub use broker::{BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT};
-pub use celery::watch::{Active, Signs, TASKS_MAX, TaskEnd, TaskWatch, TaskWord, WatchError};
+pub use celery::watch::{Active, Signs, TASKS_MAX, TaskEnd, TaskWatch, TaskWord, Unfound, WatchError};
 pub use exec::{EXEC_ENV_BYTES_MAX, EXEC_GRACE_DEFAULT, EXEC_PATH_DEFAULT};
 pub use grpc::{DescribeError, GRPC_ANSWER_BYTES_MAX, GRPC_TIMEOUT_DEFAULT, check as check_grpc};
 pub use http::reach::{AddressScope, HostRuleError};
@@ -361,11 +361,11 @@ impl Targets {
                 broker::report(order, &cancel, (label, &sent), left).await
             }
             Target::Celery(celery) => {
-                let (by, sent) = ((self.clock.now(), self.origin.as_str()), Sent::default());
+                let (now, sent) = (self.clock.now(), Sent::default());
                 let (link, label) = (self.brokers.get(&celery.broker), || self.brokers.label(&celery.broker));
-                let left = async { celery::send(order, celery, (link?, &sent), by).await };
+                let left = async { celery::send(order, celery, (link?, &sent), (now, &self.origin)).await };
                 let report = broker::report(order, &cancel, (label, &sent), left).await;
-                celery::handed_over(order, celery, report)
+                celery::handed_over(order, celery, report, now)
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::{ERROR_BYTES_MAX, tail};
+use crate::state::time::Timestamp;
 
 /// How an attempt ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct Handed {
     pub connection: String,
     /// What it is called there.
     pub task_id: String,
+    /// When it is worth running no more; None: never.
+    pub expires_at: Option<Timestamp>,
 }
 
 /// What is known of an attempt after its end.

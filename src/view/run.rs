@@ -119,9 +119,13 @@ pub fn in_state(state: &State, run: &Run) -> pb::Run {
 
 fn standing(handed: &HandedOver) -> pb::TaskStanding {
     let connection = handed.connection.to_string();
-    let Some(heard) = &handed.heard else { return pb::TaskStanding { connection, ..Default::default() } };
+    let expires_at = handed.expires_at.map(instant);
+    let Some(heard) = &handed.heard else {
+        return pb::TaskStanding { connection, expires_at, ..Default::default() };
+    };
     pb::TaskStanding {
         connection,
+        expires_at,
         by: heard.by.to_string(),
         heard_at: Some(instant(heard.at)),
         begun: heard.runs(),

@@ -90,9 +90,11 @@ pub(super) fn report(key: &Key, report: target::Report) -> pb::Report {
         output_truncated: report.output_truncated || surplus > 0,
         result: report.result.unwrap_or_default(),
         grpc_status: report.grpc_status.map(u32::from),
-        handed_over: report
-            .handed
-            .map(|handed| pb::HandedOver { connection: handed.connection, task_id: handed.task_id }),
+        handed_over: report.handed.map(|handed| pb::HandedOver {
+            connection: handed.connection,
+            task_id: handed.task_id,
+            expires_at: handed.expires_at.map(crate::pb::instant::write),
+        }),
     }
 }
 

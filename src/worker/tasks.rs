@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::pb::v1 as pb;
-use crate::target::{Signs, TASKS_MAX, TaskEnd, TaskWatch, TaskWord};
+use crate::target::{Signs, TASKS_MAX, TaskEnd, TaskWatch, TaskWord, Unfound};
 
 /// How long a call may take, all tries together.
 pub const CALL_MAX: Duration = Duration::from_secs(5);
@@ -94,14 +94,17 @@ impl Standing {
             let pause = if self.awaited { LOOK_EVERY } else { ASK_EVERY };
             return trouble.map_or(Ok(pause), Err);
         }
+        // Behind a full page there may lie the end of what nobody has any more.
+        let is_all = trouble.is_none() && found.len() < TASKS_MAX && self.later == 0;
         let (found, stopped) = self.fitting(found);
-        let (heard, holders) = match &cluster {
-            None => (Vec::new(), Vec::new()),
+        let (heard, holders, unfound) = match &cluster {
+            None => (Vec::new(), Vec::new(), None),
             Some(_) => {
                 let named = self.holders.iter().map(|holder| (holder.by.as_str(), holder.process));
                 let signs = watch.signs(named);
                 let words = watch.words();
-                (words.into_iter().map(heard).collect(), signs.into_iter().map(seen).collect())
+                let unfound = watch.unfound().filter(|_| is_all).map(not_found);
+                (words.into_iter().map(heard).collect(), signs.into_iter().map(seen).collect(), unfound)
             }
         };
         let request = pb::ReportTasksRequest {
@@ -111,6 +114,7 @@ impl Standing {
             heard,
             holders,
             only_tells: false,
+            unfound,
         };
         let answer = client.report_tasks(request).await.map_err(|error| error.to_string())?;
         self.asked = Some(Instant::now());
@@ -139,6 +143,7 @@ impl Standing {
         watch.forget(&cluster, &settled).await.map_err(|error| error.to_string())?;
         let ids: Vec<String> = answer.to_end.iter().map(|task| task.task_id.clone()).collect();
         watch.revoke(&ids).await.map_err(|error| error.to_string())?;
+        watch.find(&answer.to_find).await.map_err(|error| error.to_string())?;
         self.stopped = answer.to_end;
         match (trouble, settled.is_empty() && self.stopped.is_empty()) {
             (Some(trouble), _) => Err(trouble),
@@ -175,8 +180,16 @@ fn heard(word: TaskWord) -> pb::TaskNews {
     pb::TaskNews { task_id, by, process, retried: retried.is_some(), error: retried.unwrap_or_default() }
 }
 
+fn not_found(unfound: Unfound) -> pb::TasksUnfound {
+    let Unfound { task_ids, heard_for, silent_for } = unfound;
+    pb::TasksUnfound { task_ids, heard_for: span(Some(heard_for)), silent_for: span(silent_for) }
+}
+
+fn span(span: Option<Duration>) -> Option<prost_types::Duration> {
+    prost_types::Duration::try_from(span?).ok()
+}
+
 fn seen(signs: Signs) -> pb::TaskHolderSeen {
-    let span = |span: Option<Duration>| span.and_then(|span| prost_types::Duration::try_from(span).ok());
     pb::TaskHolderSeen {
         holder: Some(pb::TaskHolder { by: signs.by, process: signs.process }),
         silent_for: span(signs.silent_for),

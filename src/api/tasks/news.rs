@@ -7,7 +7,8 @@ use tonic::Status;
 
 use super::super::{Api, limits};
 use crate::pb::v1 as pb;
-use crate::state::run::{AttemptOutcome, Report, Run, TaskNews};
+use crate::state::limits::CELERY_LOST_AFTER;
+use crate::state::run::{Attempt, AttemptOutcome, Report, Run, TaskNews};
 use crate::state::spec::Target;
 use crate::state::time::Timestamp;
 use crate::state::{Command, Outcome, State};
@@ -51,6 +52,34 @@ impl Api {
                 }
             }
         }
+        self.close_tasks(now, commands, count).await
+    }
+
+    /// Attempts whose tasks had expired before any worker took them.
+    pub(super) async fn expire_tasks(
+        &self,
+        unfound: &pb::TasksUnfound,
+        count: &(dyn Fn(AttemptOutcome) + Send + Sync),
+    ) -> Result<(), Status> {
+        let state = self.shared.raft.state();
+        let now = self.stamp(&state).await?;
+        let search = Search::of(unfound);
+        let commands = unfound.task_ids.iter().filter_map(|task| {
+            let run = state.run(state.run_of_task(task)?)?;
+            let fence = search.proves_expired(&state, run, now)?.fence;
+            let error = "the task had expired before any worker took it".to_owned();
+            let report = Report { error, ..Report::default() };
+            Some(self.closes(&state, (run.id, fence), AttemptOutcome::Failed, report))
+        });
+        self.close_tasks(now, commands.collect(), count).await
+    }
+
+    async fn close_tasks(
+        &self,
+        now: Timestamp,
+        commands: Vec<Command>,
+        count: &(dyn Fn(AttemptOutcome) + Send + Sync),
+    ) -> Result<(), Status> {
         if commands.is_empty() {
             return Ok(());
         }
@@ -61,6 +90,35 @@ impl Api {
             }
         }
         Ok(())
+    }
+}
+
+/// How a search for tasks went that nobody was found to have.
+struct Search {
+    heard_for: Duration,
+    silent_for: Option<Duration>,
+}
+
+impl Search {
+    fn of(unfound: &pb::TasksUnfound) -> Self {
+        let span = |span: Option<prost_types::Duration>| Duration::try_from(span?).ok();
+        Self { heard_for: span(unfound.heard_for).unwrap_or_default(), silent_for: span(unfound.silent_for) }
+    }
+
+    /// The attempt of a run whose task nobody has run, and nobody will.
+    ///
+    /// Who has a task says so when asked. One that is cut off from the broker does not, nor one whose pool says nothing
+    /// while a task runs: it was heard before it took the task, if it was listened to by then, and counts as lost only
+    /// when it was silent for as long as the job says.
+    fn proves_expired<'a>(&self, state: &State, run: &'a Run, now: Timestamp) -> Option<&'a Attempt> {
+        let Target::Celery(celery) = &state.job(run.id.job)?.spec.target else { return None };
+        let handed = run.handed().filter(|handed| run.cancel.is_none() && handed.overdue_since.is_none())?;
+        handed.unheard_until().filter(|expires_at| *expires_at <= now.minus(limits::EXPIRED_FOR))?;
+        let attempt = run.running()?;
+        let heard_all = self.heard_for >= now.since(attempt.started_at)
+            || self.heard_for >= celery.lost_after.unwrap_or(CELERY_LOST_AFTER);
+        let is_lost = |silent| celery.lost_after.is_some_and(|lost_after| silent >= lost_after);
+        (heard_all && self.silent_for.is_none_or(is_lost)).then_some(attempt)
     }
 }
 

@@ -3,6 +3,7 @@
 use super::*;
 use crate::node::fleet::Fleet;
 use crate::state::run::AttemptOutcome;
+use crate::state::time::Timestamp;
 
 struct Told {
     node: Node,
@@ -40,9 +41,14 @@ impl Told {
     }
 
     async fn hand_over(&self, run: &pb::Run, task: &str) {
+        self.hand_over_until(run, task, None).await;
+    }
+
+    async fn hand_over_until(&self, run: &pb::Run, task: &str, expires_at: Option<Timestamp>) {
         let id = run.run_id.parse().unwrap();
         let fence = self.node.raft.state().run(id).unwrap().running().unwrap().fence;
-        let hand = Command::HandOver { run: id, fence, connection: "main".into(), task: task.into() };
+        let (connection, task) = ("main".into(), task.into());
+        let hand = Command::HandOver { run: id, fence, connection, task, expires_at };
         self.node.propose(vec![hand]).await;
     }
 
@@ -345,4 +351,54 @@ async fn a_task_that_its_worker_no_longer_runs_has_ended_without_a_word() {
     let error = "w1@lab no longer runs the task, and told no end of it, as with Ignore";
     assert_eq!(run.attempts[0].error, error);
     assert_eq!(told.record(&never).await.state(), running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_expired_and_that_no_worker_has_fails_its_attempt() {
+    let told = celery().await;
+    let ago = |seconds| Some(Clock::system().now().minus(Duration::from_secs(seconds)));
+    let left = async |job: &str, expires_at| {
+        let run = told.node.trigger(job, "").await;
+        told.node.begin(&run).await;
+        told.hand_over_until(&run, &format!("task-{}", run.run_id), expires_at).await;
+        run
+    };
+    let (first, second) = (left("usual", ago(40)).await, left("never", ago(35)).await);
+    let (heard, fresh) = (left("other", ago(60)).await, left("other", ago(10)).await);
+    let task = |run: &pb::Run| format!("task-{}", run.run_id);
+    told.ask(tells(vec![begun(&task(&heard), "w1@lab", 7)], Vec::new())).await.unwrap();
+    let answer = told.report(Vec::new()).await.unwrap();
+    assert_eq!(answer.to_find, [task(&first), task(&second)], "those of which nobody was heard, for a while");
+    let standing = told.record(&first).await.attempts[0].task.clone().unwrap();
+    assert!(standing.expires_at.is_some());
+    let unfound = async |runs: &[&pb::Run], heard_for, silent_for| {
+        let task_ids = runs.iter().copied().map(task).collect();
+        let unfound = Some(pb::TasksUnfound { task_ids, heard_for, silent_for });
+        told.ask(pb::ReportTasksRequest { unfound, ..tells(Vec::new(), Vec::new()) }).await.unwrap();
+        let mut states = Vec::new();
+        for run in runs {
+            states.push(told.record(run).await.state());
+        }
+        states
+    };
+    let (runs, failed) = (pb::RunState::Running, pb::RunState::Failed);
+    let both = [&first, &second];
+    let now = Some(prost_types::Duration::default());
+    assert_eq!(unfound(&both, now, None).await, [runs, runs], "it was not heard all the time");
+    assert_eq!(unfound(&both, seconds(60), seconds(899)).await, [runs, runs], "one may have it");
+    assert_eq!(unfound(&both, seconds(60), seconds(900)).await, [failed, runs], "that one is lost");
+    assert_eq!(unfound(&[&heard, &fresh], seconds(60), None).await, [runs, runs]);
+    assert_eq!(unfound(&[&second], seconds(60), None).await, [failed]);
+    let attempt = &told.record(&second).await.attempts[0];
+    assert_eq!(attempt.outcome(), pb::Outcome::Failed);
+    assert_eq!(attempt.error, "the task had expired before any worker took it");
+    assert!(told.report(Vec::new()).await.unwrap().to_find.is_empty());
+    let cancelled = left("usual", ago(40)).await;
+    let cancel = pb::CancelRunRequest { run_id: cancelled.run_id.clone(), ..Default::default() };
+    told.node.api.cancel_run(Request::new(cancel)).await.unwrap();
+    assert_eq!(unfound(&[&cancelled], seconds(60), None).await, [runs], "it is being ended already");
+    let many = pb::TasksUnfound { task_ids: vec![String::new(); 501], ..Default::default() };
+    let many = pb::ReportTasksRequest { unfound: Some(many), ..tells(Vec::new(), Vec::new()) };
+    let refused = told.ask(many).await.unwrap_err();
+    assert!(refused.message().starts_with("unfound.task_ids: "), "{}", refused.message());
 }

@@ -130,7 +130,7 @@ fn set_namespace() -> Command {
 }
 
 fn hand_over() -> Command {
-    Command::HandOver { run: RUN, fence: 3, connection: "main".into(), task: "t".into() }
+    Command::HandOver { run: RUN, fence: 3, connection: "main".into(), task: "t".into(), expires_at: None }
 }
 
 fn hear_task() -> Command {

@@ -37,6 +37,9 @@ pub struct HandedOver {
     /// What was last heard of it before its end.
     #[serde(default, serialize_with = "later")]
     pub heard: Option<TaskHeard>,
+    /// When it is worth running no more: whoever comes to it after that drops it. Absent: never.
+    #[serde(default, serialize_with = "later")]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// What was heard of a task that has not ended.
@@ -77,6 +80,17 @@ impl TaskHeard {
     }
 }
 
+/// What an attempt says of a task when it has left it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskLeft {
+    /// The name of the connection by which it was left.
+    pub connection: Arc<str>,
+    /// What it is called there.
+    pub task: Arc<str>,
+    /// As in [`HandedOver`].
+    pub expires_at: Option<Timestamp>,
+}
+
 impl HandedOver {
     /// Who runs it, and in which process, as far as signs of life of that tell anything.
     #[must_use]
@@ -85,6 +99,14 @@ impl HandedOver {
             TaskHeard { by, news: TaskNews::Begun { process }, .. } if *process > 0 => Some((by, *process)),
             TaskHeard { .. } => None,
         }
+    }
+}
+
+impl HandedOver {
+    /// When it expires, if it does and nothing was heard of it.
+    #[must_use]
+    pub fn unheard_until(&self) -> Option<Timestamp> {
+        self.expires_at.filter(|_| self.heard.is_none())
     }
 }
 

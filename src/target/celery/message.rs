@@ -235,13 +235,13 @@ pub(super) fn expires(
 
 /// The next occurrence says so only if it lies ahead: a task that is late already is
 /// better run late than not at all.
-fn expiry(order: &Order, target: &CeleryTarget, now: Timestamp) -> Option<Timestamp> {
+pub(super) fn expiry(order: &Order, target: &CeleryTarget, now: Timestamp) -> Option<Timestamp> {
     match target.expires {
         CeleryExpiry::Never => None,
         CeleryExpiry::After(span) => Some(now.plus(span)),
         CeleryExpiry::At(at) => Some(at),
-        // Nobody tells of a task that expires before a worker comes to it, so its run would stay open; and what the next
-        // occurrence is for, that tasks do not pile up, `overlap` sees to where the run is open for as long as its task.
+        // What the next occurrence is for, that tasks do not pile up, `overlap` sees to where the run is open for as long as
+        // its task; and of one that expires it is known only a while later, when the next occurrence was skipped for it.
         CeleryExpiry::Next if waits(order, target) => None,
         CeleryExpiry::Next => order.next_at.filter(|next| *next > now),
     }

@@ -90,11 +90,15 @@ async fn by_redis(
     link.leave(&leave).await
 }
 
-/// The report of an attempt that has sent a task and waits for its end.
-pub(super) fn handed_over(order: &Order, target: &CeleryTarget, report: Report) -> Report {
+/// The report of an attempt that has sent a task, at `now`, and waits for its end.
+pub(super) fn handed_over(order: &Order, target: &CeleryTarget, report: Report, now: Timestamp) -> Report {
     if report.outcome != Outcome::Succeeded || !message::waits(order, target) {
         return report;
     }
-    let handed = Handed { connection: target.broker.clone(), task_id: message::task_id(order) };
+    let handed = Handed {
+        connection: target.broker.clone(),
+        task_id: message::task_id(order),
+        expires_at: message::expiry(order, target, now),
+    };
     Report { handed: Some(handed), ..Report::of(Outcome::HandedOver) }
 }

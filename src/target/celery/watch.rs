@@ -9,6 +9,7 @@ mod amqp;
 mod asks;
 mod holders;
 mod redis;
+mod search;
 mod told;
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -20,6 +21,8 @@ use tokio::time::Instant;
 
 use self::holders::Holders;
 pub use self::holders::{Active, Signs};
+use self::search::Search;
+pub use self::search::Unfound;
 use self::told::{NAME_BYTES, cut, exception, failed, is_ours, succeeded};
 pub use self::told::{TaskEnd, TaskWord};
 use super::super::broker::{Failure, Link};
@@ -49,9 +52,11 @@ const SIGN_WITHIN: Duration = Duration::from_secs(5);
 const PUT_OFF_AGAIN: Duration = Duration::from_secs(10);
 /// With nothing heard for so long it is listened anew: what is sent may go nowhere, and nobody has said so.
 const LISTEN_ANEW_AFTER: Duration = Duration::from_secs(60);
-/// How often listening to events is tried: before a Celery worker was there, RabbitMQ has no exchange for them, and a try
-/// costs a channel.
+/// How often listening to events is tried.
 const LISTEN_EVERY: Duration = Duration::from_secs(1);
+/// The same before any Celery worker was there: RabbitMQ has no exchange for events then, and a try costs channels and
+/// lines of its log.
+const LISTEN_WITH_NOBODY_EVERY: Duration = Duration::from_secs(5);
 /// The broker does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
@@ -92,6 +97,7 @@ pub struct TaskWatch {
     /// Tasks that have ended well and of which the queue may not tell, in the order in which that was heard.
     succeeded: VecDeque<(Instant, String)>,
     holders: Holders,
+    search: Search,
     /// Failures without words, since when.
     wordless: HashMap<String, Instant>,
 }
@@ -153,6 +159,7 @@ impl TaskWatch {
             untold: VecDeque::new(),
             succeeded: VecDeque::new(),
             holders: Holders::default(),
+            search: Search::default(),
             wordless: HashMap::new(),
         })
     }
@@ -175,6 +182,7 @@ impl TaskWatch {
         self.untold.clear();
         self.succeeded.clear();
         self.holders.listening(None);
+        self.search = Search::default();
         self.wordless.clear();
     }
 
@@ -315,31 +323,42 @@ impl TaskWatch {
     /// Takes in what was heard since, and says what of it is an end that no queue may tell.
     async fn look_at_events(&mut self) -> Vec<TaskEnd> {
         // Without them the queue still tells of all that ends by itself.
-        let may_try = self.tried_to_listen.is_none_or(|at| at.elapsed() >= LISTEN_EVERY);
+        let nobody_came = on!(&self.side, side => side.nobody_came());
+        let every = if nobody_came { LISTEN_WITH_NOBODY_EVERY } else { LISTEN_EVERY };
+        let may_try = self.tried_to_listen.is_none_or(|at| at.elapsed() >= every);
         let seems_deaf = self.holders.last_heard().is_some_and(|at| at.elapsed() >= LISTEN_ANEW_AFTER)
             && self.tried_to_listen.is_none_or(|at| at.elapsed() >= LISTEN_ANEW_AFTER);
         let heard = on!(&self.side, side => side.hears());
-        if !heard {
+        if !heard && !nobody_came {
             // Also where the next try is a good one: what was said meanwhile is lost.
             self.holders.listening(None);
         }
         if (!heard || seems_deaf) && may_try {
             self.tried_to_listen = Some(Instant::now());
-            self.holders.gap(Instant::now());
-            if on!(&mut self.side, side => side.listen().await).is_ok() {
+            let listened = on!(&mut self.side, side => side.listen().await);
+            if heard {
+                self.holders.listening_anew(Instant::now());
+            } else if !on!(&self.side, side => side.nobody_came()) {
+                self.holders.gap(Instant::now());
+            }
+            if listened.is_ok() {
                 self.asked_for_events = None;
             }
         }
         let hears = on!(&self.side, side => side.hears());
-        self.holders.listening(hears.then(Instant::now));
+        let misses_nothing = hears || on!(&self.side, side => side.nobody_came());
+        self.holders.listening(misses_nothing.then(Instant::now));
         if hears {
             self.ask_workers().await;
         }
         let mut ended = Vec::new();
         while ended.len() < TASKS_MAX
-            && let Some(body) = on!(&mut self.side, side => side.next_event())
+            && let Some((body, ticket)) = on!(&mut self.side, side => side.next_event())
         {
-            ended.extend(self.hear(&body));
+            match ticket.is_some_and(|ticket| self.search.is_answered_by(&ticket)) {
+                true => self.search.take(&body),
+                false => ended.extend(self.hear(&body)),
+            }
         }
         let known: HashSet<String> = ended.iter().map(|end: &TaskEnd| end.task_id.clone()).collect();
         let again = self.untold().into_iter().filter(|end| !known.contains(&end.task_id));

@@ -32,8 +32,15 @@ pub(super) fn attempt_end(attempt: &Attempt) -> String {
 /// Who is at a task that was left with others.
 fn heard(handed: &HandedOver) -> String {
     let Some(TaskHeard { at, by, news, retries }) = &handed.heard else {
-        return "no Celery worker has said that it runs it: it waits in its queue, or has just begun"
-            .to_owned();
+        let until = match handed.expires_at {
+            None => String::new(),
+            Some(at) => format!(
+                "; a worker that comes to it after {at} drops it, and if none had it by then the attempt fails"
+            ),
+        };
+        return format!(
+            "no Celery worker has said that it runs it: it waits in its queue, or has just begun{until}"
+        );
     };
     match (news, retries) {
         (TaskNews::Begun { .. }, 0) => format!("Celery worker {by} runs it since {at}"),

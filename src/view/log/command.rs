@@ -172,6 +172,8 @@ enum Arguments<'a> {
         fence: u64,
         connection: &'a str,
         task: &'a str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires_at: Option<At>,
     },
     StopTask {
         #[serde(flatten)]
@@ -334,9 +336,13 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
         Command::Complete { run, fence, outcome, report, retry_after } => {
             Arguments::Complete(reported((*run, *fence), *outcome, report, *retry_after, scene))
         }
-        Command::HandOver { run: id, fence, connection, task } => {
-            Arguments::HandOver { run: run(id), fence: *fence, connection, task }
-        }
+        Command::HandOver { run: id, fence, connection, task, expires_at } => Arguments::HandOver {
+            run: run(id),
+            fence: *fence,
+            connection,
+            task,
+            expires_at: expires_at.map(At),
+        },
         Command::StopTask { run: id, fence } => Arguments::StopTask { run: run(id), fence: *fence },
         Command::HearTask { run: id, fence, by, news } => {
             let news = match news {

@@ -1,6 +1,7 @@
 //! Messages that are left with brokers: real servers, a real Celery worker, and kills in between.
 
 mod amqp;
+mod expired;
 mod nats;
 mod rabbit;
 mod sentinel;

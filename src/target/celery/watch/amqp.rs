@@ -9,11 +9,12 @@ use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt};
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, QueueBindOptions,
-    QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ExchangeDeclareOptions,
+    QueueBindOptions, QueueDeclareOptions,
 };
+use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
-use lapin::{BasicProperties, Channel, Consumer};
+use lapin::{BasicProperties, Channel, Consumer, ErrorKind, ExchangeKind};
 use serde_json::Value;
 
 use super::super::super::amqp::{Link, REPLY_SUCCESS, failure};
@@ -31,6 +32,8 @@ pub(super) struct Amqp {
     link: Arc<Link>,
     ends: Option<Ends>,
     events: Option<(Channel, Consumer)>,
+    /// When it was last tried to listen, the server had nothing of what each of Celery's workers declares.
+    nobody_came: bool,
 }
 
 /// The queue of ended tasks, while it is listened to.
@@ -44,7 +47,7 @@ struct Ends {
 
 impl Amqp {
     pub(super) const fn new(link: Arc<Link>) -> Self {
-        Self { link, ends: None, events: None }
+        Self { link, ends: None, events: None, nobody_came: false }
     }
 
     /// What was delivered and not removed goes back to the queue with the channel.
@@ -114,6 +117,7 @@ impl Amqp {
 
     pub(super) async fn listen(&mut self) -> Result<(), Failure> {
         self.events = None;
+        self.nobody_came = false;
         let channel = self.link.channel_apart().await?;
         let listened = async {
             let options =
@@ -133,9 +137,34 @@ impl Amqp {
             let name = queue.name().clone();
             channel.basic_consume(name, ShortString::default(), options, FieldTable::default()).await
         };
-        let consumer = listened.await.map_err(|error| failure(&error))?;
-        self.events = Some((channel, consumer));
+        let listened = listened.await;
+        self.nobody_came = match &listened {
+            Err(error) if is_missing(error) => self.has_no_pidbox().await,
+            Err(_) | Ok(_) => false,
+        };
+        self.events = Some((channel, listened.map_err(|error| failure(&error))?));
         Ok(())
+    }
+
+    /// Whether no Celery worker was ever here: then nothing was said that could have been missed.
+    pub(super) const fn nobody_came(&self) -> bool {
+        self.nobody_came
+    }
+
+    /// Whether the exchange is missing by which workers are asked: those that send no events still declare it.
+    async fn has_no_pidbox(&self) -> bool {
+        let Ok(channel) = self.link.channel_apart().await else { return false };
+        let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        let kind = ExchangeKind::Fanout;
+        let declared = channel.exchange_declare("celery.pidbox".into(), kind, options, FieldTable::default());
+        match declared.await {
+            Ok(()) => {
+                // It may be closed already, which is as good.
+                let _ = channel.close(REPLY_SUCCESS, ShortString::default()).await;
+                false
+            }
+            Err(error) => is_missing(&error),
+        }
     }
 
     /// Where workers answer: the queue of events.
@@ -143,13 +172,17 @@ impl Amqp {
         self.events.as_ref().map(|(_, consumer)| consumer.queue().to_string())
     }
 
-    pub(super) fn next_event(&mut self) -> Option<Value> {
+    /// What was said, and what an answer has as `ticket`.
+    pub(super) fn next_event(&mut self) -> Option<(Value, Option<String>)> {
         loop {
             let (_, consumer) = self.events.as_mut()?;
             match consumer.next().now_or_never()? {
                 Some(Ok(delivery)) => {
                     if let Ok(body) = serde_json::from_slice(&delivery.data) {
-                        return Some(body);
+                        let headers = delivery.properties.headers().as_ref();
+                        let ticket = headers.and_then(|headers| headers.inner().get("ticket"));
+                        let ticket = ticket.and_then(AMQPValue::as_long_string).map(ToString::to_string);
+                        return Some((body, ticket));
                     }
                 }
                 Some(Err(_)) | None => self.events = None,
@@ -181,4 +214,13 @@ impl Amqp {
             Err(failure) => Err(failure),
         }
     }
+}
+
+/// Whether the server does not have what was named.
+fn is_missing(error: &lapin::Error) -> bool {
+    let kind = match error.kind() {
+        ErrorKind::ProtocolError(error) => error.kind().clone(),
+        _ => return false,
+    };
+    kind == AMQPErrorKind::Soft(AMQPSoftError::NOTFOUND)
 }

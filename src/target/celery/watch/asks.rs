@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::told::{Control, NAME_BYTES, cut, is_ours};
-use super::{Side, TaskWatch, WatchError, on};
+use super::{Side, TaskWatch, Unfound, WatchError, on};
 
 /// How often workers are asked to send events: those that come later have not heard.
 const ASK_FOR_EVENTS_EVERY: Duration = Duration::from_secs(30);
@@ -26,7 +26,8 @@ impl TaskWatch {
             return Ok(());
         }
         let arguments = json!({ "task_id": task_ids, "terminate": true, "signal": "SIGTERM" });
-        self.broadcast("revoke", &arguments, None).await
+        self.broadcast("revoke", &arguments, None).await?;
+        Ok(())
     }
 
     /// Has workers send events, and say what they run: some began before they sent any.
@@ -49,6 +50,30 @@ impl TaskWatch {
         }
     }
 
+    /// Has all workers asked whether they have these tasks, which had expired when nobody had been heard of them. One
+    /// search lasts some seconds, and what is asked for meanwhile waits for the next one.
+    ///
+    /// # Errors
+    /// [`WatchError`] where the broker does not answer.
+    pub async fn find(&mut self, task_ids: &[String]) -> Result<(), WatchError> {
+        if !self.search.is_due(task_ids, Instant::now()) {
+            return Ok(());
+        }
+        if on!(&self.side, side => side.nobody_came()) {
+            self.search.begin(task_ids, String::new(), Instant::now());
+            return Ok(());
+        }
+        let Some(reply_to) = on!(&self.side, side => side.reply_to()) else { return Ok(()) };
+        let ticket = self.broadcast("query_task", &json!({ "ids": task_ids }), Some(reply_to)).await?;
+        self.search.begin(task_ids, ticket, Instant::now());
+        Ok(())
+    }
+
+    /// What the last search has not found, once.
+    pub fn unfound(&mut self) -> Option<Unfound> {
+        self.search.end(&self.holders, Instant::now())
+    }
+
     /// The answer of a worker to what it runs: its name, and a list.
     pub(super) fn hear_what_runs(&mut self, reply: &Value) {
         let Value::Object(reply) = reply else { return };
@@ -67,13 +92,13 @@ impl TaskWatch {
         }
     }
 
-    /// Tells all workers something; those that come later do not hear it.
+    /// Tells all workers something; those that come later do not hear it. What their answers have as `ticket`.
     async fn broadcast(
         &mut self,
         method: &str,
         arguments: &Value,
         reply_to: Option<String>,
-    ) -> Result<(), WatchError> {
+    ) -> Result<String, WatchError> {
         let now = self.clock.now().millis();
         let mut body = json!({
             "method": method, "arguments": arguments, "destination": null, "pattern": null, "matcher": null,
@@ -92,6 +117,6 @@ impl TaskWatch {
             expires: (now as f64 + REQUEST_LASTS.as_millis() as f64) / 1_000.0,
         };
         on!(&mut self.side, side => side.broadcast(&control).await?);
-        Ok(())
+        Ok(tag.to_string())
     }
 }

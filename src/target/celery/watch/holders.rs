@@ -1,7 +1,7 @@
 //! Whether Celery's workers live, as far as their signs of life tell: each says every two seconds what number its process
 //! has, how much it has done, and how much it does.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -16,6 +16,8 @@ pub(super) const HOLDERS_MAX: usize = 10_000;
 const ACTIVE_MAX: usize = 1_000;
 /// What a worker says at two instants that lie so far apart is told.
 const ASKED_APART: Duration = Duration::from_secs(20);
+/// Within how long one that lives is heard who was not before: its signs come every two seconds.
+const HEARD_AT_ONCE: Duration = Duration::from_secs(10);
 /// How long after a worker has ended its tasks may still be told of: what it has sent comes before that.
 const WORD_WITHIN: Duration = Duration::from_secs(60);
 
@@ -30,6 +32,8 @@ pub(super) struct Holders {
     gapless: Option<Instant>,
     /// When anyone was last heard.
     heard: Option<Instant>,
+    /// When it was listened anew, if nobody was heard since.
+    anew: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -79,13 +83,18 @@ impl Holders {
     /// From here on it is listened, or no more.
     pub(super) fn listening(&mut self, now: Option<Instant>) {
         if now.is_none() || self.since.is_none() {
-            (self.since, self.gapless, self.heard) = (now, now, None);
+            (self.since, self.gapless, self.heard, self.anew) = (now, now, None, None);
             self.holders.clear();
         }
     }
 
-    /// It is listened by another connection, though the first one had not said that it broke: who was silent still is,
-    /// but something may have been missed.
+    /// Nobody was heard for long, so it is listened by another connection, though the first one had not said that it broke.
+    /// Something was missed if somebody is heard at once; else there is nobody.
+    pub(super) fn listening_anew(&mut self, now: Instant) {
+        self.anew = Some(now);
+    }
+
+    /// Something may have been missed; who was silent still is.
     pub(super) fn gap(&mut self, now: Instant) {
         self.gapless = self.since.and(Some(now));
     }
@@ -110,6 +119,9 @@ impl Holders {
             return false;
         }
         self.heard = Some(now);
+        if let Some(anew) = self.anew.take().filter(|anew| now.duration_since(*anew) < HEARD_AT_ONCE) {
+            self.gap(anew);
+        }
         let known = self.holders.get(&name).cloned().filter(|holder| holder.process == process);
         let fresh = Holder {
             process,
@@ -136,6 +148,19 @@ impl Holders {
             self.holders.insert(name, holder);
         }
         is_new && has_room
+    }
+
+    /// For how long it is listened, without a gap.
+    pub(super) fn heard_for(&self, now: Instant) -> Duration {
+        now.duration_since(self.gapless.unwrap_or(now))
+    }
+
+    /// For how long the one was silent that was heard last, of those that have not answered and that may have a task: they
+    /// have not said goodbye.
+    pub(super) fn silent_for(&self, answered: &HashSet<String>, now: Instant) -> Option<Duration> {
+        let others =
+            self.holders.iter().filter(|(name, holder)| holder.left.is_none() && !answered.contains(*name));
+        others.map(|(_, holder)| now.duration_since(holder.heard)).min()
     }
 
     /// What one runs, as it says itself.
@@ -181,7 +206,7 @@ impl Holders {
                 [(first, before), (_, then)] => Some(Active {
                     task_ids: before.iter().chain(then).cloned().collect(),
                     since: now.duration_since(*first),
-                    heard_for: now.duration_since(self.gapless.unwrap_or(now)),
+                    heard_for: self.heard_for(now),
                 }),
                 _ => None,
             },
@@ -287,6 +312,19 @@ mod tests {
         holders.runs("w1@lab", many, start + secs(150));
         holders.runs("w1@lab", ids(&[]), start + secs(180));
         assert_eq!(active(&holders, 181), None, "more than is told");
+    }
+
+    #[test]
+    fn something_was_missed_where_listening_anew_hears_at_once_what_was_not_heard() {
+        for (heard_after, heard_for) in [(2, 42), (9, 49), (11, 111)] {
+            let (mut holders, start) = listening();
+            holders.listening_anew(start + secs(60));
+            beat(&mut holders, 7, (0, 0), start + secs(60 + heard_after));
+            beat(&mut holders, 7, (0, 0), start + secs(62 + heard_after));
+            let since_anew = if heard_after < 10 { 60 } else { 0 };
+            let at = start + secs(since_anew + heard_for);
+            assert_eq!(holders.heard_for(at), secs(heard_for), "{heard_after}");
+        }
     }
 
     #[test]

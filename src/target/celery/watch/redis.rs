@@ -26,7 +26,7 @@ pub(super) struct Redis {
     /// Where workers answer, once they are asked.
     answers: Option<String>,
     /// What they answered.
-    answered: VecDeque<Value>,
+    answered: VecDeque<(Value, Option<String>)>,
 }
 
 impl std::fmt::Debug for Redis {
@@ -67,7 +67,8 @@ impl Redis {
             None => self.link.ask::<(Vec<String>,)>(&commands).await?.0,
             Some(_) => {
                 let (texts, answered): (Vec<String>, Vec<String>) = self.link.ask(&commands).await?;
-                self.answered.extend(answered.iter().filter_map(|text| body_of(text)));
+                self.answered
+                    .extend(answered.iter().filter_map(|text| Some((body_of(text)?, ticket_of(text)))));
                 texts
             }
         };
@@ -99,6 +100,11 @@ impl Redis {
         self.listening.is_some()
     }
 
+    /// Nobody can tell of a server that has no memory of whom it has served.
+    pub(super) const fn nobody_came(&self) -> bool {
+        false
+    }
+
     pub(super) async fn listen(&mut self) -> Result<(), Failure> {
         let pattern = format!("{}celeryev/*", self.channel_prefix());
         self.listening = Some(self.link.listen(&pattern).await?);
@@ -110,7 +116,8 @@ impl Redis {
         self.answers.clone()
     }
 
-    pub(super) fn next_event(&mut self) -> Option<Value> {
+    /// What was said, and what an answer has as `ticket`.
+    pub(super) fn next_event(&mut self) -> Option<(Value, Option<String>)> {
         if let Some(answer) = self.answered.pop_front() {
             return Some(answer);
         }
@@ -119,7 +126,7 @@ impl Redis {
                 Some(message) => {
                     let text = message.get_payload::<String>().ok();
                     if let Some(body) = text.as_deref().and_then(body_of) {
-                        return Some(body);
+                        return Some((body, None));
                     }
                 }
                 None => self.listening = None,
@@ -165,6 +172,11 @@ fn body_of(text: &str) -> Option<Value> {
         Some("base64") => completion::unpacked(&STANDARD.decode(body).ok()?),
         Some(_) | None => serde_json::from_str(body).ok(),
     }
+}
+
+fn ticket_of(text: &str) -> Option<String> {
+    let message: Value = serde_json::from_str(text).ok()?;
+    message["headers"]["ticket"].as_str().map(str::to_owned)
 }
 
 fn isize(length: usize) -> isize {
