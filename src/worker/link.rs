@@ -8,6 +8,7 @@
 //! after the answer came, so it lies before the end of the lease as the leader counts it.
 
 use std::collections::VecDeque;
+use std::error::Error as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -214,10 +215,12 @@ async fn greet(mut client: Client, hello: pb::Hello, drain: Option<pb::Drain>) -
     }
 }
 
-/// A node that is starting or going down says UNAVAILABLE; that is no more than "not here".
+/// A node that is starting or going down says UNAVAILABLE; that is no more than "not here". A status that has a cause was
+/// made here, of a connection that broke, as that of a node that was killed.
 fn refused(status: Status) -> OpenError {
     match status.code() {
         Code::Unavailable => OpenError::NotLeader { leader: None },
+        _ if status.source().is_some() => OpenError::Ended,
         _ => OpenError::Refused(Box::new(status)),
     }
 }
@@ -309,5 +312,19 @@ impl OpenLink {
             // A kind of a later release.
             None => LinkEvent::Nothing,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_broke_is_no_refusal() {
+        let broken = std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+        assert!(matches!(refused(Status::from_error(Box::new(broken))), OpenError::Ended));
+        assert!(matches!(refused(Status::unauthenticated("no token")), OpenError::Refused(_)));
+        let starting = refused(Status::unavailable("starting"));
+        assert!(matches!(starting, OpenError::NotLeader { leader: None }));
     }
 }
