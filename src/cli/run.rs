@@ -16,6 +16,7 @@ use crate::pb::v1::{
     ListRunsRequest, RetryRunRequest, Run, RunState, TaskStanding,
 };
 use crate::pb::word;
+use crate::state::run::Reason;
 use crate::state::time::Timestamp;
 
 /// When `--wait` says why a run has not begun.
@@ -165,8 +166,12 @@ pub(super) async fn carry_out(
         RunCommand::Retry { run_id, params, wait, write: WriteFlags { reason, identity } } => {
             let (actor, operation_id) = (identity.actor(), identity.operation_id);
             let params = params.into_iter().collect();
+            let earlier = client.get_run(GetRunRequest { run_id: run_id.clone(), stale: false }).await;
             let request = RetryRunRequest { run_id, params, operation_id, actor, reason };
             let run = client.retry_run(request).await?;
+            if earlier.is_ok_and(|earlier| earlier.reason == Reason::Lost.as_str()) {
+                printer.note("nobody knows what the lost run did; if it had its effect, this one doubles it");
+            }
             job::made(&client, run, wait, printer).await
         }
         RunCommand::Explain { run_id, read } => {
@@ -239,6 +244,9 @@ fn standing(task: &TaskStanding) -> String {
         many => format!(", put off by itself {many} times"),
     };
     match (task.by.as_str(), task.begun) {
+        ("", _) if task.expires_at.is_some() => {
+            format!(", expires at {}", tables::at(task.expires_at.as_ref()))
+        }
         ("", _) => String::new(),
         (by, true) => format!(", run by {by}{again}"),
         (by, false) => format!(", put off on {by}{again}: {}", task.error),

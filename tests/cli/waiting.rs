@@ -29,3 +29,13 @@ async fn a_trigger_prints_the_run_and_waits_when_asked() {
     assert_eq!(document(&waited)["state"], "succeeded");
     assert_eq!(waited.status.code(), Some(0));
 }
+
+#[tokio::test]
+async fn a_retry_of_a_lost_run_says_that_it_may_double_it() {
+    let address = serve(Node::default()).await;
+    let lost = ask(address, "run retry lost").await;
+    let note = "note: nobody knows what the lost run did; if it had its effect, this one doubles it\n";
+    assert_eq!((text(&lost.stdout), text(&lost.stderr)), ("r1\n", note));
+    let failed = ask(address, "run retry r1 --param day=monday").await;
+    assert_eq!((text(&failed.stdout), text(&failed.stderr)), ("r1\n", ""));
+}

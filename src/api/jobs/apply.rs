@@ -1,7 +1,7 @@
 //! `ApplyJobs`: many jobs at once, all of them checked before any is written.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
@@ -22,6 +22,7 @@ use crate::state::spec::JobSpec;
 use crate::state::time::Timestamp;
 use crate::state::{self, Change, Command, Due, Outcome, Rejection, State};
 use crate::view;
+use crate::view::cluster::WorkerInfo;
 
 /// A warning: the job is kept, for a file that was applied before stays appliable when its time is over.
 const IS_OVER: &str = "its schedule has no occurrence from now on; it runs only when it is triggered";
@@ -156,6 +157,34 @@ fn applied(
     }
 }
 
+/// By place in the request, warnings of jobs whose connection none of these workers has.
+fn unconnected(wanted: &[Wanted], workers: &[WorkerInfo]) -> Vec<(usize, String)> {
+    // A leader that has just begun knows none yet.
+    if workers.is_empty() {
+        return Vec::new();
+    }
+    let announced: HashSet<&str> =
+        workers.iter().flat_map(|worker| &worker.kinds).map(String::as_str).collect();
+    let lacks = |wanted: &Wanted| {
+        let target = &wanted.spec.target;
+        let connection = target.connection().filter(|_| !announced.contains(target.needs().as_ref()))?;
+        let kind = target.kind();
+        let warning = format!(
+            "at present no worker has a connection {connection:?} for {kind} targets; until one has, its runs wait"
+        );
+        Some((wanted.place, warning))
+    };
+    wanted.iter().filter_map(lacks).collect()
+}
+
+fn warn(results: &mut [pb::AppliedJob], warnings: Vec<(usize, String)>) {
+    for (place, warning) in warnings {
+        if let Some(result) = results.get_mut(place) {
+            result.warnings.push(warning);
+        }
+    }
+}
+
 /// Jobs cut into entries of bounded size.
 fn entries(wanted: Vec<Wanted>) -> Vec<Vec<Wanted>> {
     let mut entries: Vec<Vec<Wanted>> = Vec::new();
@@ -209,12 +238,15 @@ impl Api {
         if message.dry_run || wanted.iter().any(|wanted| wanted.spec.after.is_some()) {
             after::check(self.state(false).await?.as_ref(), &mut wanted)?;
         }
+        let unconnected = unconnected(&wanted, &(self.shared.workers)());
         if message.dry_run {
             wanted.sort_by_key(|wanted| wanted.place);
             let state = self.shared.raft.state();
             let now = self.stamp(&state).await?;
             let foreseen = crate::threads::blocking(move || dry_run(&state, &wanted, now)).await;
-            return foreseen.map_err(|_| Status::unavailable("the node is ending"))?;
+            let mut foreseen = foreseen.map_err(|_| Status::unavailable("the node is ending"))??;
+            warn(&mut foreseen.results, unconnected);
+            return Ok(foreseen);
         }
         let deadline = Instant::now() + limits::SETTLE_WAIT;
         let mut results: Vec<Option<pb::AppliedJob>> = vec![None; count];
@@ -247,7 +279,9 @@ impl Api {
                 self.moved_on(refusal, last, deadline).await?;
             }
         }
-        let results = results.into_iter().collect::<Option<Vec<_>>>().ok_or_else(status::unexpected)?;
+        let results = results.into_iter().collect::<Option<Vec<_>>>();
+        let mut results = results.ok_or_else(status::unexpected)?;
+        warn(&mut results, unconnected);
         Ok(pb::ApplyJobsResponse { results, applied_index })
     }
 

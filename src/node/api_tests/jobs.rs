@@ -1,6 +1,7 @@
 //! What applying and deleting say beside what they do.
 
 use super::*;
+use crate::view::cluster::WorkerInfo;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schedule_that_is_over_is_applied_with_a_warning() {
@@ -81,4 +82,31 @@ async fn the_past_of_a_schedule_and_its_meaning_are_told() {
         refused.message().starts_with("the occurrences of `from: completion` follow from runs"),
         "{refused}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_connection_no_worker_has_is_applied_with_a_warning() {
+    let mut node = Node::start().await;
+    let workers = || {
+        let kinds = ["exec", "celery:main"].map(str::to_owned).into();
+        vec![WorkerInfo { worker: "w".to_owned(), kinds, ..WorkerInfo::default() }]
+    };
+    let (raft, log, clock) = (node.raft.clone(), Arc::clone(&node.log), TrustedClock::alone());
+    let of = |broker: &str| {
+        let celery =
+            pb::CeleryTarget { broker: broker.to_owned(), task: "t".to_owned(), ..Default::default() };
+        let target = pb::Target { celery: Some(celery), ..Default::default() };
+        pb::JobSpec { target: Some(target), ..job(broker) }
+    };
+    let jobs = || vec![of("main"), of("mian"), job("web")];
+    let applied = node.apply(jobs(), true).await;
+    assert!(applied.iter().all(|applied| applied.warnings.is_empty()), "nobody is known yet: {applied:?}");
+    node.api = Api::new(raft, log, clock, Arc::new(workers), Dialer::tcp());
+    for dry_run in [true, false, false] {
+        let applied = node.apply(jobs(), dry_run).await;
+        let warned: Vec<&[String]> = applied.iter().map(|applied| applied.warnings.as_slice()).collect();
+        let warning =
+            "at present no worker has a connection \"mian\" for celery targets; until one has, its runs wait";
+        assert_eq!(warned, [&[][..], &[warning.to_owned()], &[]]);
+    }
 }
