@@ -17,7 +17,7 @@ from demo import Cluster
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 RABBITMQ = pathlib.Path("/usr/lib/rabbitmq/bin")
-PROGRAMS = {"redis": pathlib.Path("redis-server"), "rabbitmq": RABBITMQ / "rabbitmq-server"}
+PROGRAMS = {"redis": pathlib.Path("redis-server"), **dict.fromkeys(["rabbitmq", "quorum"], RABBITMQ / "rabbitmq-server")}
 CELERY = "celery[redis]==5.7.0"
 QUEUE = "celery"
 
@@ -189,11 +189,13 @@ class Redis:
 class Rabbit:
     """A server of its own, with the queue that a Celery worker would declare."""
 
+    arguments = {}
+
     def __init__(self, stage):
         import amqp
 
         port, names = free_port(), free_port()
-        folder = stage.folder / "rabbitmq"
+        folder = stage.folder / f"rabbitmq-{port}"
         folder.mkdir()
         (folder / "none.conf").write_text("")
         self.url = f"amqp://guest:guest@127.0.0.1:{port}//"
@@ -218,7 +220,7 @@ class Rabbit:
         self.connection = wait("RabbitMQ to answer", answers, pause=0.1)
         self.channel = self.connection.channel()
         self.channel.exchange_declare(QUEUE, "direct", durable=True, auto_delete=False)
-        self.channel.queue_declare(QUEUE, durable=True, auto_delete=False)
+        self.channel.queue_declare(QUEUE, durable=True, auto_delete=False, arguments=self.arguments)
         self.channel.queue_bind(QUEUE, QUEUE, QUEUE)
 
     def waiting(self):
@@ -229,7 +231,13 @@ class Rabbit:
         self.channel.queue_purge(QUEUE)
 
 
-BROKERS = {"redis": Redis, "rabbitmq": Rabbit}
+class Quorum(Rabbit):
+    """The same with a quorum queue."""
+
+    arguments = {"x-queue-type": "quorum"}
+
+
+BROKERS = {"redis": Redis, "rabbitmq": Rabbit, "quorum": Quorum}
 
 
 def connection(broker):
