@@ -181,8 +181,9 @@ fn heard(word: TaskWord) -> pb::TaskNews {
 }
 
 fn not_found(unfound: Unfound) -> pb::TasksUnfound {
-    let Unfound { task_ids, heard_for, silent_for } = unfound;
-    pb::TasksUnfound { task_ids, heard_for: span(Some(heard_for)), silent_for: span(silent_for) }
+    let Unfound { task_ids, heard_for, silent_for, nobody_came } = unfound;
+    let (heard_for, silent_for) = (span(Some(heard_for)), span(silent_for));
+    pb::TasksUnfound { task_ids, heard_for, silent_for, nobody_came }
 }
 
 fn span(span: Option<Duration>) -> Option<prost_types::Duration> {

@@ -13,6 +13,9 @@ use crate::state::spec::Target;
 use crate::state::time::Timestamp;
 use crate::state::{Command, Outcome, State};
 
+/// The first job that leaves tasks has them listened to, within seconds. Who is cut off in so short a time is heard again.
+const LISTENING_BEGINS_WITHIN: Duration = Duration::from_secs(10);
+
 impl Api {
     /// What is heard of tasks is told in their records.
     pub(super) async fn take_news(&self, message: &pb::ReportTasksRequest) -> Result<(), Status> {
@@ -97,12 +100,17 @@ impl Api {
 struct Search {
     heard_for: Duration,
     silent_for: Option<Duration>,
+    nobody_came: bool,
 }
 
 impl Search {
     fn of(unfound: &pb::TasksUnfound) -> Self {
         let span = |span: Option<prost_types::Duration>| Duration::try_from(span?).ok();
-        Self { heard_for: span(unfound.heard_for).unwrap_or_default(), silent_for: span(unfound.silent_for) }
+        Self {
+            heard_for: span(unfound.heard_for).unwrap_or_default(),
+            silent_for: span(unfound.silent_for),
+            nobody_came: unfound.nobody_came,
+        }
     }
 
     /// The attempt of a run whose task nobody has run, and nobody will.
@@ -115,7 +123,8 @@ impl Search {
         let handed = run.handed().filter(|handed| run.cancel.is_none() && handed.overdue_since.is_none())?;
         handed.unheard_until().filter(|expires_at| *expires_at <= now.minus(limits::EXPIRED_FOR))?;
         let attempt = run.running()?;
-        let heard_all = self.heard_for >= now.since(attempt.started_at)
+        let heard_all = self.nobody_came
+            || self.heard_for + LISTENING_BEGINS_WITHIN >= now.since(attempt.started_at)
             || self.heard_for >= celery.lost_after.unwrap_or(CELERY_LOST_AFTER);
         let is_lost = |silent| celery.lost_after.is_some_and(|lost_after| silent >= lost_after);
         (heard_all && self.silent_for.is_none_or(is_lost)).then_some(attempt)

@@ -364,7 +364,7 @@ async fn a_task_that_expired_and_that_no_worker_has_fails_its_attempt() {
         run
     };
     let (first, second) = (left("usual", ago(40)).await, left("never", ago(35)).await);
-    let (heard, fresh) = (left("other", ago(60)).await, left("other", ago(10)).await);
+    let (heard, fresh) = (left("other", ago(60)).await, left("other", Some(Timestamp::MAX)).await);
     let task = |run: &pb::Run| format!("task-{}", run.run_id);
     told.ask(tells(vec![begun(&task(&heard), "w1@lab", 7)], Vec::new())).await.unwrap();
     let answer = told.report(Vec::new()).await.unwrap();
@@ -373,7 +373,7 @@ async fn a_task_that_expired_and_that_no_worker_has_fails_its_attempt() {
     assert!(standing.expires_at.is_some());
     let unfound = async |runs: &[&pb::Run], heard_for, silent_for| {
         let task_ids = runs.iter().copied().map(task).collect();
-        let unfound = Some(pb::TasksUnfound { task_ids, heard_for, silent_for });
+        let unfound = Some(pb::TasksUnfound { task_ids, heard_for, silent_for, nobody_came: false });
         told.ask(pb::ReportTasksRequest { unfound, ..tells(Vec::new(), Vec::new()) }).await.unwrap();
         let mut states = Vec::new();
         for run in runs {
@@ -383,6 +383,10 @@ async fn a_task_that_expired_and_that_no_worker_has_fails_its_attempt() {
     };
     let (runs, failed) = (pb::RunState::Running, pb::RunState::Failed);
     let both = [&first, &second];
+    let lease_until = Clock::system().now().plus(Duration::from_secs(60));
+    let renew = Command::Renew { worker: "w".into(), lease_until };
+    let later = Clock::system().now().plus(Duration::from_secs(20));
+    told.node.raft.propose(None, Entry { at: later, commands: vec![renew] }).await.unwrap();
     let now = Some(prost_types::Duration::default());
     assert_eq!(unfound(&both, now, None).await, [runs, runs], "it was not heard all the time");
     assert_eq!(unfound(&both, seconds(60), seconds(899)).await, [runs, runs], "one may have it");
@@ -394,6 +398,17 @@ async fn a_task_that_expired_and_that_no_worker_has_fails_its_attempt() {
     assert_eq!(attempt.error, "the task had expired before any worker took it");
     assert!(told.report(Vec::new()).await.unwrap().to_find.is_empty());
     let cancelled = left("usual", ago(40)).await;
+    let alone = left("usual", ago(40)).await;
+    let unfound_by_nobody = |nobody_came| {
+        let unfound = pb::TasksUnfound { task_ids: vec![task(&alone)], nobody_came, ..Default::default() };
+        pb::ReportTasksRequest { unfound: Some(unfound), ..tells(Vec::new(), Vec::new()) }
+    };
+    let later = told.node.raft.state().now().plus(Duration::from_secs(20));
+    told.node.raft.propose(None, Entry { at: later, commands: Vec::new() }).await.unwrap();
+    told.ask(unfound_by_nobody(false)).await.unwrap();
+    assert_eq!(told.record(&alone).await.state(), runs);
+    told.ask(unfound_by_nobody(true)).await.unwrap();
+    assert_eq!(told.record(&alone).await.state(), failed, "nobody was ever there");
     let cancel = pb::CancelRunRequest { run_id: cancelled.run_id.clone(), ..Default::default() };
     told.node.api.cancel_run(Request::new(cancel)).await.unwrap();
     assert_eq!(unfound(&[&cancelled], seconds(60), None).await, [runs], "it is being ended already");

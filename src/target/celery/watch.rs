@@ -346,8 +346,9 @@ impl TaskWatch {
             }
         }
         let hears = on!(&self.side, side => side.hears());
-        let misses_nothing = hears || on!(&self.side, side => side.nobody_came());
-        self.holders.listening(misses_nothing.then(Instant::now));
+        let nobody_came = on!(&self.side, side => side.nobody_came());
+        self.holders.may_be_none(nobody_came, Instant::now());
+        self.holders.listening((hears || nobody_came).then(Instant::now));
         if hears {
             self.ask_workers().await;
         }

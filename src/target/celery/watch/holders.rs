@@ -18,6 +18,8 @@ const ACTIVE_MAX: usize = 1_000;
 const ASKED_APART: Duration = Duration::from_secs(20);
 /// Within how long one that lives is heard who was not before: its signs come every two seconds.
 const HEARD_AT_ONCE: Duration = Duration::from_secs(10);
+/// Within how long Celery's workers are back at a server that was gone: the longest wait of their tries, twice.
+const BACK_WITHIN: Duration = Duration::from_secs(60);
 /// How long after a worker has ended its tasks may still be told of: what it has sent comes before that.
 const WORD_WITHIN: Duration = Duration::from_secs(60);
 
@@ -34,6 +36,8 @@ pub(super) struct Holders {
     heard: Option<Instant>,
     /// When it was listened anew, if nobody was heard since.
     anew: Option<Instant>,
+    /// Since when the broker has nothing of what each worker declares.
+    nobody_since: Option<Instant>,
 }
 
 #[derive(Clone, Debug)]
@@ -92,6 +96,16 @@ impl Holders {
     /// Something was missed if somebody is heard at once; else there is nobody.
     pub(super) fn listening_anew(&mut self, now: Instant) {
         self.anew = Some(now);
+    }
+
+    /// Whether the broker has nothing of what each worker declares.
+    pub(super) fn may_be_none(&mut self, nobody: bool, now: Instant) {
+        self.nobody_since = nobody.then(|| self.nobody_since.unwrap_or(now));
+    }
+
+    /// Whether that has lasted: those who were there before a server lost its memory are back by then.
+    pub(super) fn nobody_came(&self, now: Instant) -> bool {
+        self.nobody_since.is_some_and(|since| now.duration_since(since) >= BACK_WITHIN)
     }
 
     /// Something may have been missed; who was silent still is.
@@ -312,6 +326,22 @@ mod tests {
         holders.runs("w1@lab", many, start + secs(150));
         holders.runs("w1@lab", ids(&[]), start + secs(180));
         assert_eq!(active(&holders, 181), None, "more than is told");
+    }
+
+    #[test]
+    fn nobody_came_where_the_broker_has_nothing_of_workers_for_a_while() {
+        let (mut holders, start) = listening();
+        for (nobody, at, nobody_came) in [
+            (true, 0, false),
+            (true, 59, false),
+            (true, 60, true),
+            (false, 61, false),
+            (true, 62, false),
+            (true, 121, false),
+        ] {
+            holders.may_be_none(nobody, start + secs(at));
+            assert_eq!(holders.nobody_came(start + secs(at)), nobody_came, "{at}");
+        }
     }
 
     #[test]

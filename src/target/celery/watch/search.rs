@@ -47,6 +47,8 @@ pub struct Unfound {
     pub heard_for: Duration,
     /// Some have not answered: for how long the one was silent that was heard last. None: all have.
     pub silent_for: Option<Duration>,
+    /// The broker has nothing of what each worker declares, for a while.
+    pub nobody_came: bool,
 }
 
 impl Search {
@@ -97,6 +99,7 @@ impl Search {
             task_ids,
             heard_for: holders.heard_for(now),
             silent_for: holders.silent_for(&round.answered, now),
+            nobody_came: holders.nobody_came(now),
         })
     }
 }
@@ -142,7 +145,13 @@ mod tests {
         assert_eq!(search.end(&holders, start + secs(44)), None, "answers are waited for");
         let told = search.end(&holders, start + secs(45));
         let silent_for = Some(secs(42));
-        assert_eq!(told, Some(Unfound { task_ids: ids(&["a", "c"]), heard_for: secs(45), silent_for }));
+        let unfound = |task_ids: &[&str], heard_for, silent_for| Unfound {
+            task_ids: ids(task_ids),
+            heard_for,
+            silent_for,
+            nobody_came: false,
+        };
+        assert_eq!(told, Some(unfound(&["a", "c"], secs(45), silent_for)));
         assert_eq!(search.end(&holders, start + secs(46)), None);
         let is_due = |wanted: &[&str], at| search.is_due(&ids(wanted), start + secs(at));
         assert!(!is_due(&["a", "b", "c"], 69) && is_due(&["a", "b", "c"], 70) && is_due(&["b"], 46));
@@ -152,7 +161,7 @@ mod tests {
         search.begin(&ids(&["a"]), "t2".to_owned(), start + secs(60));
         search.take(&json!({ "w1@lab": {} }));
         let told = search.end(&holders, start + secs(65));
-        assert_eq!(told, Some(Unfound { task_ids: ids(&["a"]), heard_for: secs(10), silent_for: None }));
+        assert_eq!(told, Some(unfound(&["a"], secs(10), None)));
         search.begin(&ids(&["a"]), "t3".to_owned(), start + secs(70));
         search.take(&json!({ "w1@lab": { "a": ["active", {}] } }));
         assert_eq!(search.end(&holders, start + secs(75)), None, "it was found");
