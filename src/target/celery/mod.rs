@@ -98,7 +98,8 @@ pub(super) fn handed_over(order: &Order, target: &CeleryTarget, report: Report, 
     let handed = Handed {
         connection: target.broker.clone(),
         task_id: message::task_id(order),
-        expires_at: message::expiry(order, target, now),
+        // Of a chain the first task expires, and another one ends the run.
+        expires_at: message::expiry(order, target, now).filter(|_| template::ends_with_its_own(target)),
     };
     Report { handed: Some(handed), ..Report::of(Outcome::HandedOver) }
 }

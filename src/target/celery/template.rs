@@ -84,6 +84,14 @@ pub(super) fn message(
     })
 }
 
+/// Whether the task whose end is that of the run is the one that the message is of.
+pub(super) fn ends_with_its_own(target: &CeleryTarget) -> bool {
+    target.template.as_ref().is_none_or(|template| {
+        let read = celery::read(&template.message, &template.ids);
+        read.is_ok_and(|read| template.ids.first().is_some_and(|id| id == read.header("id")))
+    })
+}
+
 /// What stands in the template, and what takes its place in this run; the id of the task that ends the run first.
 fn fillings(order: &Order, template: &CeleryTemplate) -> Result<(Vec<String>, Vec<String>), String> {
     let space = message::space(order);

@@ -360,3 +360,20 @@ fn what_unpacks_to_no_call_is_not_sent() {
     let bomb = STANDARD.encode(twin.finish().expect("written"));
     assert!(with(&|it| it["body"] = json!(bomb)).is_err());
 }
+
+#[test]
+fn a_run_expires_with_its_message_unless_another_task_ends_it() {
+    let expires = CeleryExpiry::After(std::time::Duration::from_secs(5));
+    let plain = like("plain").0;
+    let single = template(&named("link_callbacks_errbacks"));
+    let mut chain = template(&named("chain"));
+    // As `sync` has it: the last task first.
+    chain.ids.swap(0, 1);
+    for (template, expires_at) in [(None, Some(6_000)), (Some(single), Some(6_000)), (Some(chain), None)] {
+        let target = CeleryTarget { template, expires, wait_for_completion: true, ..plain.clone() };
+        let order = Order { cluster_id: CLUSTER_ID.to_owned(), ..order(target.clone()) };
+        let handed = handed_over(&order, &target, Report::of(Outcome::Succeeded), NOW).handed;
+        let handed = handed.expect("it waits");
+        assert_eq!(handed.expires_at.map(Timestamp::millis), expires_at, "{:?}", target.template);
+    }
+}
