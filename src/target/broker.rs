@@ -120,6 +120,10 @@ impl Failure {
     fn of(self, label: &str) -> Self {
         let named = |why: String| format!("{label}: {why}");
         match self {
+            // As rustls says it, whoever hands it on.
+            Self::Unreachable(why) if why.contains("UnknownIssuer") => {
+                Self::Unreachable(named(format!("{why}: `tls_ca` is to name the file of its authority")))
+            }
             Self::Unreachable(why) => Self::Unreachable(named(why)),
             Self::Blocked(why) => Self::Blocked(named(why)),
             Self::Unanswered(why) => Self::Unanswered(named(why)),

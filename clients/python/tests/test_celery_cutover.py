@@ -221,6 +221,8 @@ def at(seconds: float) -> datetime.datetime:
         ([60], [10, 60], shadow.Count(on_time=1, extra=1)),
         ([0, 0], [0.1, 0.2], shadow.Count(on_time=2)),
         ([0, 0], [0.1], shadow.Count(on_time=1, missed=1)),
+        # Of two intervals that are due with milliseconds between them, both messages come behind the later.
+        ([0, 0.004, 60, 60.004], [0.1, 0.2, 60.1, 60.2], shadow.Count(on_time=4)),
         ([], [], shadow.Count()),
         # What is due around the window takes its messages with it.
         ([120, 180, 240], [120.1, 180.1, 240.1], shadow.Count(on_time=2)),

@@ -15,7 +15,7 @@ from celery.schedules import crontab, schedule
 from cluster import Cluster
 
 from chronarch import Client
-from chronarch.celery import sync
+from chronarch.celery import adopt, sync
 from chronarch.celery.entries import BEAT_SCHEDULE, DJANGO, Entry
 
 SOURCES = [BEAT_SCHEDULE, DJANGO]
@@ -236,3 +236,16 @@ def test_the_command_says_by_its_exit_code_what_is(nodes: Cluster, tmp_path: Pat
     assert "    schedule.every: 1m -> 2m" in changed.stdout
     assert say("--endpoints", "127.0.0.1:1", "--timeout", "1").returncode == 3
     assert "expected beat_schedule, django, redbeat, found 'x'" in say("--from", "x").stderr
+
+
+def test_what_was_due_while_a_beat_was_looked_for_is_told_and_caught_up_with(client: Client, app: Celery) -> None:
+    minutely = Entry("m", "m", "shop.run", crontab(app=app), BEAT_SCHEDULE)
+    rare = Entry("r", "r", "shop.run", crontab("0", "0", day_of_month="29", month_of_year="2", app=app), BEAT_SCHEDULE)
+    namespace = app.main.replace("_", "-")
+    planned = sync.plan(client, app, [minutely, rare], sources=SOURCES, namespace=namespace, hold=True, carry=True)
+    began = datetime.datetime.now(datetime.timezone.utc) - datetime.timedelta(seconds=90)
+    done = adopt.forward(client, planned, catch_up=True, since=began)
+    assert [name for name, _ in done.due_meanwhile] == ["m"], "its source knows no last run"
+    assert began < done.due_meanwhile[0][1] <= began + datetime.timedelta(minutes=1)
+    assert done.run == ["m"]
+    assert [run.cause for run in client.iter_runs(namespace=namespace, job="m")].count("manual") == 1

@@ -144,6 +144,23 @@ def test_a_row_that_runs_once_is_disabled_when_it_has_run(namespace: str, client
     assert len(client.list_runs(namespace=namespace, job="a").runs) == 1
 
 
+def test_a_row_whose_instant_is_over_runs_once_as_beat_runs_it(namespace: str, client: Client) -> None:
+    clocked = ClockedSchedule.objects.create(clocked_time=datetime.now(timezone.utc) - timedelta(hours=1))
+    row = PeriodicTask.objects.create(name="a", task="shop.nothing", clocked=clocked, one_off=True)
+    eventually("a run", lambda: client.list_runs(namespace=namespace, job="a").runs)
+    row.refresh_from_db()
+    row.description = "saved again"
+    row.save()
+    with _push.muted():
+        # One whose signals nobody heard.
+        PeriodicTask.objects.create(name="b", task="shop.nothing", clocked=clocked, one_off=True)
+        PeriodicTask.objects.create(name="off", task="shop.nothing", clocked=clocked, one_off=True, enabled=False)
+    assert _sync()[0] == 0
+    assert _sync()[0] == 0
+    found = [len(client.list_runs(namespace=namespace, job=name).runs) for name in ("a", "b", "off")]
+    assert found == [1, 1, 0]
+
+
 def test_a_project_goes_back_and_forth(namespace: str, client: Client) -> None:
     client.delete_job(IN_CHARGE, namespace=namespace)
     with _push.muted():

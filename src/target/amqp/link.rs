@@ -354,6 +354,10 @@ pub(super) fn unreachable(error: &lapin::Error) -> Failure {
     Failure::Unreachable(match error.kind() {
         ErrorKind::ProtocolError(error) => words(error),
         ErrorKind::IOError(error) => error.to_string(),
+        ErrorKind::ParsingError(_) => {
+            "what answers does not speak AMQP; where it speaks TLS, the URL is to begin with amqps://"
+                .to_owned()
+        }
         _ => error.to_string(),
     })
 }

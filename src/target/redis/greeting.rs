@@ -10,6 +10,12 @@ use crate::config::connections::Connection;
 pub(super) fn greeted(connection: &Connection, error: &RedisError) -> Failure {
     Failure::Unreachable(match error.kind() {
         ErrorKind::Io if error.is_timeout() => late(connection),
+        ErrorKind::Io if error.is_connection_dropped() && !connection.is_tls() => {
+            format!(
+                "{}; a port with TLS drops a connection without: then the URL is to begin with rediss://",
+                words(error)
+            )
+        }
         ErrorKind::Io | ErrorKind::Client => words(error),
         ErrorKind::AuthenticationFailed => "it does not take the password, or the name with it".to_owned(),
         _ => refused(error).unwrap_or_else(|| match error.code() {

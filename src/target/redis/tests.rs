@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::config::connections;
+use crate::state::broker::AmqpTarget;
 use crate::target::{Outcome, Report, Target, Targets, TargetsConfig};
 
 /// How long a server may take to answer after its start.
@@ -375,4 +376,52 @@ async fn a_burst_goes_by_one_connection_and_is_left_whole() {
     let connections = info.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
     let connections: u32 = connections.expect("it counts").trim().parse().expect("a number");
     assert!(connections < 20, "{connections} connections, most of them this test's own questions");
+}
+
+#[tokio::test]
+async fn a_port_with_tls_is_told_from_one_without_and_whose_authority_is_unknown() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).expect("a certificate");
+    let [cert, key] = ["cert.pem", "key.pem"].map(|name| folder.path().join(name).display().to_string());
+    std::fs::write(&cert, made.cert.pem()).expect("written");
+    std::fs::write(&key, made.signing_key.serialize_pem()).expect("written");
+    let port = free_port().to_string();
+    let tls =
+        ["--tls-port", &port, "--tls-cert-file", &cert, "--tls-key-file", &key, "--tls-ca-cert-file", &cert];
+    let _server = Server::start_at(free_port(), &[&tls[..], &["--tls-auth-clients", "no"]].concat()).await;
+    let says = async |url: String, order: &Order| {
+        let report = carry_out(&targets(&url, ""), order).await;
+        assert_eq!(report.outcome, Outcome::Failed);
+        error(&report).to_owned()
+    };
+    let redis = order("7-1", list());
+    let plain = says(format!("redis://127.0.0.1:{port}/0"), &redis).await;
+    assert!(plain.ends_with("then the URL is to begin with rediss://"), "{plain}");
+    let unknown = says(format!("rediss://127.0.0.1:{port}/0"), &redis).await;
+    assert!(unknown.ends_with("`tls_ca` is to name the file of its authority"), "{unknown}");
+    let amqp = AmqpTarget {
+        connection: "main".to_owned(),
+        exchange: String::new(),
+        routing_key: "work".to_owned(),
+        payload: String::new(),
+        headers: BTreeMap::new(),
+        content_type: None,
+        priority: None,
+        expiration: None,
+        persistent: true,
+    };
+    let amqp = Order { target: Target::Amqp(Box::new(amqp)), ..redis };
+    // As RabbitMQ answers what is no TLS: with an alert (RFC 8446, section 6).
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let alert = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().expect("a connection");
+        std::io::Read::read_exact(&mut stream, &mut [0; 8]).expect("a greeting");
+        std::io::Write::write_all(&mut stream, &[21, 3, 3, 0, 2, 2, 70]).expect("written");
+        // It reads on until the other one has gone.
+        let _ = std::io::Read::read_to_end(&mut stream, &mut Vec::new());
+    });
+    let other = says(format!("amqp://guest:guest@127.0.0.1:{port}/"), &amqp).await;
+    alert.join().expect("it was asked");
+    assert!(other.ends_with("where it speaks TLS, the URL is to begin with amqps://"), "{other}");
 }

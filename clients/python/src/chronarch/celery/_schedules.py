@@ -26,6 +26,7 @@ _NAMES: Dict[str, Sequence[str]] = {"month_of_year": _MONTHS, "day_of_week": _WE
 _FREQUENCIES = ("YEARLY", "MONTHLY", "WEEKLY", "DAILY", "HOURLY", "MINUTELY", "SECONDLY")
 _BY = ("bysetpos", "bymonth", "bymonthday", "byyearday", "byweekno", "byhour", "byminute", "bysecond")
 _DAYS = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
+_CLOCKED = "django_celery_beat.clockedschedule.clocked"
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
 _MILLISECOND = datetime.timedelta(milliseconds=1)
 
@@ -135,7 +136,7 @@ def schedule_of(schedule: Any, last_run_at: Optional[datetime.datetime], notes: 
         return _interval(schedule, last_run_at, notes)
     if kind == "celery.schedules.solar":
         return {"solar": {"event": schedule.event, "latitude": float(schedule.lat), "longitude": float(schedule.lon)}}
-    if kind == "django_celery_beat.clockedschedule.clocked":
+    if kind == _CLOCKED:
         return {"at": [format_instant(schedule.clocked_time)]}
     if kind == "redbeat.schedules.rrule":
         return _recurrence(schedule, notes)
@@ -144,6 +145,14 @@ def schedule_of(schedule: Any, last_run_at: Optional[datetime.datetime], notes: 
         "`celery beat -S chronarch` pushes each of its instants as a job",
         only_python=True,
     )
+
+
+def clocked_at(schedule: Any) -> Optional[datetime.datetime]:
+    """When a clocked schedule is due, once; None: it is of another kind."""
+    if f"{type(schedule).__module__}.{type(schedule).__name__}" != _CLOCKED:
+        return None
+    at: datetime.datetime = schedule.clocked_time
+    return at
 
 
 def _crontab(schedule: Any, has_zone_of_app: bool, notes: List[str]) -> Dict[str, Any]:

@@ -15,6 +15,7 @@ from ..client import Client
 from . import sync
 from ._identity import APP, app_label
 from ._jobs import MANAGED_BY, MANAGER, named
+from ._schedules import clocked_at
 from ._watch import Look, signs_of_beat
 from .entries import DJANGO, REDBEAT, Entry
 
@@ -55,13 +56,17 @@ class Adopted:
     """Those of them that were run now."""
 
 
-def forward(client: Client, planned: sync.Plan, *, catch_up: bool = False) -> Adopted:
+def forward(
+    client: Client, planned: sync.Plan, *, catch_up: bool = False, since: Optional[datetime.datetime] = None
+) -> Adopted:
     """Applies the plan, whose jobs are held, and resumes those whose entries are enabled.
 
     Args:
         client: of the cluster.
         planned: with `carry` and `hold`.
         catch_up: whether what was due meanwhile is run once.
+        since: from when on no beat sent, as far as was looked: what was due since then is told of entries whose source
+            knows no last run.
 
     Raises:
         ChronarchError: the cluster cannot be asked, or refuses. What was done stays; it may be done again.
@@ -78,7 +83,7 @@ def forward(client: Client, planned: sync.Plan, *, catch_up: bool = False) -> Ad
     for step in planned.steps:
         if step.name not in held or step.entry is None or not step.entry.enabled:
             continue
-        due = _first_due(client, namespace, step.name, step.entry.last_run_at)
+        due = _first_due(client, namespace, step.name, step.entry, since)
         client.resume_job(step.name, namespace=namespace, reason=REASON)
         done.resumed.append(step.name)
         if due is None:
@@ -93,12 +98,17 @@ def forward(client: Client, planned: sync.Plan, *, catch_up: bool = False) -> Ad
 
 
 def _first_due(
-    client: Client, namespace: str, name: str, last_run_at: Optional[datetime.datetime]
+    client: Client, namespace: str, name: str, entry: Entry, since: Optional[datetime.datetime]
 ) -> Optional[datetime.datetime]:
     """The first instant after the last run, where it is over."""
-    if last_run_at is None:
+    after = entry.last_run_at or since
+    clocked = clocked_at(entry.schedule)
+    if clocked is not None and entry.last_run_at is None:
+        # A beat sends it however long it is over.
+        after = clocked - datetime.timedelta(seconds=1)
+    if after is None:
         return None
-    found = client.next_occurrences(name, namespace=namespace, after=last_run_at, count=1).occurrences
+    found = client.next_occurrences(name, namespace=namespace, after=after, count=1).occurrences
     at = found[0].at if found else None
     return at if at is not None and at <= datetime.datetime.now(UTC) else None
 

@@ -385,6 +385,7 @@ def cut_over(
     entries = collected(context.app, sources)
     if back:
         return _back(context, entries)
+    since = datetime.datetime.now(datetime.timezone.utc)
     if not force and not _no_beat(watched(context.app, lambda: adopting.look_for_beat(context.app, entries, seconds))):
         return EXIT_FAILED
     planned = syncing.plan(
@@ -400,7 +401,7 @@ def cut_over(
         **how,
     )
     tell(planned)
-    done = adopting.forward(context.client, planned, catch_up=catch_up)
+    done = adopting.forward(context.client, planned, catch_up=catch_up, since=since)
     for name, due in done.due_meanwhile:
         what = "run now, once" if name in done.run else "--catch-up would have run it once"
         click.echo(f"  {name}: was due at {format_instant(due)}: {what}")

@@ -9,6 +9,7 @@ its schedule then, so that none of them can fire before it is held. Jobs that so
 """
 
 import dataclasses
+import datetime
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
@@ -20,7 +21,7 @@ from . import _identity, _job_settings, _pages
 from . import entries as source_entries
 from ._identity import APP, ORIGIN, app_label, legal_name
 from ._jobs import BROKER_DEFAULT, MANAGED_BY, MANAGER, SOURCE, convert, named
-from ._schedules import CannotCarry
+from ._schedules import CannotCarry, clocked_at
 from .entries import BEAT_SCHEDULE, DJANGO, REDBEAT, SOURCES, Entry
 
 # Why a job is paused, where this paused it.
@@ -394,14 +395,33 @@ def apply(client: Client, planned: Plan) -> None:
             client.resume_job(step.name, namespace=namespace, reason=REASON)
         if step.pause:
             client.pause_job(step.name, namespace=namespace, reason=step.pause)
+    over: List[str] = []
     for names in _chunks(list(changes)):
-        client.apply_jobs([_job(changes[name]) for name in names], reason=REASON)
+        answer = client.apply_jobs([_job(changes[name]) for name in names], reason=REASON)
+        over += [name for name, applied in zip(names, answer.results) if applied.next_at is None]
     for step in changes.values():
         if step.resume:
             client.resume_job(step.name, namespace=namespace, reason=REASON)
     for step in planned.changes:
         if step.sign == "-":
             client.delete_job(step.name, namespace=namespace, reason=REASON)
+    for name in over:
+        _run_late(client, namespace, changes[name])
+
+
+def _run_late(client: Client, namespace: str, step: Step) -> None:
+    """Runs what is due at an instant that is over and has not run, as a beat does when it comes to it. What is held runs
+    when it is adopted."""
+    entry = step.entry
+    at = None if entry is None else clocked_at(entry.schedule)
+    if entry is None or at is None or not entry.enabled or entry.last_run_at is not None:
+        return
+    if step.pause or step.stays_held or step.paused_by or at > datetime.datetime.now(datetime.timezone.utc):
+        return
+    if next(iter(client.iter_runs(namespace=namespace, job=step.name)), None) is None:
+        # However often this is done, and by how many.
+        operation = f"late-{step.name[:60]}-{int(at.timestamp() * 1_000)}"
+        client.trigger_job(step.name, namespace=namespace, operation_id=operation, reason=REASON)
 
 
 def _job(step: Step) -> Dict[str, Any]:
