@@ -143,7 +143,7 @@ def test_prune_removes_what_sync_made_and_nothing_else(client: Client, app: Cele
     assert names == {"by-hand", "taken", "theirs", "stays", "bad", "static"}
     told = {problem.name: problem.reason for problem in planned.problems}
     assert "not JSON serializable" in told["bad"], "its job stays as it is"
-    assert "not made for this app; pass --prefix" in told["taken"]
+    assert "not made for this app; give the app a namespace of its own" in told["taken"]
 
 
 def test_a_task_that_is_confirmed_late_is_not_lost_with_its_worker(client: Client, app: Celery) -> None:

@@ -269,7 +269,8 @@ class _Draft:
         for name, change in changes.items():
             entry, job = self._wanted[name]
             if name not in self._present and change.change != "created":
-                reason = f"name: a job {name} is there that was not made for this app; pass --prefix, or rename one"
+                ways = "give the app a namespace of its own (chronarch_namespace), pass --prefix, or rename one"
+                reason = f"name: a job {name} is there that was not made for this app; {ways}"
                 self._refuse(entry, name, reason)
             else:
                 steps.append(_step(name, entry, job, change, self._present.get(name), hold))
