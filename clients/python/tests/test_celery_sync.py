@@ -14,7 +14,7 @@ from celery import Celery
 from celery.schedules import crontab, schedule
 from cluster import Cluster
 
-from chronarch import Client
+from chronarch import Client, models
 from chronarch.celery import adopt, sync
 from chronarch.celery.entries import BEAT_SCHEDULE, DJANGO, Entry
 
@@ -248,4 +248,4 @@ def test_what_was_due_while_a_beat_was_looked_for_is_told_and_caught_up_with(cli
     assert [name for name, _ in done.due_meanwhile] == ["m"], "its source knows no last run"
     assert began < done.due_meanwhile[0][1] <= began + datetime.timedelta(minutes=1)
     assert done.run == ["m"]
-    assert [run.cause for run in client.iter_runs(namespace=namespace, job="m")].count("manual") == 1
+    assert [run.cause for run in client.iter_runs(namespace=namespace, job="m")].count(models.Cause.MANUAL) == 1

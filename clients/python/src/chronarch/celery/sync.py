@@ -396,10 +396,7 @@ def apply(client: Client, planned: Plan) -> None:
             client.resume_job(step.name, namespace=namespace, reason=REASON)
         if step.pause:
             client.pause_job(step.name, namespace=namespace, reason=step.pause)
-    over: List[str] = []
-    for names in _chunks(list(changes)):
-        answer = client.apply_jobs([_job(changes[name]) for name in names], reason=REASON)
-        over += [name for name, applied in zip(names, answer.results) if applied.next_at is None]
+    over = _put(client, changes)
     for step in changes.values():
         if step.resume:
             client.resume_job(step.name, namespace=namespace, reason=REASON)
@@ -410,9 +407,18 @@ def apply(client: Client, planned: Plan) -> None:
         _run_late(client, namespace, changes[name])
 
 
+def _put(client: Client, changes: Mapping[str, Step]) -> List[str]:
+    """Applies the jobs of these steps; which of them have no instant that is still to come."""
+    over: List[str] = []
+    for names in _chunks(list(changes)):
+        answer = client.apply_jobs([_job(changes[name]) for name in names], reason=REASON)
+        over += [name for name, applied in zip(names, answer.results) if applied.next_at is None]
+    return over
+
+
 def _run_late(client: Client, namespace: str, step: Step) -> None:
-    """Runs what is due at an instant that is over and has not run, as a beat does when it comes to it. What is held runs
-    when it is adopted."""
+    """Runs what is due at an instant that is over and has not run, as a beat does when it comes to it. What is held
+    runs when it is adopted."""
     entry = step.entry
     at = None if entry is None else clocked_at(entry.schedule)
     if entry is None or at is None or not entry.enabled or entry.last_run_at is not None:
