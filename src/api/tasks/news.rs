@@ -7,7 +7,6 @@ use tonic::Status;
 
 use super::super::{Api, limits};
 use crate::pb::v1 as pb;
-use crate::state::limits::CELERY_LOST_AFTER;
 use crate::state::run::{Attempt, AttemptOutcome, Report, Run, TaskNews};
 use crate::state::spec::Target;
 use crate::state::time::Timestamp;
@@ -123,10 +122,11 @@ impl Search {
         let handed = run.handed().filter(|handed| run.cancel.is_none() && handed.overdue_since.is_none())?;
         handed.unheard_until().filter(|expires_at| *expires_at <= now.minus(limits::EXPIRED_FOR))?;
         let attempt = run.running()?;
+        // One that was silent for so long; a job that trusts no silence does not trust this one either.
+        let is_lost = |silent| celery.lost_after.is_some_and(|lost_after| silent >= lost_after);
         let heard_all = self.nobody_came
             || self.heard_for + LISTENING_BEGINS_WITHIN >= now.since(attempt.started_at)
-            || self.heard_for >= celery.lost_after.unwrap_or(CELERY_LOST_AFTER);
-        let is_lost = |silent| celery.lost_after.is_some_and(|lost_after| silent >= lost_after);
+            || is_lost(self.heard_for);
         (heard_all && self.silent_for.is_none_or(is_lost)).then_some(attempt)
     }
 }

@@ -357,7 +357,7 @@ impl TaskWatch {
             && let Some((body, ticket)) = on!(&mut self.side, side => side.next_event())
         {
             match ticket.is_some_and(|ticket| self.search.is_answered_by(&ticket)) {
-                true => self.search.take(&body),
+                true => self.search.take(&body, &mut self.holders, Instant::now()),
                 false => ended.extend(self.hear(&body)),
             }
         }

@@ -32,6 +32,8 @@ pub(super) struct Holders {
     since: Option<Instant>,
     /// Since when without a gap in which something may have been said.
     gapless: Option<Instant>,
+    /// Those that give no signs of life by themselves, by name: when they last answered.
+    mute: HashMap<String, Instant>,
     /// When anyone was last heard.
     heard: Option<Instant>,
     /// When it was listened anew, if nobody was heard since.
@@ -89,6 +91,7 @@ impl Holders {
         if now.is_none() || self.since.is_none() {
             (self.since, self.gapless, self.heard, self.anew) = (now, now, None, None);
             self.holders.clear();
+            self.mute.clear();
         }
     }
 
@@ -172,13 +175,24 @@ impl Holders {
     /// For how long the one was silent that was heard last, of those that have not answered and that may have a task: they
     /// have not said goodbye.
     pub(super) fn silent_for(&self, answered: &HashSet<String>, now: Instant) -> Option<Duration> {
-        let others =
-            self.holders.iter().filter(|(name, holder)| holder.left.is_none() && !answered.contains(*name));
-        others.map(|(_, holder)| now.duration_since(holder.heard)).min()
+        let heard = self.holders.iter().filter(|(_, holder)| holder.left.is_none());
+        let heard = heard.map(|(name, holder)| (name, holder.heard));
+        let mute = self.mute.iter().filter(|(name, _)| !self.holders.contains_key(*name));
+        let mute = mute.map(|(name, heard)| (name, *heard));
+        let others = heard.chain(mute).filter(|(name, _)| !answered.contains(*name));
+        others.map(|(_, heard)| now.duration_since(heard)).min()
+    }
+
+    /// One has answered something.
+    pub(super) fn answers(&mut self, name: &str, now: Instant) {
+        if self.mute.len() < HOLDERS_MAX || self.mute.contains_key(name) {
+            self.mute.insert(name.to_owned(), now);
+        }
     }
 
     /// What one runs, as it says itself.
     pub(super) fn runs(&mut self, name: &str, task_ids: Vec<String>, now: Instant) {
+        self.answers(name, now);
         let Some(holder) = self.holders.get_mut(name) else { return };
         if task_ids.len() > ACTIVE_MAX / 2 {
             return holder.active.clear();

@@ -78,7 +78,7 @@ impl Search {
 
     /// The answer of a worker: its name, and what it has, by the ids. One that could not find out says so otherwise, and
     /// has not answered.
-    pub(super) fn take(&mut self, answer: &Value) {
+    pub(super) fn take(&mut self, answer: &Value, holders: &mut Holders, now: Instant) {
         let (Some(round), Value::Object(answer)) = (&mut self.round, answer) else { return };
         for (name, has) in answer {
             let Value::Object(has) = has else { continue };
@@ -86,6 +86,7 @@ impl Search {
                 continue;
             }
             round.found.extend(has.keys().cloned());
+            holders.answers(&cut(name, NAME_BYTES), now);
             round.answered.insert(cut(name, NAME_BYTES));
         }
     }
@@ -140,8 +141,8 @@ mod tests {
         search.begin(&first, "t1".to_owned(), start + secs(40));
         assert!(search.is_answered_by("t1") && !search.is_answered_by("t0"));
         assert!(!search.is_due(&ids(&["d"]), start + secs(41)), "one is under way");
-        search.take(&json!({ "w1@lab": { "b": ["reserved", {}] } }));
-        search.take(&json!({ "w2@lab": { "error": "KeyError('ids')" } }));
+        search.take(&json!({ "w1@lab": { "b": ["reserved", {}] } }), &mut holders, start + secs(41));
+        search.take(&json!({ "w2@lab": { "error": "KeyError('ids')" } }), &mut holders, start + secs(41));
         assert_eq!(search.end(&holders, start + secs(44)), None, "answers are waited for");
         let told = search.end(&holders, start + secs(45));
         let silent_for = Some(secs(42));
@@ -159,12 +160,26 @@ mod tests {
         holders.hear("worker-offline", &json!({ "hostname": "w2@lab", "pid": 8 }), start + secs(50));
         holders.gap(start + secs(55));
         search.begin(&ids(&["a"]), "t2".to_owned(), start + secs(60));
-        search.take(&json!({ "w1@lab": {} }));
+        search.take(&json!({ "w1@lab": {} }), &mut holders, start + secs(61));
         let told = search.end(&holders, start + secs(65));
         assert_eq!(told, Some(unfound(&["a"], secs(10), None)));
         search.begin(&ids(&["a"]), "t3".to_owned(), start + secs(70));
-        search.take(&json!({ "w1@lab": { "a": ["active", {}] } }));
+        search.take(&json!({ "w1@lab": { "a": ["active", {}] } }), &mut holders, start + secs(71));
         assert_eq!(search.end(&holders, start + secs(75)), None, "it was found");
         assert!(search.is_due(&ids(&["b"]), start + secs(75)));
+    }
+
+    #[test]
+    fn one_that_only_answers_is_missed_when_it_does_not() {
+        let start = Instant::now();
+        let (mut holders, mut search) = (holders(start), Search::default());
+        holders.runs("mute@lab", Vec::new(), start + secs(30));
+        search.begin(&ids(&["a"]), "t1".to_owned(), start + secs(40));
+        search.take(&json!({ "w1@lab": {}, "w2@lab": {} }), &mut holders, start + secs(41));
+        let told = search.end(&holders, start + secs(45)).expect("it is over");
+        assert_eq!(told.silent_for, Some(secs(15)));
+        search.begin(&ids(&["a"]), "t2".to_owned(), start + secs(80));
+        search.take(&json!({ "w1@lab": {}, "w2@lab": {}, "mute@lab": {} }), &mut holders, start + secs(81));
+        assert_eq!(search.end(&holders, start + secs(85)).expect("it is over").silent_for, None);
     }
 }
