@@ -10,7 +10,9 @@ use crate::config::connections::Connection;
 pub(super) fn greeted(connection: &Connection, error: &RedisError) -> Failure {
     Failure::Unreachable(match error.kind() {
         ErrorKind::Io if error.is_timeout() => late(connection),
-        ErrorKind::Io if error.is_connection_dropped() && !connection.is_tls() => {
+        ErrorKind::Io
+            if error.is_connection_dropped() && !error.is_connection_refusal() && !connection.is_tls() =>
+        {
             format!(
                 "{}; a port with TLS drops a connection without: then the URL is to begin with rediss://",
                 words(error)
