@@ -138,6 +138,12 @@ async fn a_master_that_is_none_any_more_refuses_one_command_and_the_attempt_goes
     let sentinel = Sentinel::start(&old).await;
     let targets = sentinel.targets();
     assert_eq!(carry_out(&targets, &order("7-1", list())).await, Report::of(Outcome::Succeeded));
+    // What a replica has not heard of is lost with the master.
+    let begun = tokio::time::Instant::now();
+    while new.ask::<u64>(&["LLEN", "work"]).await == 0 {
+        assert!(begun.elapsed() < STARTS_WITHIN, "nothing is replicated");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     let port = new.port.to_string();
     // As a failover does, but for the connections: they stay.
     for words in [["REMOVE", "mymaster", "", "", ""], ["MONITOR", "mymaster", "127.0.0.1", &port, "1"]] {
