@@ -249,3 +249,11 @@ def test_what_was_due_while_a_beat_was_looked_for_is_told_and_caught_up_with(cli
     assert began < done.due_meanwhile[0][1] <= began + datetime.timedelta(minutes=1)
     assert done.run == ["m"]
     assert [run.cause for run in client.iter_runs(namespace=namespace, job="m")].count(models.Cause.MANUAL) == 1
+
+
+def test_what_is_done_once_is_told_apart_by_the_whole_name_and_the_namespace() -> None:
+    at = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
+    names = [("n", "a" * 100), ("n", "a" * 100 + "b"), ("m", "a" * 100)]
+    found = {sync.operation_at("late", namespace, name, at) for namespace, name in names}
+    assert len(found) == 3
+    assert all(len(one) <= 64 for one in found)

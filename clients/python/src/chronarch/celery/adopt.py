@@ -91,7 +91,7 @@ def forward(
         done.due_meanwhile.append((step.name, due))
         if catch_up:
             # The same instant is caught up with once, however often this is done.
-            operation = f"adopt-{step.name[:60]}-{int(due.timestamp() * 1_000)}"
+            operation = sync.operation_at("adopt", namespace, step.name, due)
             client.trigger_job(step.name, namespace=namespace, operation_id=operation, reason=REASON)
             done.run.append(step.name)
     return done

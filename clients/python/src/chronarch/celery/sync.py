@@ -10,6 +10,7 @@ its schedule then, so that none of them can fire before it is held. Jobs that so
 
 import dataclasses
 import datetime
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
@@ -416,6 +417,12 @@ def _put(client: Client, changes: Mapping[str, Step]) -> List[str]:
     return over
 
 
+def operation_at(kind: str, namespace: str, name: str, at: datetime.datetime) -> str:
+    """The id of what is done once for an instant of a job, by however many."""
+    digest = hashlib.sha256(f"{namespace}/{name}".encode()).hexdigest()[:32]
+    return f"{kind}-{digest}-{int(at.timestamp() * 1_000)}"
+
+
 def _run_late(client: Client, namespace: str, step: Step) -> None:
     """Runs what is due at an instant that is over and has not run, as a beat does when it comes to it. What is held
     runs when it is adopted."""
@@ -427,7 +434,7 @@ def _run_late(client: Client, namespace: str, step: Step) -> None:
         return
     if next(iter(client.iter_runs(namespace=namespace, job=step.name)), None) is None:
         # However often this is done, and by how many.
-        operation = f"late-{step.name[:60]}-{int(at.timestamp() * 1_000)}"
+        operation = operation_at("late", namespace, step.name, at)
         client.trigger_job(step.name, namespace=namespace, operation_id=operation, reason=REASON)
 
 
