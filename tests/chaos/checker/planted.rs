@@ -139,6 +139,32 @@ fn a_retry_before_its_wait_is_over_is_named() {
 fn a_run_that_is_given_up_too_early_is_named() {
     names(Kind::GaveUp, |scene| scene.operations[0]["file"]["retry"] = json!({"max_attempts": 2}));
     names(Kind::GaveUp, |scene| scene.operations[0]["file"]["on_lost"] = json!("rerun"));
+    names(Kind::GaveUp, |scene| {
+        fails_after_a_loss(scene);
+        scene.operations[0]["file"]["retry"] = json!({"max_attempts": 2});
+    });
+}
+
+/// The run of the lost probe is run again, and fails: it ends as lost, for nobody knows what the first attempt did.
+fn fails_after_a_loss(scene: &mut Scene) {
+    scene.operations[0]["file"]["on_lost"] = json!("rerun");
+    let mut again = attempt(9, 5_910, 5_950, "failed");
+    again[0]["number"] = json!(2);
+    let attempts = scene.record(5)["attempts"].as_array_mut().expect("attempts");
+    attempts.extend(again.as_array().cloned().expect("one"));
+}
+
+#[test]
+fn a_run_that_fails_after_a_loss_is_not_given_up() {
+    let mut scene = good();
+    fails_after_a_loss(&mut scene);
+    let verdict = check(&scene.history());
+    assert!(!verdict.kinds().contains(&Kind::GaveUp), "{verdict}");
+}
+
+#[test]
+fn a_run_that_is_lost_without_a_loss_is_unexplained() {
+    names(Kind::Unexplained, |scene| scene.record(2)["reason"] = json!("lost"));
 }
 
 #[test]

@@ -91,11 +91,16 @@ fn failure(life: &Life, record: &Record, findings: &mut Findings) {
     let least = life.files().map(|file| file.retry.max_attempts as usize).min().unwrap_or(1);
     let lost = record.attempts.iter().filter(|one| is_lost(&one.outcome)).count();
     let is_reruns = life.files().all(|file| file.on_lost == "rerun");
-    if record.reason != "lost" && counted(record) < least {
+    let is_lost_at_last = record.attempts.last().is_some_and(|last| is_lost(&last.outcome));
+    if is_lost_at_last && is_reruns && lost <= RERUNS {
+        findings.add(Kind::GaveUp, format!("{name} was lost {lost} times and not run again"));
+    }
+    if !is_lost_at_last && counted(record) < least {
         let what = format!("{name} failed after {} attempts, {least} were to be made", counted(record));
         findings.add(Kind::GaveUp, what);
     }
-    if record.reason == "lost" && is_reruns && lost <= RERUNS {
-        findings.add(Kind::GaveUp, format!("{name} was lost {lost} times and not run again"));
+    // After an attempt of which nobody knows what it did, one that failed tells nothing of it: the run is lost still.
+    if record.reason == "lost" && lost == 0 {
+        findings.add(Kind::Unexplained, format!("{name} is lost, and none of its attempts was"));
     }
 }
