@@ -181,7 +181,11 @@ impl Link {
             let found = self.dialer.find().await?;
             let unreachable = |error: RedisError| Failure::Unreachable(words(&error));
             let mut listener = found.client.get_async_pubsub().await.map_err(unreachable)?;
-            listener.psubscribe(pattern).await.map_err(unreachable)?;
+            listener.psubscribe(pattern).await.map_err(|error| match error.kind() {
+                // The account may not.
+                ::redis::ErrorKind::Server(_) => refused(&error),
+                _ => unreachable(error),
+            })?;
             let messages = listener.into_on_message();
             Ok(match found.named.map(|named| Moves::of(&self.dialer, named)) {
                 Some(moves) => messages.take_until(moves.switched()).boxed(),
@@ -264,8 +268,12 @@ fn is_no_master(error: &RedisError) -> bool {
 }
 
 fn refused(error: &RedisError) -> Failure {
-    let code = error.code().unwrap_or_default();
-    let detail: String = error.detail().unwrap_or_default().chars().take(200).collect();
+    // Of several commands the first that was refused has the words.
+    let said = error.clone().into_server_errors();
+    let first = said.as_ref().and_then(|errors| errors.first()).map(|(_, error)| error);
+    let code = first.map_or_else(|| error.code().unwrap_or_default(), |first| first.code());
+    let detail = first.map_or_else(|| error.detail(), |first| first.details()).unwrap_or_default();
+    let detail: String = detail.chars().take(200).collect();
     // A server that starts, or follows another one, says so for a while.
     match code {
         "LOADING" | "READONLY" | "MASTERDOWN" | "NOREPLICAS" | "CLUSTERDOWN" | "BUSY" | "TRYAGAIN" => {

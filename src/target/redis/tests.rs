@@ -312,6 +312,22 @@ async fn why_a_server_does_not_greet_is_told_by_its_code_and_its_cause() {
 }
 
 #[tokio::test]
+async fn what_an_account_may_not_do_is_told_in_the_words_of_the_server_of_several_commands_too() {
+    let server = Server::start().await;
+    let rights = ["~*", "&*", "+@all", "-sadd", "-psubscribe"];
+    server.ask::<String>(&[["ACL", "SETUSER", "half", "on", ">p"].as_slice(), &rights].concat()).await;
+    let text = format!("[connections.main]\nurl = \"redis://half:p@127.0.0.1:{}/0\"", server.port);
+    let connections = connections::read("test", &text).expect("connections");
+    let link = Link::new(connections.into_values().next().expect("one"));
+    let mut commands = ::redis::pipe();
+    commands.cmd("LLEN").arg("a").ignore().cmd("SADD").arg("s").arg("b").ignore();
+    let refused = link.ask::<()>(&commands).await.expect_err("it may not");
+    assert!(refused.to_string().contains("NOPERM") && refused.to_string().contains("'sadd'"), "{refused}");
+    let Err(refused) = link.listen("heard.*").await else { panic!("it may not listen either") };
+    assert!(matches!(&refused, Failure::Refused(why) if why.starts_with("NOPERM ")), "{refused}");
+}
+
+#[tokio::test]
 async fn a_connection_that_fails_is_told_once_and_once_that_it_works_again() {
     #[derive(Clone, Default)]
     struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
