@@ -150,8 +150,8 @@ impl Script {
         let fence = self.fence(run, args)?;
         if verb == "hand" {
             let task = args.word(1)?.into();
-            let (connection, expires_at) = ("main".into(), None);
-            return Ok(Command::HandOver { run, fence, connection, task, expires_at });
+            let (connection, expires_at, queue) = ("main".into(), None, None);
+            return Ok(Command::HandOver { run, fence, connection, task, expires_at, queue });
         }
         let count = args.get("no").unwrap_or("1").parse()?;
         let news = match args.get("retried") {

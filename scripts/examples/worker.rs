@@ -75,7 +75,7 @@ enum Attempt {
     Waiting(Box<Order>),
     Running(CancellationToken),
     /// Its report is repeated until it is acknowledged.
-    Ended(Report),
+    Ended(Box<Report>),
 }
 
 struct Worker {
@@ -115,12 +115,12 @@ impl Worker {
                 cancelled.cancel();
                 None
             }
-            Some(Attempt::Ended(report)) => Some(report.clone()),
+            Some(Attempt::Ended(report)) => Some(report.as_ref().clone()),
             // It never began here, and never will: that is a cancelled attempt too.
             Some(Attempt::Waiting(_)) | None => {
                 let report =
                     Report { run_id, fence, outcome: Outcome::Cancelled.into(), ..Report::default() };
-                self.held.insert(key, Attempt::Ended(report.clone()));
+                self.held.insert(key, Attempt::Ended(Box::new(report.clone())));
                 Some(report)
             }
         }
@@ -158,7 +158,7 @@ impl Worker {
                         beat.reset_immediately();
                         for attempt in self.held.values() {
                             if let Attempt::Ended(report) = attempt {
-                                send(FromWorker::Report(report.clone())).await?;
+                                send(FromWorker::Report(report.as_ref().clone())).await?;
                             }
                         }
                     }
@@ -198,7 +198,7 @@ impl Worker {
                     }
                 },
                 Some((key, report)) = reports.recv() => {
-                    self.held.insert(key, Attempt::Ended(report.clone()));
+                    self.held.insert(key, Attempt::Ended(Box::new(report.clone())));
                     send(FromWorker::Report(report)).await?;
                 }
                 _ = beat.tick(), if lease.is_some() => {

@@ -10,6 +10,18 @@ pub const REQUEST_BYTES: usize = 16 << 20;
 pub const TASKS: usize = 500;
 /// How long after a task has expired workers are asked for it: that much their clocks may be behind.
 pub const EXPIRED_FOR: Duration = Duration::from_secs(30);
+/// How long after a task was left it is looked for, if nobody was heard of it.
+pub const QUIET_FOR: Duration = Duration::from_secs(60);
+/// Tasks of one queue that are looked for at once.
+pub const TASKS_OF_QUEUE: usize = 25;
+/// Queues that are looked into at once.
+pub const QUEUES_SOUGHT: usize = 20;
+/// Attempts of a run, the last ones, any of which may have left its task.
+pub const FENCES_SOUGHT: usize = 16;
+/// Tasks of which nobody was heard that are looked through for some to look for.
+pub const QUIET_TASKS: usize = 5_000;
+/// How long the same queues are looked for, where there are more than fit.
+pub const SOUGHT_FOR: Duration = Duration::from_secs(30);
 /// Tasks that one worker of Celery runs, as far as they are told; more are refused.
 pub const ACTIVE: usize = 1_000;
 /// Bytes of one message of a worker's stream.

@@ -16,6 +16,8 @@ use crate::pb::v1 as pb;
 use crate::pb::v1::worker_service_client::WorkerServiceClient;
 use crate::scheduler::backoff;
 use crate::state::run::{Attempt, AttemptOutcome, Report, Run, RunId};
+use crate::state::spec::Target;
+use crate::state::time::Timestamp;
 use crate::state::{self, Command, Outcome, State};
 
 /// A listener that says nothing for so long is replaced by another one.
@@ -81,7 +83,7 @@ impl Api {
         let is_told_nothing = message.ended.is_empty()
             && message.heard.is_empty()
             && message.holders.is_empty()
-            && message.unfound.is_none();
+            && [&message.unfound, &message.unregistered].iter().all(|it| it.is_none());
         if !is_told_nothing {
             // A leader that was deposed and does not know it would take what the next one knows for over.
             self.barrier().await?;
@@ -96,22 +98,31 @@ impl Api {
         if let Some(unfound) = &message.unfound {
             self.expire_tasks(unfound, count).await?;
         }
+        if let Some(unfound) = &message.unregistered {
+            self.drop_unregistered(unfound, count).await?;
+        }
         let state = self.shared.raft.state();
-        let now = self.shared.clock.now().unwrap_or_else(|| state.now());
+        let now = self.shared.clock.now().map_or_else(|| state.now(), |now| now.max(state.now()));
         let expired_by = now.minus(limits::EXPIRED_FOR);
         let expired = state.expired_unheard(&connection, expired_by);
         let task = |id: RunId| Some(state.run(id)?.handed()?.task.to_string());
         let to_end =
             state.ending_tasks(&connection).filter_map(|id| to_end(state.run(id)?)).take(limits::TASKS);
+        let listen =
+            !message.only_tells && self.shared.listeners.choose(&message.connection, &message.worker);
         Ok(pb::ReportTasksResponse {
             taken: taken.into_iter().map(Into::into).collect(),
-            listen: !message.only_tells && self.shared.listeners.choose(&message.connection, &message.worker),
+            listen,
             holders: state
                 .task_holders(&connection)
                 .take(limits::TASKS)
                 .map(|(by, process)| pb::TaskHolder { by: by.to_string(), process })
                 .collect(),
             to_find: expired.filter_map(task).take(limits::TASKS).collect(),
+            to_seek: match message.seeks && listen {
+                true => to_seek(&state, &connection, now),
+                false => Vec::new(),
+            },
             awaited: state.awaits_tasks(&connection),
             expected: state.hands_over(&connection),
             to_end: to_end.collect(),
@@ -144,7 +155,8 @@ impl Api {
             if !is_handed {
                 let (connection, task) = (message.connection.as_str().into(), end.task_id.as_str().into());
                 // It ends with the next command, expired or not.
-                commands.push(Command::HandOver { run, fence, connection, task, expires_at: None });
+                let (expires_at, queue) = (None, None);
+                commands.push(Command::HandOver { run, fence, connection, task, expires_at, queue });
                 places.push(None);
             }
             commands.push(self.ends(state, (run, fence), end));
@@ -223,6 +235,36 @@ impl Api {
     }
 }
 
+/// Tasks of which nobody was heard, the oldest of each queue: they wait there, if anything does. Where there are more queues
+/// than fit, others have their turn with time.
+fn to_seek(state: &State, connection: &Arc<str>, now: Timestamp) -> Vec<pb::TaskToSeek> {
+    let mut of_queue: BTreeMap<Arc<str>, Vec<pb::TaskToSeek>> = BTreeMap::new();
+    for id in state.quiet_tasks(connection, now.minus(limits::QUIET_FOR)).take(limits::QUIET_TASKS) {
+        let Some((task, queue)) = state.run(id).and_then(|run| sought(state, run)) else { continue };
+        let tasks = of_queue.entry(queue).or_default();
+        if tasks.len() < limits::TASKS_OF_QUEUE {
+            tasks.push(task);
+        }
+    }
+    let turn = now.millis() / limits::SOUGHT_FOR.as_millis() as i64;
+    let queues: Vec<_> = of_queue.into_values().collect();
+    let first = usize::try_from(turn).unwrap_or_default() % queues.len().max(1);
+    let (before, behind) = queues.split_at(first);
+    let sought = behind.iter().chain(before).take(limits::QUEUES_SOUGHT).flatten();
+    sought.take(limits::TASKS).cloned().collect()
+}
+
+/// A task as it is looked for. What it is registered under is known by its job, if that is still the one of the run.
+fn sought(state: &State, run: &Run) -> Option<(pb::TaskToSeek, Arc<str>)> {
+    let handed = run.handed()?;
+    let queue = handed.queue.clone()?;
+    let job = state.job(run.id.job).filter(|job| job.version == run.version)?;
+    let Target::Celery(celery) = &job.spec.target else { return None };
+    let (task_id, name) = (handed.task.to_string(), celery.task.clone());
+    let fences = run.attempts.iter().rev().take(limits::FENCES_SOUGHT).map(|attempt| attempt.fence).collect();
+    Some((pb::TaskToSeek { task_id, queue: queue.to_string(), name, fences }, queue))
+}
+
 fn to_end(run: &Arc<Run>) -> Option<pb::TaskToEnd> {
     let handed = run.handed()?;
     Some(pb::TaskToEnd {
@@ -283,8 +325,10 @@ fn check(message: &pb::ReportTasksRequest) -> Result<(), Status> {
             &mut problems,
         );
     }
-    let unfound = message.unfound.as_ref().map_or(0, |unfound| unfound.task_ids.len());
-    value::most("unfound.task_ids", "tasks", unfound, limits::TASKS, &mut problems);
+    for (name, unfound) in [("unfound", &message.unfound), ("unregistered", &message.unregistered)] {
+        let length = unfound.as_ref().map_or(0, |unfound| unfound.task_ids.len());
+        value::most(&format!("{name}.task_ids"), "tasks", length, limits::TASKS, &mut problems);
+    }
     match problems.is_empty() {
         true => Ok(()),
         false => Err(status::invalid(&problems)),

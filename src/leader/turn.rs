@@ -279,16 +279,16 @@ impl Loop {
     }
 
     fn completion(&self, report: &PendingReport) -> Command {
-        if let Some(TaskLeft { connection, task, expires_at }) = report.handed.clone() {
-            return Command::HandOver { run: report.run, fence: report.fence, connection, task, expires_at };
+        let &PendingReport { run, fence, .. } = report;
+        if let Some(TaskLeft { connection, task, expires_at, queue }) = report.handed.clone() {
+            return Command::HandOver { run, fence, connection, task, expires_at, queue };
         }
-        let (run, job) = (self.state.run(report.run), self.state.job(report.run.job));
+        let both = self.state.run(run).zip(self.state.job(run.job));
         let chance = || self.options.clock.clock().random();
-        let retry_after =
-            run.zip(job).map_or(Duration::ZERO, |(run, job)| backoff::after(run, job, chance()));
+        let retry_after = both.map_or(Duration::ZERO, |(run, job)| backoff::after(run, job, chance()));
         Command::Complete {
-            run: report.run,
-            fence: report.fence,
+            run,
+            fence,
             outcome: report.outcome,
             // A worker may be of a later release than a node that has to read it.
             report: report.report.at_level(self.state.level()),

@@ -29,10 +29,13 @@ pub(super) fn read_report(session: SessionId, report: pb::Report) -> Result<Sess
         None => None,
         Some(handed)
             if (1..=limits::CONNECTION_NAME_BYTES).contains(&handed.connection.len())
-                && (1..=limits::TASK_ID_BYTES).contains(&handed.task_id.len()) =>
+                && (1..=limits::TASK_ID_BYTES).contains(&handed.task_id.len())
+                && handed.queue.len() <= limits::QUEUE_OF_TASK_BYTES =>
         {
             let expires_at = handed.expires_at.as_ref().map(instant::read);
-            Some(TaskLeft { connection: handed.connection.into(), task: handed.task_id.into(), expires_at })
+            let queue = Some(handed.queue).filter(|queue| !queue.is_empty()).map(Arc::from);
+            let (connection, task) = (handed.connection.into(), handed.task_id.into());
+            Some(TaskLeft { connection, task, expires_at, queue })
         }
         Some(_) => return Err(invalid("handed_over: expected a connection and the id of a task")),
     };

@@ -13,7 +13,7 @@ use super::command::{BreakerKey, Change, Command, Due, Entry, Outcome, Request};
 use super::job::{Job, Origin, Pause, undecided};
 use super::limits;
 use super::rejection::Rejection;
-use super::run::{JobId, Reason, Run, RunId};
+use super::run::{JobId, Reason, Run, RunId, TaskLeft};
 use super::spec::JobSpec;
 use super::time::Timestamp;
 use super::{Applied, Leadership, State};
@@ -108,8 +108,9 @@ impl Applying<'_> {
             Command::Complete { run, fence, outcome, report, retry_after } => {
                 self.complete((*run, *fence), *outcome, report, *retry_after)
             }
-            Command::HandOver { run, fence, connection, task, expires_at } => {
-                self.hand_over((*run, *fence), (connection, task), *expires_at)
+            Command::HandOver { run, fence, connection, task, expires_at, queue } => {
+                let (connection, task, queue) = (connection.clone(), task.clone(), queue.clone());
+                self.hand_over((*run, *fence), TaskLeft { connection, task, expires_at: *expires_at, queue })
             }
             Command::StopTask { run, fence } => self.stop_task(*run, *fence),
             Command::HearTask { run, fence, by, news } => self.hear_task((*run, *fence), by, news),

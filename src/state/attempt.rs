@@ -9,7 +9,8 @@ use super::command::Outcome;
 use super::limits;
 use super::rejection::Rejection;
 use super::run::{
-    Attempt, AttemptOutcome, HandedOver, Phase, Reason, Report, Run, RunId, RunState, TaskHeard, TaskNews,
+    Attempt, AttemptOutcome, HandedOver, Phase, Reason, Report, Run, RunId, RunState, TaskHeard, TaskLeft,
+    TaskNews,
 };
 use super::spec::{OnLost, Retry, RetryOn, Target};
 use super::spread::place_of;
@@ -107,8 +108,7 @@ impl Applying<'_> {
     pub(super) fn hand_over(
         &mut self,
         (id, fence): (RunId, u64),
-        (connection, task): (&Arc<str>, &Arc<str>),
-        expires_at: Option<Timestamp>,
+        left: TaskLeft,
     ) -> Result<Outcome, Rejection> {
         let old = self.state.runs.get(&id).cloned().ok_or(Rejection::NoRun)?;
         let timeout = self.state.jobs.get(&id.job).ok_or(Rejection::NoJob)?.spec.timeout;
@@ -120,9 +120,10 @@ impl Applying<'_> {
             return Err(Rejection::Stale);
         }
         let at = self.moment.at;
-        let (connection, task) = (connection.clone(), task.clone());
+        let TaskLeft { connection, task, expires_at, queue } = left;
+        let overdue_since = None;
         attempt.handed =
-            Some(HandedOver { at, connection, task, overdue_since: None, heard: None, expires_at });
+            Some(HandedOver { at, connection, task, overdue_since, heard: None, expires_at, queue });
         let ends_by = attempt.started_at.plus(timeout);
         let worker = attempt.worker.clone();
         // Its worker would have ended it in time by itself. Nobody does now, so no grace is given.

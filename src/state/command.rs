@@ -250,6 +250,9 @@ pub enum Command {
         /// When it is worth running no more; absent: never.
         #[serde(default, serialize_with = "later")]
         expires_at: Option<Timestamp>,
+        /// The queue that it was left in, where it waits for nothing else.
+        #[serde(default, serialize_with = "later")]
+        queue: Option<Arc<str>>,
     },
     /// The time of a task that an attempt has left is over: whoever watches it is to end it.
     StopTask {

@@ -149,6 +149,9 @@ impl State {
                     if let Some(expires_at) = handed.unheard_until() {
                         self.unheard.insert((handed.connection.clone(), expires_at, run.id));
                     }
+                    if let Some(since) = handed.quiet_since() {
+                        self.quiet.insert((handed.connection.clone(), since, run.id));
+                    }
                     self.handed.insert(row);
                 } else if let Some(attempt) = run.running() {
                     self.carried.insert((attempt.worker.clone(), run.id));
@@ -186,6 +189,9 @@ impl State {
                     }
                     if let Some(expires_at) = handed.unheard_until() {
                         self.unheard.remove(&(handed.connection.clone(), expires_at, run.id));
+                    }
+                    if let Some(since) = handed.quiet_since() {
+                        self.quiet.remove(&(handed.connection.clone(), since, run.id));
                     }
                     self.handed.remove(&row);
                 } else if let Some(attempt) = run.running() {

@@ -165,7 +165,7 @@ impl Command {
                 Need { level: 1, what: "`schedule.from: completion`" }
             }
             // Only jobs that need the level leave tasks.
-            Self::HandOver { run: _, fence: _, connection: _, task: _, expires_at: _ }
+            Self::HandOver { run: _, fence: _, connection: _, task: _, expires_at: _, queue: _ }
             | Self::StopTask { run: _, fence: _ }
             | Self::HearTask { run: _, fence: _, by: _, news: _ } => {
                 Need { level: 1, what: "tasks that others end" }

@@ -86,6 +86,8 @@ pub const BACKFILL: usize = 1_000;
 pub const TEMPLATE_IDS: usize = 64;
 /// Bytes of what a task is called that an attempt leaves with others: what Celery's result tables hold.
 pub const TASK_ID_BYTES: usize = 155;
+/// Bytes of the name of the queue that such a task is left in: what RabbitMQ takes.
+pub const QUEUE_OF_TASK_BYTES: usize = 255;
 /// Unless its job says another: an attempt is lost when whoever runs its task is silent for so long, which is far longer
 /// than a Celery worker is cut off from its broker, or takes to come up again.
 pub const CELERY_LOST_AFTER: Duration = Duration::from_secs(15 * 60);

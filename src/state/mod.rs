@@ -162,6 +162,7 @@ pub struct State {
     tasks: OrdMap<Arc<str>, RunId>,
     held_by: OrdSet<(Arc<str>, Arc<str>, u32, RunId)>,
     unheard: OrdSet<(Arc<str>, Timestamp, RunId)>,
+    quiet: OrdSet<(Arc<str>, Timestamp, RunId)>,
     cooling: OrdSet<(Timestamp, BreakerKey)>,
     probing: OrdSet<BreakerKey>,
     sharers: OrdSet<(BreakerKey, JobId)>,
@@ -389,8 +390,17 @@ impl State {
         connection: &'a Arc<str>,
         by: Timestamp,
     ) -> impl Iterator<Item = RunId> + 'a {
-        let rows = self.unheard.range((connection.clone(), Timestamp::MIN, RunId::FIRST)..);
-        rows.take_while(move |(of, at, _)| of == connection && *at <= by).map(|(.., run)| *run)
+        until(&self.unheard, connection, by)
+    }
+
+    /// Runs whose tasks were left by this connection, in a queue and until `by`, and of which nobody was heard since; the
+    /// oldest first.
+    pub fn quiet_tasks<'a>(
+        &'a self,
+        connection: &'a Arc<str>,
+        by: Timestamp,
+    ) -> impl Iterator<Item = RunId> + 'a {
+        until(&self.quiet, connection, by)
     }
 
     /// Runs whose tasks were left by this connection and have not ended, in the order of their ids, behind `after`.
@@ -449,6 +459,16 @@ impl State {
             Phase::Waiting | Phase::Backoff { .. } | Phase::Running | Phase::Spread => true,
         }
     }
+}
+
+/// The runs of a connection whose instants are over.
+fn until<'a>(
+    rows: &'a OrdSet<(Arc<str>, Timestamp, RunId)>,
+    connection: &'a Arc<str>,
+    by: Timestamp,
+) -> impl Iterator<Item = RunId> + 'a {
+    let rows = rows.range((connection.clone(), Timestamp::MIN, RunId::FIRST)..);
+    rows.take_while(move |(of, at, _)| of == connection && *at <= by).map(|(.., run)| *run)
 }
 
 /// The runs that stand under a name.

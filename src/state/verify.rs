@@ -104,6 +104,7 @@ impl State {
             ("tasks", self.tasks == anew.tasks),
             ("held_by", self.held_by == anew.held_by),
             ("unheard", self.unheard == anew.unheard),
+            ("quiet", self.quiet == anew.quiet),
             ("breakers", self.breakers == anew.breakers),
             ("cooling", self.cooling == anew.cooling),
             ("probing", self.probing == anew.probing),

@@ -58,7 +58,7 @@ use crate::state::time::Timestamp;
 
 pub use amqp::{AMQP_CHANNELS_MAX, AMQP_HEARTBEAT};
 pub use broker::{BROKER_ANSWER_TIMEOUT, BROKER_CONNECT_TIMEOUT, BROKER_IN_FLIGHT};
-pub use celery::watch::{Active, Signs, TASKS_MAX, TaskEnd, TaskWatch, TaskWord, Unfound, WatchError};
+pub use celery::watch::{Active, Lain, Signs, TASKS_MAX, TaskEnd, TaskWatch, TaskWord, Unfound, WatchError};
 pub use exec::{EXEC_ENV_BYTES_MAX, EXEC_GRACE_DEFAULT, EXEC_PATH_DEFAULT};
 pub use grpc::{DescribeError, GRPC_ANSWER_BYTES_MAX, GRPC_TIMEOUT_DEFAULT, check as check_grpc};
 pub use http::reach::{AddressScope, HostRuleError};

@@ -33,6 +33,8 @@ pub struct Handed {
     pub task_id: String,
     /// When it is worth running no more; None: never.
     pub expires_at: Option<Timestamp>,
+    /// The queue that it waits in; None: nobody can say where, or for what else, it waits.
+    pub queue: Option<String>,
 }
 
 /// What is known of an attempt after its end.

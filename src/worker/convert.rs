@@ -94,6 +94,7 @@ pub(super) fn report(key: &Key, report: target::Report) -> pb::Report {
             connection: handed.connection,
             task_id: handed.task_id,
             expires_at: handed.expires_at.map(crate::pb::instant::write),
+            queue: handed.queue.unwrap_or_default(),
         }),
     }
 }

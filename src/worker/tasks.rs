@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::Client;
 use crate::pb::v1 as pb;
-use crate::target::{Signs, TASKS_MAX, TaskEnd, TaskWatch, TaskWord, Unfound};
+use crate::target::{Lain, Signs, TASKS_MAX, TaskEnd, TaskWatch, TaskWord, Unfound};
 
 /// How long a call may take, all tries together.
 pub const CALL_MAX: Duration = Duration::from_secs(5);
@@ -97,14 +97,20 @@ impl Standing {
         // Behind a full page there may lie the end of what nobody has any more.
         let is_all = trouble.is_none() && found.len() < TASKS_MAX && self.later == 0;
         let (found, stopped) = self.fitting(found);
-        let (heard, holders, unfound) = match &cluster {
-            None => (Vec::new(), Vec::new(), None),
+        let (heard, holders, unfound, sought) = match &cluster {
+            None => (Vec::new(), Vec::new(), None, None),
             Some(_) => {
                 let named = self.holders.iter().map(|holder| (holder.by.as_str(), holder.process));
                 let signs = watch.signs(named);
                 let words = watch.words();
                 let unfound = watch.unfound().filter(|_| is_all).map(not_found);
-                (words.into_iter().map(heard).collect(), signs.into_iter().map(seen).collect(), unfound)
+                let sought = watch.sought().await.filter(|_| is_all).map(not_found);
+                (
+                    words.into_iter().map(heard).collect(),
+                    signs.into_iter().map(seen).collect(),
+                    unfound,
+                    sought,
+                )
             }
         };
         let request = pb::ReportTasksRequest {
@@ -115,7 +121,10 @@ impl Standing {
             holders,
             only_tells: false,
             unfound,
+            unregistered: sought,
+            seeks: cluster.is_some() && watch.is_to_seek(),
         };
+        let seeks = request.seeks;
         let answer = client.report_tasks(request).await.map_err(|error| error.to_string())?;
         self.asked = Some(Instant::now());
         self.awaited = answer.awaited;
@@ -145,6 +154,16 @@ impl Standing {
         watch.revoke(&ids).await.map_err(|error| error.to_string())?;
         watch.find(&answer.to_find).await.map_err(|error| error.to_string())?;
         self.stopped = answer.to_end;
+        if seeks {
+            let quiet = answer.to_seek.into_iter();
+            let quiet = quiet.map(|pb::TaskToSeek { task_id, queue, name, fences }| Lain {
+                task_id,
+                queue,
+                name,
+                fences,
+            });
+            watch.seek(quiet.collect()).await.map_err(|error| error.to_string())?;
+        }
         match (trouble, settled.is_empty() && self.stopped.is_empty()) {
             (Some(trouble), _) => Err(trouble),
             (None, false) => Ok(Duration::ZERO),
@@ -181,9 +200,10 @@ fn heard(word: TaskWord) -> pb::TaskNews {
 }
 
 fn not_found(unfound: Unfound) -> pb::TasksUnfound {
-    let Unfound { task_ids, heard_for, silent_for, nobody_came } = unfound;
+    let Unfound { task_ids, heard_for, silent_for, nobody_came, answered } = unfound;
     let (heard_for, silent_for) = (span(Some(heard_for)), span(silent_for));
-    pb::TasksUnfound { task_ids, heard_for, silent_for, nobody_came }
+    let answered = u32::try_from(answered).unwrap_or(u32::MAX);
+    pb::TasksUnfound { task_ids, heard_for, silent_for, nobody_came, answered }
 }
 
 fn span(span: Option<Duration>) -> Option<prost_types::Duration> {

@@ -185,6 +185,7 @@ impl Replicas {
                     fence: if c > 240 { fence ^ 1 } else { fence },
                     connection: worker(b),
                     task,
+                    queue: (b & 4 == 0).then(|| "work".into()),
                     expires_at: (b & 2 == 0).then(|| Timestamp::from_millis(MIDNIGHT + i64::from(c) * 1_000)),
                 }
             }

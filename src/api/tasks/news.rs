@@ -7,6 +7,7 @@ use tonic::Status;
 
 use super::super::{Api, limits};
 use crate::pb::v1 as pb;
+use crate::state::limits::CELERY_LOST_AFTER;
 use crate::state::run::{Attempt, AttemptOutcome, Report, Run, TaskNews};
 use crate::state::spec::Target;
 use crate::state::time::Timestamp;
@@ -63,13 +64,42 @@ impl Api {
         unfound: &pb::TasksUnfound,
         count: &(dyn Fn(AttemptOutcome) + Send + Sync),
     ) -> Result<(), Status> {
+        self.close_unfound(unfound, count, |search, state, run, now| {
+            let attempt = search.proves_expired(state, run, now)?;
+            Some((attempt.fence, "the task had expired before any worker took it".to_owned()))
+        })
+        .await
+    }
+
+    /// Attempts whose tasks are gone from their queues, and registered nowhere: whoever took them has dropped them.
+    pub(super) async fn drop_unregistered(
+        &self,
+        unfound: &pb::TasksUnfound,
+        count: &(dyn Fn(AttemptOutcome) + Send + Sync),
+    ) -> Result<(), Status> {
+        self.close_unfound(unfound, count, |search, state, run, now| {
+            let (attempt, queue, name) = search.proves_quiet(state, run, now)?;
+            let error = format!(
+                "task {name:?} is registered with none of the {} workers of queue {queue}, and was dropped by one of them",
+                search.answered
+            );
+            Some((attempt.fence, error))
+        })
+        .await
+    }
+
+    async fn close_unfound(
+        &self,
+        unfound: &pb::TasksUnfound,
+        count: &(dyn Fn(AttemptOutcome) + Send + Sync),
+        proves: impl Fn(&Search, &State, &Run, Timestamp) -> Option<(u64, String)>,
+    ) -> Result<(), Status> {
         let state = self.shared.raft.state();
         let now = self.stamp(&state).await?;
         let search = Search::of(unfound);
         let commands = unfound.task_ids.iter().filter_map(|task| {
             let run = state.run(state.run_of_task(task)?)?;
-            let fence = search.proves_expired(&state, run, now)?.fence;
-            let error = "the task had expired before any worker took it".to_owned();
+            let (fence, error) = proves(&search, &state, run, now)?;
             let report = Report { error, ..Report::default() };
             Some(self.closes(&state, (run.id, fence), AttemptOutcome::Failed, report))
         });
@@ -100,6 +130,7 @@ struct Search {
     heard_for: Duration,
     silent_for: Option<Duration>,
     nobody_came: bool,
+    answered: u32,
 }
 
 impl Search {
@@ -109,6 +140,7 @@ impl Search {
             heard_for: span(unfound.heard_for).unwrap_or_default(),
             silent_for: span(unfound.silent_for),
             nobody_came: unfound.nobody_came,
+            answered: unfound.answered,
         }
     }
 
@@ -128,6 +160,28 @@ impl Search {
             || self.heard_for + LISTENING_BEGINS_WITHIN >= now.since(attempt.started_at)
             || is_lost(self.heard_for);
         (heard_all && self.silent_for.is_none_or(is_lost)).then_some(attempt)
+    }
+
+    /// The attempt of a run whose task was left in a queue and that nobody knows, the queue, and the name of the task.
+    ///
+    /// A worker whose pool says nothing while a task runs is not heard if it began before the listening, and may have taken
+    /// more: so it has to be listened for as long as the job says that one may be silent.
+    fn proves_quiet<'a>(
+        &self,
+        state: &'a State,
+        run: &'a Run,
+        now: Timestamp,
+    ) -> Option<(&'a Attempt, &'a str, &'a str)> {
+        let job = state.job(run.id.job).filter(|job| job.version == run.version)?;
+        let Target::Celery(celery) = &job.spec.target else { return None };
+        let handed = run.handed().filter(|handed| run.cancel.is_none() && handed.overdue_since.is_none())?;
+        handed.quiet_since().filter(|since| *since <= now.minus(limits::QUIET_FOR))?;
+        let queue = handed.queue.as_deref()?;
+        let attempt = run.running()?;
+        let is_lost = |silent| celery.lost_after.is_some_and(|lost_after| silent >= lost_after);
+        let heard_all = self.heard_for >= celery.lost_after.unwrap_or(CELERY_LOST_AFTER);
+        let is_nobodys = heard_all && self.answered > 0 && self.silent_for.is_none_or(is_lost);
+        is_nobodys.then_some((attempt, queue, celery.task.as_str()))
     }
 }
 

@@ -1,5 +1,7 @@
 //! How tasks end that attempts have left with others.
 
+mod quiet;
+
 use super::*;
 use crate::node::fleet::Fleet;
 use crate::state::run::AttemptOutcome;
@@ -45,10 +47,15 @@ impl Told {
     }
 
     async fn hand_over_until(&self, run: &pb::Run, task: &str, expires_at: Option<Timestamp>) {
+        self.leave(run, task, expires_at, None).await;
+    }
+
+    async fn leave(&self, run: &pb::Run, task: &str, expires_at: Option<Timestamp>, queue: Option<&str>) {
         let id = run.run_id.parse().unwrap();
         let fence = self.node.raft.state().run(id).unwrap().running().unwrap().fence;
         let (connection, task) = ("main".into(), task.into());
-        let hand = Command::HandOver { run: id, fence, connection, task, expires_at };
+        let queue = queue.map(Arc::from);
+        let hand = Command::HandOver { run: id, fence, connection, task, expires_at, queue };
         self.node.propose(vec![hand]).await;
     }
 
@@ -195,7 +202,7 @@ fn seconds(seconds: i64) -> Option<prost_types::Duration> {
     Some(prost_types::Duration { seconds, nanos: 0 })
 }
 
-/// Three jobs: one with the default, one that is patient, and one that trusts no silence.
+/// Jobs with the default, jobs that are impatient, and one that trusts no silence.
 async fn celery() -> Told {
     let told = Told::start().await;
     let job = |name: &str, lost_after: Option<i64>| {
@@ -211,7 +218,13 @@ async fn celery() -> Told {
     };
     told.node
         .apply(
-            vec![job("usual", None), job("other", None), job("short", Some(10)), job("never", Some(0))],
+            vec![
+                job("usual", None),
+                job("other", None),
+                job("short", Some(10)),
+                job("brief", Some(10)),
+                job("never", Some(0)),
+            ],
             false,
         )
         .await;
@@ -373,7 +386,7 @@ async fn a_task_that_expired_and_that_no_worker_has_fails_its_attempt() {
     assert!(standing.expires_at.is_some());
     let unfound = async |runs: &[&pb::Run], heard_for, silent_for| {
         let task_ids = runs.iter().copied().map(task).collect();
-        let unfound = Some(pb::TasksUnfound { task_ids, heard_for, silent_for, nobody_came: false });
+        let unfound = Some(pb::TasksUnfound { task_ids, heard_for, silent_for, ..Default::default() });
         told.ask(pb::ReportTasksRequest { unfound, ..tells(Vec::new(), Vec::new()) }).await.unwrap();
         let mut states = Vec::new();
         for run in runs {

@@ -130,7 +130,14 @@ fn set_namespace() -> Command {
 }
 
 fn hand_over() -> Command {
-    Command::HandOver { run: RUN, fence: 3, connection: "main".into(), task: "t".into(), expires_at: None }
+    Command::HandOver {
+        run: RUN,
+        fence: 3,
+        connection: "main".into(),
+        task: "t".into(),
+        expires_at: None,
+        queue: None,
+    }
 }
 
 fn hear_task() -> Command {

@@ -40,6 +40,9 @@ pub struct HandedOver {
     /// When it is worth running no more: whoever comes to it after that drops it. Absent: never.
     #[serde(default, serialize_with = "later")]
     pub expires_at: Option<Timestamp>,
+    /// The queue that it was left in, where it is known of nothing else that it waits for.
+    #[serde(default, serialize_with = "later")]
+    pub queue: Option<Arc<str>>,
 }
 
 /// What was heard of a task that has not ended.
@@ -89,6 +92,8 @@ pub struct TaskLeft {
     pub task: Arc<str>,
     /// As in [`HandedOver`].
     pub expires_at: Option<Timestamp>,
+    /// As in [`HandedOver`].
+    pub queue: Option<Arc<str>>,
 }
 
 impl HandedOver {
@@ -107,6 +112,12 @@ impl HandedOver {
     #[must_use]
     pub fn unheard_until(&self) -> Option<Timestamp> {
         self.expires_at.filter(|_| self.heard.is_none())
+    }
+
+    /// Since when nothing was heard of it, where it can be told whether it waits in its queue.
+    #[must_use]
+    pub fn quiet_since(&self) -> Option<Timestamp> {
+        (self.heard.is_none() && self.queue.is_some()).then_some(self.at)
     }
 }
 

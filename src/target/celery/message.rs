@@ -217,7 +217,12 @@ pub(super) fn space(order: &Order) -> Uuid {
 
 /// What tells the messages of all attempts apart.
 pub(super) fn tag(order: &Order) -> String {
-    Uuid::new_v5(&space(order), format!("delivery of {}", order.fence).as_bytes()).to_string()
+    tag_of(space(order), order.fence)
+}
+
+/// The same by the id of the task, and the fence of the attempt that has left it.
+pub(super) fn tag_of(task: Uuid, fence: u64) -> String {
+    Uuid::new_v5(&task, format!("delivery of {fence}").as_bytes()).to_string()
 }
 
 /// Until when it is worth running; an error where that is over.

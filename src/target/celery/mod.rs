@@ -100,6 +100,11 @@ pub(super) fn handed_over(order: &Order, target: &CeleryTarget, report: Report, 
         task_id: message::task_id(order),
         // Of a chain the first task expires, and another one ends the run.
         expires_at: message::expiry(order, target, now).filter(|_| template::ends_with_its_own(target)),
+        // So it is with where the task waits that ends the run.
+        queue: match &target.to {
+            CeleryPlace::Queue(queue) if template::ends_with_its_own(target) => Some(queue.clone()),
+            CeleryPlace::Queue(_) | CeleryPlace::Exchange { .. } => None,
+        },
     };
     Report { handed: Some(handed), ..Report::of(Outcome::HandedOver) }
 }

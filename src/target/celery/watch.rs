@@ -8,6 +8,7 @@
 mod amqp;
 mod asks;
 mod holders;
+mod quiet;
 mod redis;
 mod search;
 mod told;
@@ -21,6 +22,8 @@ use tokio::time::Instant;
 
 use self::holders::Holders;
 pub use self::holders::{Active, Signs};
+pub use self::quiet::Lain;
+use self::quiet::Quiet;
 use self::search::Search;
 pub use self::search::Unfound;
 use self::told::{NAME_BYTES, cut, exception, failed, is_ours, succeeded};
@@ -46,6 +49,8 @@ const UNKNOWN_FOR: Duration = Duration::from_secs(10);
 const QUEUE_TELLS_WITHIN: Duration = Duration::from_secs(10);
 /// How long a task has to last for the cluster to be told that it runs.
 const GOES_ON_AFTER: Duration = Duration::from_secs(2);
+/// How long after a worker has come up all are asked for events: it listens somewhat later, and then each moment counts.
+const ASK_A_NEW_ONE_MS: [u64; 5] = [0, 50, 150, 400, 1_000];
 /// How long a first sign of life of its worker is waited for: some give none.
 const SIGN_WITHIN: Duration = Duration::from_secs(5);
 /// How often the cluster is told at most that a task puts itself off.
@@ -57,6 +62,8 @@ const LISTEN_EVERY: Duration = Duration::from_secs(1);
 /// The same before any Celery worker was there: RabbitMQ has no exchange for events then, and a try costs channels and
 /// lines of its log.
 const LISTEN_WITH_NOBODY_EVERY: Duration = Duration::from_secs(5);
+/// The same where the broker does not let this account listen.
+const LISTEN_REFUSED_EVERY: Duration = Duration::from_secs(30);
 /// The broker does not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(transparent)]
@@ -85,8 +92,12 @@ pub struct TaskWatch {
     clock: Clock,
     asked_for_events: Option<Instant>,
     asked_what_runs: Option<Instant>,
+    /// When workers are asked once more to send events: some have just come up.
+    ask_for_events_at: VecDeque<Instant>,
     ask_again_at: Option<Instant>,
     tried_to_listen: Option<Instant>,
+    /// The broker does not let it listen.
+    is_refused: bool,
     heard: HashMap<String, Heard>,
     /// In the order in which they were first heard of.
     order: VecDeque<String>,
@@ -98,6 +109,7 @@ pub struct TaskWatch {
     succeeded: VecDeque<(Instant, String)>,
     holders: Holders,
     search: Search,
+    quiet: Quiet,
     /// Failures without words, since when.
     wordless: HashMap<String, Instant>,
 }
@@ -151,8 +163,10 @@ impl TaskWatch {
             clock: clock.clone(),
             asked_for_events: None,
             asked_what_runs: None,
+            ask_for_events_at: VecDeque::new(),
             ask_again_at: None,
             tried_to_listen: None,
+            is_refused: false,
             heard: HashMap::new(),
             order: VecDeque::new(),
             going_on: VecDeque::new(),
@@ -160,6 +174,7 @@ impl TaskWatch {
             succeeded: VecDeque::new(),
             holders: Holders::default(),
             search: Search::default(),
+            quiet: Quiet::default(),
             wordless: HashMap::new(),
         })
     }
@@ -183,6 +198,7 @@ impl TaskWatch {
         self.succeeded.clear();
         self.holders.listening(None);
         self.search = Search::default();
+        self.quiet = Quiet::default();
         self.wordless.clear();
     }
 
@@ -324,7 +340,11 @@ impl TaskWatch {
     async fn look_at_events(&mut self) -> Vec<TaskEnd> {
         // Without them the queue still tells of all that ends by itself.
         let nobody_came = on!(&self.side, side => side.nobody_came());
-        let every = if nobody_came { LISTEN_WITH_NOBODY_EVERY } else { LISTEN_EVERY };
+        let every = match nobody_came {
+            true => LISTEN_WITH_NOBODY_EVERY,
+            false if self.is_refused => LISTEN_REFUSED_EVERY,
+            false => LISTEN_EVERY,
+        };
         let may_try = self.tried_to_listen.is_none_or(|at| at.elapsed() >= every);
         let seems_deaf = self.holders.last_heard().is_some_and(|at| at.elapsed() >= LISTEN_ANEW_AFTER)
             && self.tried_to_listen.is_none_or(|at| at.elapsed() >= LISTEN_ANEW_AFTER);
@@ -335,7 +355,9 @@ impl TaskWatch {
         }
         if (!heard || seems_deaf) && may_try {
             self.tried_to_listen = Some(Instant::now());
-            let listened = on!(&mut self.side, side => side.listen().await);
+            let tag = self.clock.random_id();
+            let listened = on!(&mut self.side, side => side.listen(&tag).await);
+            self.is_deaf(listened.as_ref().err());
             if heard {
                 self.holders.listening_anew(Instant::now());
             } else if !on!(&self.side, side => side.nobody_came()) {
@@ -356,9 +378,14 @@ impl TaskWatch {
         while ended.len() < TASKS_MAX
             && let Some((body, ticket)) = on!(&mut self.side, side => side.next_event())
         {
-            match ticket.is_some_and(|ticket| self.search.is_answered_by(&ticket)) {
-                true => self.search.take(&body, &mut self.holders, Instant::now()),
-                false => ended.extend(self.hear(&body)),
+            match ticket {
+                Some(ticket) if self.search.is_answered_by(&ticket) => {
+                    self.search.take(&body, &mut self.holders, Instant::now());
+                }
+                Some(ticket) if self.quiet.is_answered_by(&ticket) => {
+                    self.quiet.take(&ticket, &body, &mut self.holders, Instant::now());
+                }
+                Some(_) | None => ended.extend(self.hear(&body)),
             }
         }
         let known: HashSet<String> = ended.iter().map(|end: &TaskEnd| end.task_id.clone()).collect();
@@ -407,8 +434,12 @@ impl TaskWatch {
         if kind.starts_with("worker-") {
             let is_new = self.holders.hear(kind, event, Instant::now());
             if is_new {
-                // It says so before it hears anything, and may begin with what waits before it sends events.
-                self.ask_again_at = Some(Instant::now() + GOES_ON_AFTER);
+                // It says so before it hears anything, and begins with what waits: what ends before it was asked for
+                // events nobody tells of.
+                let now = Instant::now();
+                let soon = ASK_A_NEW_ONE_MS.iter();
+                self.ask_for_events_at = soon.map(|after| now + Duration::from_millis(*after)).collect();
+                self.ask_again_at = Some(now + GOES_ON_AFTER);
             }
             return None;
         }

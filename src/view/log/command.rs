@@ -174,6 +174,8 @@ enum Arguments<'a> {
         task: &'a str,
         #[serde(skip_serializing_if = "Option::is_none")]
         expires_at: Option<At>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        queue: Option<&'a str>,
     },
     StopTask {
         #[serde(flatten)]
@@ -336,12 +338,13 @@ fn arguments<'a>(command: &'a Command, scene: &Scene<'a>) -> Arguments<'a> {
         Command::Complete { run, fence, outcome, report, retry_after } => {
             Arguments::Complete(reported((*run, *fence), *outcome, report, *retry_after, scene))
         }
-        Command::HandOver { run: id, fence, connection, task, expires_at } => Arguments::HandOver {
+        Command::HandOver { run: id, fence, connection, task, expires_at, queue } => Arguments::HandOver {
             run: run(id),
             fence: *fence,
             connection,
             task,
             expires_at: expires_at.map(At),
+            queue: queue.as_deref(),
         },
         Command::StopTask { run: id, fence } => Arguments::StopTask { run: run(id), fence: *fence },
         Command::HearTask { run: id, fence, by, news } => {

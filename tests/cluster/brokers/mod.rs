@@ -3,6 +3,7 @@
 mod amqp;
 mod expired;
 mod nats;
+mod quiet;
 mod rabbit;
 mod sentinel;
 mod server;

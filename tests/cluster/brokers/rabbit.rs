@@ -1,5 +1,6 @@
 //! A RabbitMQ server of a test's own, or of all tests that do it no harm.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -7,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use lapin::options::{BasicGetOptions, QueueDeclareOptions};
+use lapin::options::{BasicGetOptions, ExchangeDeleteOptions, QueueDeclareOptions};
 use lapin::protocol::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{Channel, Connection, ConnectionProperties};
@@ -188,13 +189,25 @@ impl Rabbit {
     }
 
     /// `rabbitmqctl`.
-    pub(crate) async fn control(&self, args: &[&str]) {
+    pub(crate) async fn control(&self, args: &[&str]) -> String {
         let told =
             told(&Path::new(PROGRAMS).join("rabbitmqctl"), self.port, self.names_port, self.folder.path());
         let mut command = tokio::process::Command::from(told);
-        command.args(args).stderr(Stdio::piped());
+        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
         let done = command.output().await.expect("it starts");
         assert!(done.status.success(), "{args:?}: {}", String::from_utf8_lossy(&done.stderr));
+        String::from_utf8_lossy(&done.stdout).into_owned()
+    }
+
+    /// What the server calls the connections of an account.
+    pub(crate) async fn connections(&self, account: &str) -> BTreeSet<String> {
+        let said = self.control(&["list_connections", "--quiet", "--no-table-headers", "pid", "user"]).await;
+        said.lines().filter(|line| line.ends_with(account)).map(str::to_owned).collect()
+    }
+
+    pub(crate) async fn remove_exchange(&self, name: &str) {
+        let (_connection, channel) = self.channel().await;
+        channel.exchange_delete(name.into(), ExchangeDeleteOptions::default()).await.expect("an exchange");
     }
 
     pub(crate) fn url(&self) -> String {

@@ -109,6 +109,25 @@ impl Server {
         self.ask(&["LRANGE", list, "0", "-1"]).await
     }
 
+    /// The first message of a list goes where kombu keeps those that a worker has and has not confirmed.
+    pub(crate) async fn take_and_die(&self, list: &str) {
+        let message: String = self.ask(&["RPOP", list]).await;
+        let said: serde_json::Value = serde_json::from_str(&message).expect("JSON");
+        let tag = said["properties"]["delivery_tag"].as_str().expect("a tag");
+        let _: u64 = self.ask(&["HSET", "unacked", tag, &message]).await;
+    }
+
+    /// What lay in a list is gone.
+    pub(crate) async fn purge(&self, list: &str) {
+        let _: u64 = self.ask(&["DEL", list]).await;
+    }
+
+    pub(crate) async fn account(&self, name: &str, password: &str, rights: &str) {
+        let password = format!(">{password}");
+        let words = ["ACL", "SETUSER", name, "on", &password].into_iter().chain(rights.split_whitespace());
+        let _: String = self.ask(&words.collect::<Vec<_>>()).await;
+    }
+
     pub(crate) async fn members(&self, set: &str) -> u64 {
         self.ask(&["SCARD", set]).await
     }

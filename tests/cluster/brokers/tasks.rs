@@ -33,7 +33,7 @@ fn ids(run: &v1::Run) -> BTreeSet<&str> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_run_ends_as_its_task_does() {
     let server = Server::start().await;
-    let harness = Harness::start(&connection(&server)).await;
+    let harness = Harness::start(&few_rights_of_redis(&server).await).await;
     let folder = tempfile::tempdir().expect("a folder");
     let _worker =
         celery_worker((&server.url(), &server), folder.path(), &["--pool", "prefork", "-c", "2"]).await;
@@ -222,11 +222,33 @@ async fn whatever_leader_dies_each_run_ends_as_its_task_did() {
     eventually("the list to be empty", || async { (server.length(&list).await == 0).then_some(()) }).await;
 }
 
+/// The same of a Redis server.
+async fn few_rights_of_redis(server: &Server) -> String {
+    const RIGHTS: &str = "~chronarch:sent:* ~chronarch.* ~_kombu.binding* ~unacked ~celery* &/0.celeryev/* \
+                          &/0.celery.pidbox -@all +script|load +evalsha +exists +type +set +lpush +smembers +sadd \
+                          +lrange +ltrim +lrem +expire +llen +hexists +publish +psubscribe";
+    server.account("chronarch", "secret", RIGHTS).await;
+    format!(
+        "\n[connections.main]\nurl = \"{}\"\n",
+        server.url().replace("redis://", "redis://chronarch:secret@")
+    )
+}
+
+/// What a node's configuration says of the server, by an account that has no more rights than docs/effects.md says that it
+/// needs.
+async fn few_rights_of_rabbitmq(broker: &Rabbit) -> String {
+    broker.control(&["add_user", "chronarch", "secret"]).await;
+    let rights =
+        [r"^chronarch\.", r"^(chronarch\.|amq\.default$|celery\.pidbox$)", r"^(chronarch\.|celeryev$)"];
+    broker.control(&[["set_permissions", "chronarch"].as_slice(), &rights].concat()).await;
+    let url = broker.url().replace("amqp://", "amqp://chronarch:secret@");
+    format!("\n[connections.main]\nurl = \"{url}\"\n")
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn with_rabbitmq_a_run_ends_as_its_task_does_and_another_listener_goes_on() {
     let (broker, ran) = (Rabbit::start().await, Server::start().await);
-    let text = format!("\n[connections.main]\nurl = \"{}\"\n", broker.url());
-    let mut harness = Harness::start(&text).await;
+    let mut harness = Harness::start(&few_rights_of_rabbitmq(&broker).await).await;
     let folder = tempfile::tempdir().expect("a folder");
     let pool = ["--pool", "prefork", "-c", "1"];
     let _worker = celery_worker((&broker.url(), &ran), folder.path(), &pool).await;
@@ -280,6 +302,43 @@ async fn with_rabbitmq_a_run_ends_as_its_task_does_and_another_listener_goes_on(
     let queue = format!("chronarch.done.{}", harness.cluster_id().await);
     eventually("the queue to be empty", || async { (broker.length(&queue).await == Some(0)).then_some(()) })
         .await;
+}
+
+/// RabbitMQ forgets what Celery's workers have declared, and the next of them is not there yet: whoever tells them
+/// something breaks no connection by which others leave messages.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_celery_is_gone_from_rabbitmq_the_connection_goes_on() {
+    let (broker, ran) = (Rabbit::start().await, Server::start().await);
+    let harness = Harness::start(&few_rights_of_rabbitmq(&broker).await).await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut worker = celery_worker((&broker.url(), &ran), folder.path(), &["--pool", "solo"]).await;
+    eventually("the worker to be there", || broker.length("celery")).await;
+    broker.queue("idle", &[]).await;
+    let once = "retry: {max_attempts: 1}";
+    harness
+        .apply(
+            &[
+                job("good", "task: shop.note, args: [1]", once),
+                job("waits", "task: shop.note, queue: idle", once),
+            ]
+            .concat(),
+        )
+        .await;
+    eventually("Celery to say who runs what", || async {
+        let run = harness.trigger("good").await;
+        harness.ended(&run.run_id).await.attempts[0].error.starts_with("run by celery@").then_some(())
+    })
+    .await;
+    worker.kill().await.expect("it ran");
+    broker.remove_exchange("celery.pidbox").await;
+    let before = broker.connections("chronarch").await;
+    for _ in 0..8 {
+        let run = harness.trigger("waits").await;
+        left(&harness, &run.run_id).await;
+        harness.cancel(&run.run_id).await;
+        assert_eq!(harness.ended(&run.run_id).await.attempts[0].outcome(), Outcome::Cancelled);
+    }
+    assert_eq!(broker.connections("chronarch").await, before);
 }
 
 /// With threads and not processes, so that nothing of a worker is left when it is killed.

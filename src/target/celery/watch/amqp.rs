@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use futures::{FutureExt, StreamExt};
 use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ExchangeDeclareOptions,
-    QueueBindOptions, QueueDeclareOptions,
+    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
+    ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions,
 };
 use lapin::protocol::{AMQPErrorKind, AMQPSoftError};
 use lapin::types::{AMQPValue, FieldTable, ShortString};
@@ -20,6 +20,7 @@ use serde_json::Value;
 use super::super::super::amqp::{Link, REPLY_SUCCESS, failure};
 use super::super::super::broker::Failure;
 use super::super::completion;
+use super::quiet::{Emptied, Lain};
 use super::told::Control;
 use super::{HEARD_MAX, LOOKED_AT_MAX, Place, TASKS_MAX};
 
@@ -115,7 +116,8 @@ impl Amqp {
         self.events.as_ref().is_some_and(|(channel, _)| channel.status().connected())
     }
 
-    pub(super) async fn listen(&mut self) -> Result<(), Failure> {
+    /// By a queue whose name tells it from those of other listeners, and is of those that the account may declare.
+    pub(super) async fn listen(&mut self, tag: &str) -> Result<(), Failure> {
         self.events = None;
         self.nobody_came = false;
         let channel = self.link.channel_apart().await?;
@@ -126,7 +128,8 @@ impl Amqp {
             let most = AMQPValue::LongInt(i32::try_from(HEARD_MAX).unwrap_or(i32::MAX));
             let mut arguments = FieldTable::default();
             arguments.insert("x-max-length".into(), most);
-            let queue = channel.queue_declare(ShortString::default(), options, arguments).await?;
+            let name = format!("chronarch.events.{tag}").into();
+            let queue = channel.queue_declare(name, options, arguments).await?;
             for topic in ["task.#", "worker.#"] {
                 let (name, options) = (queue.name().clone(), QueueBindOptions::default());
                 channel
@@ -167,6 +170,27 @@ impl Amqp {
         }
     }
 
+    /// Of these the ones that do not lie in the queue: all, where it is empty. What somebody has taken and not confirmed is
+    /// not counted by the server, which only says how many take from it: none is no answer, for so it is with a queue
+    /// whose node is down.
+    pub(super) async fn gone(&mut self, queue: &str, tasks: &[Lain]) -> Result<Emptied, Failure> {
+        let channel = self.link.channel_apart().await?;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        match channel.queue_declare(queue.into(), options, FieldTable::default()).await {
+            Ok(found) => {
+                // It may be closed already, which is as good.
+                let _ = channel.close(REPLY_SUCCESS, ShortString::default()).await;
+                let (waiting, takers) = (found.message_count(), found.consumer_count());
+                let gone = tasks.iter().filter(|_| waiting == 0 && takers > 0);
+                let gone = gone.map(|task| task.task_id.clone()).collect();
+                Ok(Emptied { gone, takers: Some(takers as usize) })
+            }
+            // It was removed, or its node is down.
+            Err(error) if is_missing(&error) => Ok(Emptied::default()),
+            Err(error) => Err(failure(&error)),
+        }
+    }
+
     /// Where workers answer: the queue of events.
     pub(super) fn reply_to(&self) -> Option<String> {
         self.events.as_ref().map(|(_, consumer)| consumer.queue().to_string())
@@ -202,6 +226,9 @@ impl Amqp {
             .with_priority(0)
             .with_headers(headers);
         let told = async {
+            // A channel that the server closes, for there is no such exchange, is not to be closed here meanwhile: the two
+            // would meet, and the connection break, with all that others have on its way.
+            channel.confirm_select(ConfirmSelectOptions::default()).await?;
             let (exchange, key) = ("celery.pidbox".into(), ShortString::default());
             let options = BasicPublishOptions::default();
             channel.basic_publish(exchange, key, options, control.body.as_bytes(), properties).await?.await?;

@@ -1,11 +1,14 @@
 //! What Celery's workers are told and asked, and what they answer: its remote control.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::super::super::broker::Failure;
+use super::quiet::{Emptied, Lain};
 use super::told::{Control, NAME_BYTES, cut, is_ours};
 use super::{Side, TaskWatch, Unfound, WatchError, on};
 
@@ -13,6 +16,8 @@ use super::{Side, TaskWatch, Unfound, WatchError, on};
 const ASK_FOR_EVENTS_EVERY: Duration = Duration::from_secs(30);
 /// How often workers are asked what they run.
 const ASK_WHAT_RUNS_EVERY: Duration = Duration::from_secs(30);
+/// How long it may take to look into all queues: who says nothing for long is no more the one to listen.
+const EMPTIED_WITHIN: Duration = Duration::from_secs(2);
 /// How long such a request is worth hearing.
 const REQUEST_LASTS: Duration = Duration::from_secs(60);
 
@@ -30,15 +35,35 @@ impl TaskWatch {
         Ok(())
     }
 
+    /// It is said, once, that events cannot be heard for lack of a right. What is missing comes with Celery's workers.
+    pub(super) fn is_deaf(&mut self, failure: Option<&Failure>) {
+        let why = match failure {
+            Some(Failure::Refused(why)) if !why.contains("NOT_FOUND") => Some(why),
+            Some(_) | None => None,
+        };
+        if let Some(why) = why.filter(|_| !self.is_refused) {
+            tracing::warn!(
+                connection = self.connection,
+                why,
+                "Celery's events are not heard: failures have no words, and who runs a task is not known; \
+                 docs/effects.md lists the rights that the account needs"
+            );
+        }
+        self.is_refused = why.is_some();
+    }
+
     /// Has workers send events, and say what they run: some began before they sent any.
     pub(super) async fn ask_workers(&mut self) {
         if self.ask_again_at.take_if(|at| *at <= Instant::now()).is_some() {
             self.asked_for_events = None;
             self.asked_what_runs = None;
         }
-        if self.asked_for_events.is_none_or(|at| at.elapsed() >= ASK_FOR_EVENTS_EVERY)
-            && self.broadcast("enable_events", &json!({}), None).await.is_ok()
-        {
+        let mut has_new = false;
+        while self.ask_for_events_at.pop_front_if(|at| *at <= Instant::now()).is_some() {
+            has_new = true;
+        }
+        let is_time = has_new || self.asked_for_events.is_none_or(|at| at.elapsed() >= ASK_FOR_EVENTS_EVERY);
+        if is_time && self.broadcast("enable_events", &json!({}), None).await.is_ok() {
             self.asked_for_events = Some(Instant::now());
         }
         let reply_to = on!(&self.side, side => side.reply_to());
@@ -72,6 +97,64 @@ impl TaskWatch {
     /// What the last search has not found, once.
     pub fn unfound(&mut self) -> Option<Unfound> {
         self.search.end(&self.holders, Instant::now())
+    }
+
+    /// Whether it is time to look for tasks of which nobody was heard.
+    #[must_use]
+    pub fn is_to_seek(&self) -> bool {
+        self.quiet.is_due(Instant::now())
+    }
+
+    /// Looks which of these, of which nobody was heard, are gone from their queues, and asks all workers for those.
+    ///
+    /// # Errors
+    /// [`WatchError`] where the broker does not answer.
+    pub async fn seek(&mut self, tasks: Vec<Lain>) -> Result<(), WatchError> {
+        self.quiet.looked(Instant::now());
+        let Some(reply_to) = on!(&self.side, side => side.reply_to()) else { return Ok(()) };
+        let emptied = self.emptied(&tasks).await;
+        let is_gone =
+            |task: &Lain| emptied.get(&task.queue).is_some_and(|it| it.gone.contains(&task.task_id));
+        let sought: Vec<Lain> = tasks.into_iter().filter(is_gone).collect();
+        if sought.is_empty() {
+            return Ok(());
+        }
+        let registered = json!({ "taskinfoitems": ["rate_limit"], "builtins": true });
+        let registered = self.broadcast("registered", &registered, Some(reply_to.clone())).await?;
+        let queues = self.broadcast("active_queues", &json!({}), Some(reply_to)).await?;
+        self.quiet.begin(sought, [registered, queues], Instant::now());
+        Ok(())
+    }
+
+    /// Of the last look the tasks that are registered nowhere, once.
+    pub async fn sought(&mut self) -> Option<Unfound> {
+        let mut round = self.quiet.end(Instant::now())?;
+        // It runs, or has ended: the cluster will be told.
+        round.tasks.retain(|task| {
+            !self.heard.contains_key(&task.task_id) && !self.wordless.contains_key(&task.task_id)
+        });
+        let emptied = self.emptied(&round.tasks).await;
+        round.verdict(&emptied, &self.holders, Instant::now())
+    }
+
+    /// What is gone of these, by their queues. Nothing of those of which the broker does not tell in time: it is looked for
+    /// again.
+    async fn emptied(&mut self, tasks: &[Lain]) -> BTreeMap<String, Emptied> {
+        let until = Instant::now() + EMPTIED_WITHIN;
+        let mut emptied = BTreeMap::new();
+        for tasks in tasks.chunk_by(|one, next| one.queue == next.queue) {
+            let queue = &tasks[0].queue;
+            let asked = async { on!(&mut self.side, side => side.gone(queue, tasks).await) };
+            match tokio::time::timeout_at(until, asked).await {
+                Ok(Ok(said)) => emptied.insert(queue.clone(), said),
+                Ok(Err(why)) => {
+                    tracing::debug!(queue, %why, "it is not known what lies in a queue");
+                    continue;
+                }
+                Err(_) => break,
+            };
+        }
+        emptied
     }
 
     /// The answer of a worker to what it runs: its name, and a list.

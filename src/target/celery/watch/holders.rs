@@ -12,6 +12,8 @@ use super::{NAME_BYTES, cut};
 /// Workers whose signs are remembered, at most; of further ones nobody can say whether they live, so none of their
 /// tasks is given up but by its time.
 pub(super) const HOLDERS_MAX: usize = 10_000;
+/// Where there are so many, those of whom nothing was heard for so long are forgotten: their tasks are over.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 /// Tasks that one worker runs, at most, for it to be told which these are; what the leader takes.
 const ACTIVE_MAX: usize = 1_000;
 /// What a worker says at two instants that lie so far apart is told.
@@ -160,6 +162,9 @@ impl Holders {
             }
             holder.processed = processed;
         }
+        if self.holders.len() >= HOLDERS_MAX {
+            self.holders.retain(|_, holder| now.duration_since(holder.heard) < FORGOTTEN_AFTER);
+        }
         let has_room = self.holders.len() < HOLDERS_MAX || self.holders.contains_key(&name);
         if has_room {
             self.holders.insert(name, holder);
@@ -175,7 +180,21 @@ impl Holders {
     /// For how long the one was silent that was heard last, of those that have not answered and that may have a task: they
     /// have not said goodbye.
     pub(super) fn silent_for(&self, answered: &HashSet<String>, now: Instant) -> Option<Duration> {
-        let heard = self.holders.iter().filter(|(_, holder)| holder.left.is_none());
+        self.silent(answered, now, false)
+    }
+
+    /// The same, with those that have said goodbye: one that ends what it still runs says it first.
+    pub(super) fn silent_or_left_for(&self, answered: &HashSet<String>, now: Instant) -> Option<Duration> {
+        self.silent(answered, now, true)
+    }
+
+    /// Whether further workers are not remembered, and so would not be missed.
+    pub(super) fn is_full(&self) -> bool {
+        self.holders.len() >= HOLDERS_MAX || self.mute.len() >= HOLDERS_MAX
+    }
+
+    fn silent(&self, answered: &HashSet<String>, now: Instant, with_left: bool) -> Option<Duration> {
+        let heard = self.holders.iter().filter(|(_, holder)| with_left || holder.left.is_none());
         let heard = heard.map(|(name, holder)| (name, holder.heard));
         let mute = self.mute.iter().filter(|(name, _)| !self.holders.contains_key(*name));
         let mute = mute.map(|(name, heard)| (name, *heard));
@@ -185,6 +204,9 @@ impl Holders {
 
     /// One has answered something.
     pub(super) fn answers(&mut self, name: &str, now: Instant) {
+        if self.mute.len() >= HOLDERS_MAX {
+            self.mute.retain(|_, heard| now.duration_since(*heard) < FORGOTTEN_AFTER);
+        }
         if self.mute.len() < HOLDERS_MAX || self.mute.contains_key(name) {
             self.mute.insert(name.to_owned(), now);
         }

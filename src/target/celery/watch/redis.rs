@@ -1,6 +1,6 @@
 //! With Redis: a list, and what is published.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +11,15 @@ use serde_json::{Value, json};
 
 use super::super::super::broker::Failure;
 use super::super::super::redis::{Link, Listening};
-use super::super::completion;
+use super::super::{completion, route};
 use super::Place;
+use super::quiet::{Emptied, Lain};
 use super::told::Control;
 
 /// Answers that are read at once, at most; the rest waits for the next look.
 const ANSWERS_MAX: isize = 100;
+/// Where kombu keeps what was taken and not confirmed (`unacked_key` of its transport).
+const UNCONFIRMED: &str = "unacked";
 /// How long answers are kept after the last look.
 const ANSWERS_LAST: Duration = Duration::from_secs(120);
 
@@ -105,10 +108,49 @@ impl Redis {
         false
     }
 
-    pub(super) async fn listen(&mut self) -> Result<(), Failure> {
+    pub(super) async fn listen(&mut self, _: &str) -> Result<(), Failure> {
         let pattern = format!("{}celeryev/*", self.channel_prefix());
         self.listening = Some(self.link.listen(&pattern).await?);
         Ok(())
+    }
+
+    /// Of these the ones that do not lie in the queue, nor where kombu keeps what a worker has taken and not confirmed: a
+    /// worker that dies leaves it there for as long as `visibility_timeout`. Nobody can tell how many take from a list.
+    pub(super) async fn gone(&mut self, queue: &str, tasks: &[Lain]) -> Result<Emptied, Failure> {
+        let options = self.link.celery();
+        let lists: BTreeSet<String> = (0..=9).map(|priority| route::list(queue, priority, options)).collect();
+        let unconfirmed = format!("{}{UNCONFIRMED}", options.global_keyprefix);
+        let tags: Vec<Vec<String>> = tasks.iter().map(Lain::tags).collect();
+        let mut commands = redis::pipe();
+        // Before, and after: a message goes from here to there, and back.
+        for is_after in [false, true] {
+            for tag in tags.iter().flatten() {
+                commands.cmd("HEXISTS").arg(&unconfirmed).arg(tag);
+            }
+            for list in lists.iter().filter(|_| !is_after) {
+                commands.cmd("LLEN").arg(list);
+            }
+        }
+        let said = self.link.ask::<Vec<u64>>(&commands).await?;
+        let count = tags.iter().map(Vec::len).sum::<usize>();
+        let (before, said) = said.split_at(count.min(said.len()));
+        let (waiting, after) = said.split_at(lists.len().min(said.len()));
+        if waiting.iter().any(|length| *length > 0) {
+            return Ok(Emptied::default());
+        }
+        let (mut gone, mut at) = (Vec::new(), 0);
+        for (task, tags) in tasks.iter().zip(&tags) {
+            let of = at..at + tags.len();
+            at = of.end;
+            let is_kept = tags.is_empty()
+                || [before, after].iter().any(|said| {
+                    said.get(of.clone()).is_none_or(|said| said.iter().any(|is_there| *is_there > 0))
+                });
+            if !is_kept {
+                gone.push(task.task_id.clone());
+            }
+        }
+        Ok(Emptied { gone, takers: None })
     }
 
     /// Where workers answer: a list.

@@ -49,6 +49,8 @@ pub struct Unfound {
     pub silent_for: Option<Duration>,
     /// The broker has nothing of what each worker declares, for a while.
     pub nobody_came: bool,
+    /// How many have answered.
+    pub answered: usize,
 }
 
 impl Search {
@@ -101,6 +103,7 @@ impl Search {
             heard_for: holders.heard_for(now),
             silent_for: holders.silent_for(&round.answered, now),
             nobody_came: holders.nobody_came(now),
+            answered: round.answered.len(),
         })
     }
 }
@@ -151,6 +154,7 @@ mod tests {
             heard_for,
             silent_for,
             nobody_came: false,
+            answered: 1,
         };
         assert_eq!(told, Some(unfound(&["a", "c"], secs(45), silent_for)));
         assert_eq!(search.end(&holders, start + secs(46)), None);

@@ -41,6 +41,22 @@ fn ends_that_no_list_may_tell_are_heard_with_their_words_and_once() {
 }
 
 #[test]
+fn what_the_account_may_not_hear_is_no_matter_of_who_is_there_yet() {
+    let mut watch = watch();
+    let refused = |why: &str| Failure::Refused(why.to_owned());
+    for (failure, is_refused) in [
+        (Some(refused("ACCESS_REFUSED - access to queue 'x' refused")), true),
+        (Some(refused("NOT_FOUND - no exchange 'celeryev' in vhost '/'")), false),
+        (Some(refused("NOPERM User w has no permissions")), true),
+        (Some(Failure::Unreachable("refused".to_owned())), false),
+        (None, false),
+    ] {
+        watch.is_deaf(failure.as_ref());
+        assert_eq!(watch.is_refused, is_refused, "{failure:?}");
+    }
+}
+
+#[test]
 fn the_words_of_a_killed_process_are_found_in_its_traceback() {
     let lost = "\"\"\"\nTraceback (most recent call last):\n  x\nbilliard.exceptions.WorkerLostError: signal 9 (SIGKILL)\n\"\"\"\n";
     for (exception, words) in [
