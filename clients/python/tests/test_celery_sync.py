@@ -15,7 +15,7 @@ from celery.schedules import crontab, schedule
 from cluster import Cluster
 
 from chronarch import Client, models
-from chronarch.celery import adopt, sync
+from chronarch.celery import _late, adopt, sync
 from chronarch.celery.entries import BEAT_SCHEDULE, DJANGO, Entry
 
 SOURCES = [BEAT_SCHEDULE, DJANGO]
@@ -251,9 +251,37 @@ def test_what_was_due_while_a_beat_was_looked_for_is_told_and_caught_up_with(cli
     assert [run.cause for run in client.iter_runs(namespace=namespace, job="m")].count(models.Cause.MANUAL) == 1
 
 
+def test_what_runs_once_runs_late_but_not_twice(client: Client, app: Celery) -> None:
+    ago = datetime.datetime.now(UTC) - datetime.timedelta(minutes=5)
+    once = every(app, "once", 60, one_off=True, changed_at=ago)
+    later = every(app, "later", 86_400, one_off=True, changed_at=ago)
+    over = every(app, "over", 60, one_off=True, changed_at=ago, expires=ago + datetime.timedelta(minutes=3))
+    entries = [once, later, over]
+    carry(client, app, entries)
+    for run_now in (["once"], []):
+        planned = carry(client, app, entries, hold=True, carry=True)
+        done = adopt.forward(client, planned)
+        assert done.run == run_now
+        assert [name for name, _ in done.due_meanwhile] == run_now
+        client.pause_jobs(namespace=app.main, labels={"celery-app": app.main}, reason=sync.HELD)
+    assert [run.job for run in client.iter_runs(namespace=app.main)] == ["once"]
+    # One that is saved just before its beat is stopped, and needs no adopting.
+    saved = every(app, "saved", 60, one_off=True, changed_at=ago)
+    for _ in range(2):
+        carry(client, app, [*entries, saved], hold=False)
+        saved = dataclasses.replace(saved, description="x")
+    assert [run.job for run in client.iter_runs(namespace=app.main, job="saved")] == ["saved"]
+    # What somebody runs by hand is not its run.
+    client.pause_job("later", namespace=app.main, reason=sync.HELD)
+    ago -= datetime.timedelta(days=2)
+    client.trigger_job("later", namespace=app.main)
+    later = dataclasses.replace(later, start_time=ago)
+    assert adopt.forward(client, carry(client, app, [later], hold=True, carry=True)).run == ["later"]
+
+
 def test_what_is_done_once_is_told_apart_by_the_whole_name_and_the_namespace() -> None:
     at = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
     names = [("n", "a" * 100), ("n", "a" * 100 + "b"), ("m", "a" * 100)]
-    found = {sync.operation_at("late", namespace, name, at) for namespace, name in names}
+    found = {_late.operation_at("late", namespace, name, at) for namespace, name in names}
     assert len(found) == 3
     assert all(len(one) <= 64 for one in found)

@@ -1,6 +1,7 @@
 """`manage.py chronarch_sync`, and what rows are told of their runs, against real nodes."""
 
 import io
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -19,8 +20,8 @@ from django.core import management  # noqa: E402
 from django.db import connections  # noqa: E402
 from django_celery_beat.models import ClockedSchedule, IntervalSchedule, PeriodicTask  # noqa: E402
 
-from chronarch.celery import sync  # noqa: E402
-from chronarch.django import _mirror, _push  # noqa: E402
+from chronarch.celery import adopt, sync  # noqa: E402
+from chronarch.django import _checks, _connect, _mirror, _push  # noqa: E402
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -159,6 +160,65 @@ def test_a_row_whose_instant_is_over_runs_once_as_beat_runs_it(namespace: str, c
     assert _sync()[0] == 0
     found = [len(client.list_runs(namespace=namespace, job=name).runs) for name in ("a", "b", "off")]
     assert found == [1, 1, 0]
+
+
+def _due_while_held(namespace: str, client: Client) -> List[PeriodicTask]:
+    """Two rows that run once, and whose instants pass while their jobs are held."""
+    assert _sync("--hold")[0] == 0
+    second, _ = IntervalSchedule.objects.get_or_create(every=1, period="seconds")
+    clocked = ClockedSchedule.objects.create(clocked_time=datetime.now(timezone.utc) + timedelta(seconds=1))
+    with _push.muted():
+        rows = [
+            PeriodicTask.objects.create(name="a", task="shop.nothing", interval=second, one_off=True),
+            PeriodicTask.objects.create(name="b", task="shop.nothing", clocked=clocked, one_off=True),
+        ]
+    assert _sync()[0] == 0
+    assert _reasons(client, namespace, "a", "b") == [sync.HELD] * 2
+    time.sleep(2.1)
+    assert _runs(client, namespace) == [0, 0]
+    return rows
+
+
+def _runs(client: Client, namespace: str) -> List[int]:
+    return [len(client.list_runs(namespace=namespace, job=name).runs) for name in ("a", "b")]
+
+
+def _enabled(rows: List[PeriodicTask]) -> List[bool]:
+    for row in rows:
+        row.refresh_from_db()
+    return [row.enabled for row in rows]
+
+
+def test_what_runs_once_and_was_due_while_it_was_held_runs_when_it_is_released(namespace: str, client: Client) -> None:
+    rows = _due_while_held(namespace, client)
+    code, text = _sync("--release")
+    assert code == 0, text
+    for name in ("a", "b"):
+        assert re.search(f"^{name}: was due at .*: run now, once$", text, re.MULTILINE), text
+    assert _runs(client, namespace) == [1, 1]
+    assert _enabled(rows) == [False, False], "as a beat leaves them"
+    for argument in ("--hold", "--release"):
+        assert "was due" not in _sync(argument)[1]
+    # Also where a row is enabled by those who do not know of it.
+    PeriodicTask.objects.update(enabled=True)
+    for argument in ("--hold", "--release"):
+        assert "was due" not in _sync(argument)[1]
+    assert _runs(client, namespace) == [1, 1]
+
+
+def test_a_row_that_adopt_ran_late_is_not_left_to_the_old_beat(namespace: str, client: Client) -> None:
+    rows = _due_while_held(namespace, client)
+    app = _checks.celery_app(_connect.options())
+    entries = sync.collect(app, ["django"])
+    planned = sync.plan(client, app, entries, sources=["django"], namespace=namespace, hold=True, carry=True)
+    done = adopt.forward(client, planned)
+    assert sorted(done.run) == ["a", "b"], "they are lost otherwise, so nobody has to ask for it"
+    assert _enabled(rows) == [True, True]
+    # The way back, as it is documented.
+    assert _sync("--hold")[0] == 0
+    assert _enabled(rows) == [False, False]
+    assert [(row.last_run_at, row.total_run_count) for row in rows] == [(None, 0)] * 2
+    assert _runs(client, namespace) == [1, 1]
 
 
 def test_a_project_goes_back_and_forth(namespace: str, client: Client) -> None:

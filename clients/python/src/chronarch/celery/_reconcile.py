@@ -1,13 +1,14 @@
 """One comparison of a Celery project with the cluster, and what follows from it; made over and over by the thin beat
 and by `manage.py chronarch_sync --watch`, by any number of processes at once."""
 
+import datetime
 import logging
 import time
-from typing import Any, Dict, Hashable, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Hashable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..client import Client
 from ..errors import NotFound
-from . import _pages, sync
+from . import _late, _pages, sync
 from ._beat_options import BeatOptions
 from ._job_settings import JOBS
 from ._once import Once
@@ -20,6 +21,14 @@ WRITE_BACK_MAX = 20.0
 # How often a plan is made anew, because another process was carrying out the same one.
 TRIES_MAX = 3
 ACTOR = "celery beat"
+
+
+class Released(NamedTuple):
+    """What was let go."""
+
+    jobs: int
+    late: List[Tuple[str, datetime.datetime]]
+    """Jobs that run once and were due while they were held, and when; they run now."""
 
 
 class Reconciler:
@@ -190,8 +199,11 @@ class Reconciler:
             self.client.pause_jobs(namespace=self.options.cluster.namespace, labels=labels, reason=sync.HELD).jobs
         )
 
-    def release(self) -> int:
-        """Resumes what is held, and returns how many; what somebody paused otherwise stays so.
+    def release(self, entries: Sequence[Entry]) -> Released:
+        """Resumes what is held; what somebody paused otherwise stays so. What runs once and was due meanwhile is run.
+
+        Args:
+            entries: all that its sources have.
 
         Raises:
             ForeignJobs: another app of its name has made some of them.
@@ -200,9 +212,13 @@ class Reconciler:
         namespace = self.options.cluster.namespace
         jobs = sync.jobs_of(self.client, self.app, namespace)
         held = [name for name, job in jobs.items() if job.pause is not None and job.pause.reason == sync.HELD]
+        made_of = {name: entry for entry, name in named(entries)}
+        late = []
         for name in held:
-            self.client.resume_job(name, namespace=namespace, reason="released")
-        return len(held)
+            job = self.client.resume_job(name, namespace=namespace, reason="released")
+            at = _late.run(self.client, namespace, job, made_of[name], "released") if name in made_of else None
+            late += [(name, at)] if at is not None else []
+        return Released(len(held), late)
 
     def advance(self) -> float:
         """Sees to the entries that only Python can evaluate, and returns the seconds until that has to be done again.

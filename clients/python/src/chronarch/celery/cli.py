@@ -406,6 +406,7 @@ def cut_over(
         what = "run now, once" if name in done.run else "--catch-up would have run it once"
         click.echo(f"  {name}: was due at {format_instant(due)}: {what}")
     click.echo(f"{len(done.resumed)} jobs run now")
+    adopting.note_once(context.app, planned, done)
     return EXIT_FAILED if planned.problems else 0
 
 
@@ -424,6 +425,8 @@ def _back(context: Context, entries: Any) -> int:
     done = adopting.back(context.client, context.app, entries, namespace=context.namespace, prefix=context.prefix)
     for name, at in done.written:
         click.echo(f"  {name}: last_run_at is {format_instant(at)}")
+    for name in done.finished:
+        click.echo(f"  {name}: it runs once, and has: it is disabled")
     if done.untold:
         click.echo(
             f"  {len(done.untold)} entries of beat_schedule: beat's own file is not touched, so that a beat counts "

@@ -9,8 +9,6 @@ its schedule then, so that none of them can fire before it is held. Jobs that so
 """
 
 import dataclasses
-import datetime
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
@@ -18,11 +16,11 @@ from .. import models
 from .._text import parse_span
 from ..client import Client
 from ..errors import InvalidArgument
-from . import _identity, _job_settings, _pages
+from . import _identity, _job_settings, _late, _pages
 from . import entries as source_entries
 from ._identity import APP, ORIGIN, app_label, legal_name
 from ._jobs import BROKER_DEFAULT, MANAGED_BY, MANAGER, SOURCE, convert, named
-from ._schedules import CannotCarry, clocked_at
+from ._schedules import CannotCarry
 from .entries import BEAT_SCHEDULE, DJANGO, REDBEAT, SOURCES, Entry
 
 # Why a job is paused, where this paused it.
@@ -417,25 +415,11 @@ def _put(client: Client, changes: Mapping[str, Step]) -> List[str]:
     return over
 
 
-def operation_at(kind: str, namespace: str, name: str, at: datetime.datetime) -> str:
-    """The id of what is done once for an instant of a job, by however many."""
-    digest = hashlib.sha256(f"{namespace}/{name}".encode()).hexdigest()[:32]
-    return f"{kind}-{digest}-{int(at.timestamp() * 1_000)}"
-
-
 def _run_late(client: Client, namespace: str, step: Step) -> None:
     """Runs what is due at an instant that is over and has not run, as a beat does when it comes to it. What is held
     runs when it is adopted."""
-    entry = step.entry
-    at = None if entry is None else clocked_at(entry.schedule)
-    if entry is None or at is None or not entry.enabled or entry.last_run_at is not None:
-        return
-    if step.pause or step.stays_held or step.paused_by or at > datetime.datetime.now(datetime.timezone.utc):
-        return
-    if next(iter(client.iter_runs(namespace=namespace, job=step.name)), None) is None:
-        # However often this is done, and by how many.
-        operation = operation_at("late", namespace, step.name, at)
-        client.trigger_job(step.name, namespace=namespace, operation_id=operation, reason=REASON)
+    if step.entry is not None and _late.is_once(step.entry) and not (step.pause or step.stays_held or step.paused_by):
+        _late.run(client, namespace, client.get_job(step.name, namespace=namespace), step.entry, REASON)
 
 
 def _job(step: Step) -> Dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, NoReturn, Sequence
 from django.core.management.base import BaseCommand, CommandError
 
 from chronarch._options import Misconfigured
+from chronarch._text import format_instant
 from chronarch.celery._beat_options import of_app
 from chronarch.celery._reconcile import Reconciler, lines
 from chronarch.celery.entries import DJANGO, Entry
@@ -78,7 +79,7 @@ class Command(BaseCommand):  # type: ignore[misc]
                 self._hold(reconciler, given["hold"])
                 planned = reconciler.apply(entries)
                 reconciler.write_back()
-                self._release(reconciler, given["release"])
+                self._release(reconciler, given["release"], entries)
         except ChronarchError as error:
             self._silent(error)
         self._tell(planned, entries)
@@ -93,9 +94,16 @@ class Command(BaseCommand):  # type: ignore[misc]
         if is_wanted:
             self.stdout.write(f"the cluster sends nothing for this app from here on; {reconciler.hold()} job(s) did")
 
-    def _release(self, reconciler: Reconciler, is_wanted: bool) -> None:
-        if is_wanted:
-            self.stdout.write(f"{reconciler.release()} job(s) are let go: the cluster sends")
+    def _release(self, reconciler: Reconciler, is_wanted: bool, entries: Sequence[Entry]) -> None:
+        if not is_wanted:
+            return
+        released = reconciler.release(entries)
+        for name, at in released.late:
+            self.stdout.write(f"{name}: was due at {format_instant(at)}: run now, once")
+        self.stdout.write(f"{released.jobs} job(s) are let go: the cluster sends")
+        if released.late:
+            # Before somebody saves a row that has run, and arms it anew.
+            reconciler.write_back()
 
     def _tell(self, planned: Plan, entries: Sequence[Entry]) -> None:
         for line in lines(planned):
