@@ -127,6 +127,11 @@ def test_runs_by_hand_are_not_counted(namespace: str, client: Client) -> None:
     _write_back(client, namespace)
     row.refresh_from_db()
     assert (row.last_run_at, row.total_run_count) == (None, 0)
+    app = _checks.celery_app(_connect.options())
+    done = adopt.back(client, app, sync.collect(app, ["django"]), namespace=namespace, prefix="")
+    assert (done.held, done.written) == (["a", IN_CHARGE], [])
+    row.refresh_from_db()
+    assert row.last_run_at is None, "at the next adopt an interval would count from there"
 
 
 def test_a_row_that_runs_once_is_disabled_when_it_has_run(namespace: str, client: Client) -> None:

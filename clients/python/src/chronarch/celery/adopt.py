@@ -149,7 +149,7 @@ def back(client: Client, app: Any, entries: Sequence[Entry], *, namespace: str, 
     done = Returned(list(client.pause_jobs(namespace=namespace, labels=labels, reason=sync.HELD).jobs))
     ran: Dict[str, Tuple[Entry, datetime.datetime]] = {}
     for entry, name in named(entries, prefix):
-        at = _last_run(client, namespace, name) if name in present else None
+        at = _last_run(client, namespace, name, _late.since_of(entry)) if name in present else None
         if at is not None and (entry.last_run_at is None or at > entry.last_run_at):
             ran[entry.name] = (entry, at)
     _write_django(app, {entry.key: (entry, at) for entry, at in ran.values() if entry.source == DJANGO})
@@ -164,10 +164,12 @@ def back(client: Client, app: Any, entries: Sequence[Entry], *, namespace: str, 
     return done
 
 
-def _last_run(client: Client, namespace: str, name: str) -> Optional[datetime.datetime]:
-    """When the newest run that was not skipped was made."""
-    for run in client.iter_runs(namespace=namespace, job=name):
-        if run.state != models.RunState.SKIPPED and run.fired_at is not None:
+def _last_run(
+    client: Client, namespace: str, name: str, since: Optional[datetime.datetime]
+) -> Optional[datetime.datetime]:
+    """When the newest run of the schedule that was not skipped was made; what a person asked for is none."""
+    for run in client.iter_runs(namespace=namespace, job=name, from_=since):
+        if run.state != models.RunState.SKIPPED and run.fired_at is not None and _late.is_of_schedule(run):
             return run.fired_at
     return None
 
