@@ -96,6 +96,18 @@ def test_first_jobs_are_held_and_later_ones_are_as_the_others(client: Client, ap
     assert reasons == {"one": sync.DISABLED, "two": sync.HELD, "three": "an incident", "off": sync.DISABLED}
 
 
+def test_new_jobs_are_held_while_all_that_could_run_are(client: Client, app: Celery) -> None:
+    carry(client, app, [every(app, "a"), every(app, "b")], hold=False)
+    client.pause_job("a", namespace=app.main, reason="an incident")
+    carry(client, app, [every(app, "a"), every(app, "b"), every(app, "c")])
+    assert client.get_job("c", namespace=app.main).pause is None
+    adopt.back(client, app, [], namespace=app.main, prefix="")
+    carry(client, app, [every(app, "a"), every(app, "b"), every(app, "c"), every(app, "d")])
+    pause = client.get_job("d", namespace=app.main).pause
+    assert pause is not None, "a beat sends it"
+    assert pause.reason == sync.HELD
+
+
 def test_a_held_job_that_is_disabled_stays_so_when_the_others_are_adopted(client: Client, app: Celery) -> None:
     entry = every(app, "it", 1)
     carry(client, app, [entry])

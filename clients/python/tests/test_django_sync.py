@@ -257,6 +257,47 @@ def test_a_project_goes_back_and_forth(namespace: str, client: Client) -> None:
     assert _sync("--hold", "--check")[0] == 1
 
 
+def test_one_job_that_stays_held_does_not_hold_new_ones(namespace: str, client: Client) -> None:
+    for name in ("a", "b"):
+        rare(name)
+    # As one that adopt could not carry, while all others were let go.
+    client.pause_job("a", namespace=namespace, reason=sync.HELD)
+    off = rare("off", enabled=False)
+    rare("c")
+    off.enabled = True
+    off.save()
+    with _push.muted():
+        rare("d")
+    code, text = _sync()
+    assert (code, "1 job(s) wait, " in text) == (0, True), text
+    assert "--release lets them go: a\n" in text
+    assert _reasons(client, namespace, "a", "c", "d", "off") == [sync.HELD, None, None, None]
+
+
+def test_what_is_enabled_while_all_is_held_is_held_and_says_so(
+    namespace: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [rare(name, enabled=False) for name in ("a", "b")]
+    rare("stopped")
+    client.pause_job("stopped", namespace=namespace, reason="by hand")
+    assert _sync("--hold")[0] == 0
+    for row in rows:
+        row.enabled = True
+    _push.take_notes()
+    rows[0].save()
+    with _push.muted():
+        rows[1].save()
+    _sync()
+    rare("c")
+    assert _reasons(client, namespace, "a", "b", "c", "stopped") == [*[sync.HELD] * 3, "by hand"]
+    assert _push.take_notes() == tuple(
+        f"{name} is held with all jobs of the app, and not sent by the cluster: `chronarch-celery adopt` or "
+        "`chronarch_sync --release` lets them go"
+        for name in ("a", "c")
+    )
+    assert "a is held with all jobs" in caplog.text
+
+
 def _reasons(client: Client, namespace: str, *names: str) -> List[Optional[str]]:
     """Why jobs are paused."""
     found = [client.get_job(name, namespace=namespace).pause for name in names]

@@ -21,6 +21,10 @@ WRITE_BACK_MAX = 20.0
 # How often a plan is made anew, because another process was carrying out the same one.
 TRIES_MAX = 3
 ACTOR = "celery beat"
+# What becomes of held jobs.
+RELEASES = "`chronarch-celery adopt` or `chronarch_sync --release` lets them go"
+# Jobs that a message names.
+_NAMED_MAX = 10
 
 
 class Released(NamedTuple):
@@ -237,9 +241,9 @@ class Reconciler:
             for one in planned.problems
         }
         if self._is_held:
-            said["jobs are held and send nothing"] = (
-                "once the old beat has ended, `chronarch-celery adopt` or `chronarch_sync --release` lets them go"
-            )
+            said["jobs are held and send nothing"] = f"once the old beat has ended, {RELEASES}"
+        elif planned.held:
+            said["held, and not sent with the others"] = f"{few(planned.held_jobs)}; {RELEASES}"
         for what, why in said.items():
             if self._told.get(what) != why:
                 log.error("beat: %s: %s", what, why)
@@ -266,14 +270,18 @@ def is_in_charge(client: Client, namespace: str, app: Any) -> bool:
 
 
 def is_held(client: Client, namespace: str, app: Any) -> bool:
-    """Whether the app's jobs wait for `chronarch-celery adopt`: then new ones wait with them. Where none waits, none
-    does, unlike with `chronarch-celery sync`: who starts this has chosen what sends.
+    """Whether the app's jobs wait for `chronarch-celery adopt`: then new ones wait with them; see `sync.is_held`. Where
+    none waits, none does, unlike with `chronarch-celery sync`: who starts this has chosen what sends.
 
     Raises:
         ChronarchError: the cluster cannot be asked.
     """
-    jobs = _pages.jobs(client, namespace, {MANAGED_BY: MANAGER, APP: app_label(app)})
-    return any(job.pause is not None and job.pause.reason == sync.HELD for job in jobs)
+    return sync.is_held(_pages.jobs(client, namespace, {MANAGED_BY: MANAGER, APP: app_label(app)}))
+
+
+def few(names: Sequence[str]) -> str:
+    """Names for people, and not thousands of them."""
+    return ", ".join(names[:_NAMED_MAX]) + (f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else "")
 
 
 def lines(planned: sync.Plan) -> Iterator[str]:

@@ -10,7 +10,7 @@ its schedule then, so that none of them can fire before it is held. Jobs that so
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import models
 from .._text import parse_span
@@ -83,9 +83,14 @@ class Plan:
         return tuple(step for step in self.steps if step.sign != "=")
 
     @property
+    def held_jobs(self) -> Tuple[str, ...]:
+        """The jobs that are held until `adopt` once it is carried out."""
+        return tuple(step.name for step in self.steps if step.stays_held or step.pause == HELD)
+
+    @property
     def held(self) -> int:
-        """How many jobs are held until `adopt`, before and after it."""
-        return sum(step.stays_held or step.pause == HELD for step in self.steps)
+        """How many they are."""
+        return len(self.held_jobs)
 
     def count(self, sign: str) -> int:
         """How many steps have it."""
@@ -191,7 +196,7 @@ def plan(
         draft.look_for_strangers([entry.name for entry in entries] if names is None else names)
     for entry, name in named(entries, prefix):
         draft.add(entry, name, how)
-    hold = not _is_adopted(present.values()) if hold is None else hold
+    hold = not _is_adopted(list(present.values())) if hold is None else hold
     steps = draft.steps(client, hold)
     gone = draft.gone(sources)
     if prune:
@@ -285,9 +290,17 @@ def _source(job: models.Job) -> str:
     return "" if job.spec is None else job.spec.labels.get(SOURCE, "")
 
 
-def _is_adopted(jobs: Any) -> bool:
+def is_held(jobs: Iterable[models.Job]) -> bool:
+    """Whether an app as a whole waits for `adopt`: some of its jobs are held, and none is let go. What is disabled at
+    its source or paused by somebody says nothing of it; nor do some that stay held beside others that run."""
+    reasons = [None if job.pause is None else job.pause.reason for job in jobs if not _is_bare(job)]
+    return HELD in reasons and None not in reasons
+
+
+def _is_adopted(jobs: Sequence[models.Job]) -> bool:
     """Whether any of them runs, or would if nobody had paused it."""
-    return any(not _is_bare(job) and (job.pause is None or job.pause.reason not in (HELD, DISABLED)) for job in jobs)
+    paused = [None if job.pause is None else job.pause.reason for job in jobs if not _is_bare(job)]
+    return any(reason not in (HELD, DISABLED) for reason in paused) and not is_held(jobs)
 
 
 def _is_bare(job: models.Job) -> bool:

@@ -10,9 +10,9 @@ from django.core.management.base import BaseCommand, CommandError
 from chronarch._options import Misconfigured
 from chronarch._text import format_instant
 from chronarch.celery._beat_options import of_app
-from chronarch.celery._reconcile import Reconciler, lines
+from chronarch.celery._reconcile import Reconciler, few, lines
 from chronarch.celery.entries import DJANGO, Entry
-from chronarch.celery.sync import HELD, Plan
+from chronarch.celery.sync import Plan
 from chronarch.django import _checks, _connect, _table
 from chronarch.errors import ChronarchError
 
@@ -82,7 +82,7 @@ class Command(BaseCommand):  # type: ignore[misc]
                 self._release(reconciler, given["release"], entries)
         except ChronarchError as error:
             self._silent(error)
-        self._tell(planned, entries)
+        self._tell(planned, entries, has_released=given["release"])
         if given["check"] and planned.changes:
             raise CommandError("the cluster has it otherwise", returncode=EXIT_DIFFERENT)
         if planned.problems:
@@ -105,7 +105,7 @@ class Command(BaseCommand):  # type: ignore[misc]
             # Before somebody saves a row that has run, and arms it anew.
             reconciler.write_back()
 
-    def _tell(self, planned: Plan, entries: Sequence[Entry]) -> None:
+    def _tell(self, planned: Plan, entries: Sequence[Entry], *, has_released: bool) -> None:
         for line in lines(planned):
             self.stdout.write(line)
         for problem in planned.problems:
@@ -113,12 +113,12 @@ class Command(BaseCommand):  # type: ignore[misc]
         for entry in entries:
             if entry.only_python:
                 self.stderr.write(f"{entry.name}: only Python can evaluate it; `celery beat -S chronarch` does")
-        held = sum(step.pause == HELD for step in planned.changes)
-        if held:
-            self.stderr.write(f"{held} job(s) wait, for another beat may still send them: --release lets them go")
+        if planned.held and not has_released:
+            why = f"{planned.held} job(s) wait, for another beat may still send them: --release lets them go"
+            self.stderr.write(f"{why}: {few(planned.held_jobs)}")
         if planned.orphans:
-            names = ", ".join(planned.orphans[:10])
-            self.stderr.write(f"{len(planned.orphans)} job(s) have no entry any more; --prune removes them: {names}")
+            gone = f"{len(planned.orphans)} job(s) have no entry any more; --prune removes them"
+            self.stderr.write(f"{gone}: {few(planned.orphans)}")
 
     def _silent(self, error: ChronarchError) -> NoReturn:
         code = EXIT_UNREACHABLE if isinstance(error, ConnectionError) else EXIT_FAILED
