@@ -2,6 +2,7 @@
 
 import datetime
 import re
+from pathlib import Path
 from typing import Any, Dict, List
 
 import django_shop
@@ -13,10 +14,11 @@ from chronarch import Client, models
 django_shop.set_up()
 
 from django.test import Client as Browser  # noqa: E402
+from django.test import override_settings  # noqa: E402
 from django.urls import reverse  # noqa: E402
 from django_celery_beat.models import PeriodicTask  # noqa: E402
 
-from chronarch.django import _look, _push  # noqa: E402
+from chronarch.django import _checks, _look, _push  # noqa: E402
 
 
 @pytest.fixture
@@ -132,6 +134,28 @@ def test_selected_rows_are_run_and_switched(namespace: str, client: Client, brow
     assert state(client, namespace) == "active"
     act("toggle_tasks")
     assert state(client, namespace) == "paused"
+
+
+@pytest.mark.parametrize("name", _checks.OURS)
+def test_a_scheduler_that_the_settings_name_is_one_for_beat(name: str) -> None:
+    from celery import Celery
+    from celery.beat import Service
+
+    from chronarch.celery.scheduler import Scheduler
+
+    app = Celery("x", broker="memory://", set_as_current=False)
+    app.conf.beat_scheduler = name
+    assert isinstance(Service(app, scheduler_cls=app.conf.beat_scheduler).get_scheduler(lazy=True), Scheduler)
+
+
+def test_a_scheduler_that_the_settings_are_told_to_name_is_one_for_the_admin(namespace: str, browser: Browser) -> None:
+    guide = Path(__file__).parent.parent / "docs" / "django.md"
+    assert f'`CELERY_BEAT_SCHEDULER = "{_checks.SCHEDULER}"`' in guide.read_text()
+    rare("a")
+    with override_settings(CELERY_BEAT_SCHEDULER=_checks.SCHEDULER):
+        page = browser.get(reverse("admin:django_celery_beat_periodictask_changelist"))
+    assert page.status_code == 200
+    assert "CELERY_BEAT_SCHEDULER" not in page.content.decode(), "no warning of another scheduler"
 
 
 def test_pages_say_so_when_the_cluster_cannot_be_reached(down: None, browser: Browser) -> None:
