@@ -15,7 +15,8 @@ from celery.schedules import crontab, schedule
 from cluster import Cluster
 
 from chronarch import Client, models
-from chronarch.celery import _late, adopt, sync
+from chronarch.celery import _late, adopt, doctor, sync
+from chronarch.celery._telling import tell
 from chronarch.celery.entries import BEAT_SCHEDULE, DJANGO, Entry
 
 SOURCES = [BEAT_SCHEDULE, DJANGO]
@@ -187,6 +188,37 @@ def test_what_the_cluster_refuses_is_named_and_blocks_nothing(client: Client, ap
     assert told["limits"].startswith("target.celery.soft_time_limit"), told
     assert "has not registered shop.gone" in told["gone"]
     assert signs(carry(client, app, [gone], allow_unknown=True))["gone"] == "+"
+
+
+def test_what_is_disabled_and_cannot_be_carried_is_no_problem(
+    client: Client, app: Celery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    off, held = every(app, "off"), every(app, "held")
+    carry(client, app, [off], hold=False)
+    carry(client, app, [off, held], hold=True)
+    spoilt: Dict[str, Any] = {"enabled": False, "kwargs": {"it": object()}}
+    done = every(app, "done", one_off=True, total_run_count=1, enabled=False)
+    entries = [dataclasses.replace(off, **spoilt), dataclasses.replace(held, **spoilt), done]
+    planned = carry(client, app, entries)
+    assert planned.problems == ()
+    assert [one.name for one in planned.idle] == ["off", "held", "done"]
+    tell(planned)
+    told = capsys.readouterr()
+    assert '~ off  (django "off"): paused, for it is disabled there' in told.out
+    assert "  disabled, and not carried: off, held, done\n" in told.err
+    assert "!" not in told.err
+    for name in ("off", "held"):
+        job = client.get_job(name, namespace=app.main)
+        assert job.pause is not None, "what it was made of before is not sent either"
+        assert job.pause.reason == sync.DISABLED
+        assert job.spec is not None
+        assert job.spec.schedule, "it has its schedule again"
+    assert carry(client, app, entries, prune=True).changes == ()
+    problems = [dataclasses.replace(one, problem="it cannot be said") for one in (entries[0], off)]
+    found = list(doctor._entries(app, problems, [], doctor.Wanted(None)))
+    assert [finding.about for finding in found if finding.level == doctor.FAIL] == ["entry off"], (
+        "the one that is enabled"
+    )
 
 
 SHOP = """

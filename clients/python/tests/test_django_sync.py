@@ -21,6 +21,8 @@ from django.db import connections  # noqa: E402
 from django_celery_beat.models import ClockedSchedule, IntervalSchedule, PeriodicTask  # noqa: E402
 
 from chronarch.celery import adopt, sync  # noqa: E402
+from chronarch.celery._beat_options import of_app  # noqa: E402
+from chronarch.celery._reconcile import Reconciler  # noqa: E402
 from chronarch.django import _checks, _connect, _mirror, _push  # noqa: E402
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -73,6 +75,26 @@ def test_an_entry_that_cannot_be_carried_is_named_and_holds_nothing_up(namespace
     assert code == 1
     assert "bad: args: " in text
     assert job(client, namespace, "good") is not None
+
+
+def test_a_row_that_is_disabled_and_cannot_be_carried_is_no_problem(
+    namespace: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [rare("done", one_off=True), rare("bad")]
+    PeriodicTask.objects.filter(name="done").update(enabled=False, total_run_count=1)
+    _push.take_notes()
+    rows[1].args, rows[1].enabled = "[1", False
+    rows[1].save()
+    assert _push.take_notes() == ()
+    assert _reasons(client, namespace, "bad") == [sync.DISABLED]
+    for argument in ("--hold", "--release"):
+        code, text = _sync(argument)
+        assert (code, "disabled, and not carried: done, bad\n" in text) == (0, True), text
+    assert _reasons(client, namespace, "done", "bad") == [sync.DISABLED] * 2
+    assert _sync("--check")[0] == 0
+    app = _checks.celery_app(_connect.options())
+    Reconciler(app, of_app(app), client).run()
+    assert "not sent by the cluster" not in caplog.text
 
 
 def test_a_command_says_that_the_cluster_does_not_answer(down: None) -> None:

@@ -12,6 +12,7 @@ from . import _late, _pages, sync
 from ._beat_options import BeatOptions
 from ._job_settings import JOBS
 from ._once import Once
+from ._telling import few
 from .entries import APP, DJANGO, MANAGED_BY, MANAGER, Entry, app_label, named
 
 log = logging.getLogger("celery.beat")
@@ -23,8 +24,6 @@ TRIES_MAX = 3
 ACTOR = "celery beat"
 # What becomes of held jobs.
 RELEASES = "`chronarch-celery adopt` or `chronarch_sync --release` lets them go"
-# Jobs that a message names.
-_NAMED_MAX = 10
 
 
 class Released(NamedTuple):
@@ -277,11 +276,6 @@ def is_held(client: Client, namespace: str, app: Any) -> bool:
         ChronarchError: the cluster cannot be asked.
     """
     return sync.is_held(_pages.jobs(client, namespace, {MANAGED_BY: MANAGER, APP: app_label(app)}))
-
-
-def few(names: Sequence[str]) -> str:
-    """Names for people, and not thousands of them."""
-    return ", ".join(names[:_NAMED_MAX]) + (f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else "")
 
 
 def lines(planned: sync.Plan) -> Iterator[str]:

@@ -72,6 +72,8 @@ class Plan:
     namespace: str
     steps: Tuple[Step, ...]
     problems: Tuple[Problem, ...] = ()
+    idle: Tuple[Problem, ...] = ()
+    """Entries that are not carried, and need not be, for they are disabled at their source."""
     orphans: Tuple[str, ...] = ()
     """Jobs whose entries are gone, and which stay without `prune`."""
     notes: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
@@ -201,7 +203,8 @@ def plan(
     gone = draft.gone(sources)
     if prune:
         steps += [Step("-", name, _source(present[name])) for name in gone]
-    return Plan(namespace, tuple(steps), tuple(draft.problems), () if prune else tuple(gone), draft.notes)
+    orphans = () if prune else tuple(gone)
+    return Plan(namespace, tuple(steps), tuple(draft.problems), tuple(draft.idle), orphans, draft.notes)
 
 
 def jobs_of(client: Client, app: Any, namespace: str) -> Dict[str, models.Job]:
@@ -227,7 +230,9 @@ class _Draft:
         self._wanted: Dict[str, Tuple[Entry, Dict[str, Any]]] = {}
         # Jobs whose entries cannot be carried any more: what is there stays, for the entry is not gone.
         self._kept: Set[str] = set()
+        self._stopped: List[Step] = []
         self.problems: List[Problem] = []
+        self.idle: List[Problem] = []
         self.notes: Dict[str, Tuple[str, ...]] = {}
 
     def add(self, entry: Entry, name: str, how: Mapping[str, Any]) -> None:
@@ -261,8 +266,18 @@ class _Draft:
             self.problems.append(Problem(_job_settings.JOBS, name, reason))
 
     def _refuse(self, entry: Entry, name: str, reason: str, only_python: bool = False) -> None:
-        self.problems.append(Problem(entry.source, entry.name, reason, only_python))
+        found = Problem(entry.source, entry.name, reason, only_python)
         self._kept.add(name)
+        if entry.enabled:
+            self.problems.append(found)
+            return
+        # Nobody sends it; what its job was made of before may not be sent either.
+        self.idle.append(found)
+        present = self._present.get(name)
+        if present is None or present.spec is None or (present.pause and present.pause.reason != HELD):
+            return
+        step = Step("~", name, entry.source, entry, present.spec.to_dict(), pause=DISABLED)
+        self._stopped.append(dataclasses.replace(step, was_paused=present.pause is not None))
 
     def steps(self, client: Client, hold: bool) -> List[Step]:
         """What becomes of the jobs of the entries that were taken."""
@@ -278,7 +293,7 @@ class _Draft:
                 self._refuse(entry, name, reason)
             else:
                 steps.append(_step(name, entry, job, change, self._present.get(name), hold))
-        return steps
+        return steps + self._stopped
 
     def gone(self, sources: Sequence[str]) -> List[str]:
         """The jobs whose entries are no more, of these sources."""

@@ -50,14 +50,14 @@ class Target:
         entry = from_row(row, self._app)
         job_name = self._jobs.get(name) or legal_name(name)
         if entry.problem is not None:
-            self._note(f"{name} has no job: {entry.problem}")
+            self._refuse(entry, job_name, entry.problem, deadline)
             return
         try:
             job = to_job(
                 entry, self._app, broker=self._options.broker, namespace=self._options.namespace, name=job_name
             )
         except CannotCarry as refusal:
-            self._note(f"{name} has no job: {refusal}")
+            self._refuse(entry, job_name, str(refusal), deadline)
             return
         present = self._find(job_name, deadline)
         if present is not None and not self._is_ours(present):
@@ -79,6 +79,15 @@ class Target:
         if step.pause == sync.HELD:
             self._note(f"{name} is held with all jobs of the app, and not sent by the cluster: {RELEASES}")
         sync.apply(self._client, sync.Plan(self._options.namespace, (step,)))
+
+    def _refuse(self, entry: Entry, job_name: str, reason: str, deadline: float) -> None:
+        if entry.enabled:
+            self._note(f"{entry.name} has no job: {reason}")
+            return
+        # Nobody sends it; what its job was made of before may not be sent either.
+        present = self._find(job_name, deadline)
+        if present is not None and present.pause is None and self._is_ours(present):
+            self._client.pause_job(job_name, namespace=self._options.namespace, reason=sync.DISABLED)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:

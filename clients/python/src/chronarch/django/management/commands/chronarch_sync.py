@@ -10,7 +10,8 @@ from django.core.management.base import BaseCommand, CommandError
 from chronarch._options import Misconfigured
 from chronarch._text import format_instant
 from chronarch.celery._beat_options import of_app
-from chronarch.celery._reconcile import Reconciler, few, lines
+from chronarch.celery._reconcile import Reconciler, lines
+from chronarch.celery._telling import few
 from chronarch.celery.entries import DJANGO, Entry
 from chronarch.celery.sync import Plan
 from chronarch.django import _checks, _connect, _table
@@ -111,8 +112,10 @@ class Command(BaseCommand):  # type: ignore[misc]
         for problem in planned.problems:
             self.stderr.write(f"{problem.name}: {problem.reason}")
         for entry in entries:
-            if entry.only_python:
+            if entry.only_python and entry.enabled:
                 self.stderr.write(f"{entry.name}: only Python can evaluate it; `celery beat -S chronarch` does")
+        if planned.idle:
+            self.stdout.write(f"disabled, and not carried: {few([one.name for one in planned.idle])}")
         if planned.held and not has_released:
             why = f"{planned.held} job(s) wait, for another beat may still send them: --release lets them go"
             self.stderr.write(f"{why}: {few(planned.held_jobs)}")
