@@ -181,6 +181,16 @@ def test_pages_say_so_when_the_cluster_cannot_be_reached(down: None, browser: Br
     assert "the cluster could not be told" in page.content.decode()
 
 
+def test_who_saves_a_row_is_told_what_is_wrong_with_it(namespace: str, browser: Browser) -> None:
+    row = rare("a")
+    form = {"name": "a", "regtask": "", "task": "shop.gone", "interval": row.interval_id, "enabled": "on"}
+    form.update(args="[1]", kwargs="{}", headers="{}", start_time_0="", start_time_1="", expires_0="", expires_1="")
+    url = reverse("admin:django_celery_beat_periodictask_change", args=(row.pk,))
+    page = browser.post(url, form, follow=True).content.decode()
+    assert "The cluster: a is sent, but task: the app has not registered shop.gone" in page
+    assert "the app has not registered" not in browser.get(url).content.decode(), "once"
+
+
 def test_a_class_of_the_project_s_own_is_extended() -> None:
     from django.contrib.admin import AdminSite, ModelAdmin
 

@@ -77,6 +77,21 @@ def test_an_entry_that_cannot_be_carried_is_named_and_holds_nothing_up(namespace
     assert job(client, namespace, "good") is not None
 
 
+def test_a_task_that_is_not_registered_is_named_with_the_way_out(namespace: str, client: Client) -> None:
+    _push.take_notes()
+    row = rare("typo")
+    assert _push.take_notes() == ()
+    row.task = "shop.nohting"
+    row.save()
+    why = "is sent, but task: the app has not registered shop.nohting, so that its workers would drop it; correct the"
+    (note,) = _push.take_notes()
+    assert note.startswith(f"typo {why} name, import its module in the app")
+    code, text = _sync()
+    assert (code, f"WARNING: typo: {why} name, import its" in text) == (0, True), text
+    PeriodicTask.objects.filter(name="typo").update(enabled=False)
+    assert "WARNING" not in _sync()[1]
+
+
 def test_a_row_that_is_disabled_and_cannot_be_carried_is_no_problem(
     namespace: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -27,6 +27,8 @@ from .entries import BEAT_SCHEDULE, DJANGO, REDBEAT, SOURCES, Entry
 HELD = "chronarch-celery: held until adopt"
 DISABLED = "chronarch-celery: disabled at its source"
 REASON = "chronarch-celery sync"
+# The way out of a task that is unknown.
+KNOWN_BY = "correct the name, import its module in the app"
 # Jobs that one request applies; their definitions may be large.
 _JOBS_AT_ONCE = 200
 
@@ -141,6 +143,11 @@ def collect(app: Any, sources: Optional[Sequence[str]] = None) -> List[Entry]:
     return list(kept.values())
 
 
+def unregistered(task: str) -> str:
+    """What is wrong with an entry whose task the app does not know."""
+    return f"task: the app has not registered {task}, so that its workers would drop it"
+
+
 def plan(
     client: Client,
     app: Any,
@@ -242,10 +249,7 @@ class _Draft:
             return
         try:
             if not self._allow_unknown and entry.problem is None and entry.task not in self._app.tasks:
-                raise CannotCarry(
-                    f"task: the app has not registered {entry.task}, so that its workers would drop it",
-                    "correct the name, import its module in the app, or pass --allow-unknown",
-                )
+                raise CannotCarry(unregistered(entry.task), f"{KNOWN_BY}, or pass --allow-unknown")
             made = convert(entry, self._app, name=name, **how)
         except CannotCarry as refusal:
             self._refuse(entry, name, str(refusal), refusal.only_python)

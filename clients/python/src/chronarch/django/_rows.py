@@ -72,6 +72,8 @@ class Target:
                 "%s has no job yet: the cluster has none of this app, until a beat or chronarch_sync makes them", name
             )
             return
+        if entry.enabled and not self._knows(entry.task):
+            self._note(f"{name} is sent, but {sync.unregistered(entry.task)}; {sync.KNOWN_BY}, or disable the row")
         # Only what begins to run may have to wait with the others.
         begins = entry.enabled and (present is None or (present.pause and present.pause.reason == sync.DISABLED))
         hold = bool(begins) and is_held(self._client, self._options.namespace, self._app)
@@ -79,6 +81,13 @@ class Target:
         if step.pause == sync.HELD:
             self._note(f"{name} is held with all jobs of the app, and not sent by the cluster: {RELEASES}")
         sync.apply(self._client, sync.Plan(self._options.namespace, (step,)))
+
+    def _knows(self, task: str) -> bool:
+        if task not in self._app.tasks:
+            # A web process need not have imported the tasks of the app; that they cannot be, others say.
+            with contextlib.suppress(Exception):
+                self._app.loader.import_default_modules()
+        return task in self._app.tasks
 
     def _refuse(self, entry: Entry, job_name: str, reason: str, deadline: float) -> None:
         if entry.enabled:

@@ -138,7 +138,8 @@ class PeriodicTaskMixin:
         return response
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """See `ModelAdmin.changeform_view`. Says so where the cluster could not be told of a change."""
+        """See `ModelAdmin.changeform_view`. Says so where the cluster could not be told of a change, or what of it
+        is not as one may expect."""
         _forget()
         response: HttpResponse = super().changeform_view(request, *args, **kwargs)  # type: ignore[misc]
         _warn(request)
@@ -296,7 +297,7 @@ def _warn(request: HttpRequest) -> None:
 
     problem = _push.take_problem()
     for note in _push.take_notes():
-        messages.warning(request, note)
+        messages.warning(request, _("The cluster: %s") % note)
     if problem is not None:
         messages.warning(
             request, _("Saved, but the cluster could not be told; it will be when it is compared next: %s") % problem

@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from argparse import ArgumentParser
-from typing import Any, NoReturn, Sequence
+from typing import Any, Container, NoReturn, Sequence
 
 from django.core.management.base import BaseCommand, CommandError
 
@@ -13,7 +13,7 @@ from chronarch.celery._beat_options import of_app
 from chronarch.celery._reconcile import Reconciler, lines
 from chronarch.celery._telling import few
 from chronarch.celery.entries import DJANGO, Entry
-from chronarch.celery.sync import Plan
+from chronarch.celery.sync import KNOWN_BY, Plan, unregistered
 from chronarch.django import _checks, _connect, _table
 from chronarch.errors import ChronarchError
 
@@ -83,7 +83,7 @@ class Command(BaseCommand):  # type: ignore[misc]
                 self._release(reconciler, given["release"], entries)
         except ChronarchError as error:
             self._silent(error)
-        self._tell(planned, entries, has_released=given["release"])
+        self._tell(planned, entries, reconciler.app.tasks, has_released=given["release"])
         if given["check"] and planned.changes:
             raise CommandError("the cluster has it otherwise", returncode=EXIT_DIFFERENT)
         if planned.problems:
@@ -106,12 +106,15 @@ class Command(BaseCommand):  # type: ignore[misc]
             # Before somebody saves a row that has run, and arms it anew.
             reconciler.write_back()
 
-    def _tell(self, planned: Plan, entries: Sequence[Entry], *, has_released: bool) -> None:
+    def _tell(self, planned: Plan, entries: Sequence[Entry], tasks: Container[str], *, has_released: bool) -> None:
         for line in lines(planned):
             self.stdout.write(line)
         for problem in planned.problems:
             self.stderr.write(f"{problem.name}: {problem.reason}")
         for entry in entries:
+            if entry.enabled and entry.problem is None and entry.task not in tasks:
+                why = f"is sent, but {unregistered(entry.task)}; {KNOWN_BY}, or disable it"
+                self.stderr.write(f"WARNING: {entry.name}: {why}")
             if entry.only_python and entry.enabled:
                 self.stderr.write(f"{entry.name}: only Python can evaluate it; `celery beat -S chronarch` does")
         if planned.idle:
