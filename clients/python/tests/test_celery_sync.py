@@ -278,6 +278,8 @@ def test_the_command_says_by_its_exit_code_what_is(nodes: Cluster, tmp_path: Pat
     changed = say("--check", extra='"poll": {"task": "shop.run", "schedule": 120.0, "args": [1]},')
     assert changed.returncode == 2
     assert "    schedule.every: 1m -> 2m" in changed.stdout
+    both = '"poll": {"task": "shop.run", "schedule": 120.0}, "bad": {"task": "shop.run", "schedule": 5, "args": [{1}]},'
+    assert say("--check", extra=both).returncode == 2, "a difference is told, whatever else is"
     assert say("--endpoints", "127.0.0.1:1", "--timeout", "1").returncode == 3
     assert "expected beat_schedule, django, redbeat, found 'x'" in say("--from", "x").stderr
 
