@@ -256,6 +256,12 @@ def test_options_that_make_no_sense_end_a_beat_at_once(shop: Shop) -> None:
     assert shop.beat({"a": 1000}, conf=conf).wait(60) == 1
     for text in ("chronarch_endpoints: `here` is not HOST:PORT", "chronarch_sync_every: ", "chronarch_from: cron: "):
         assert shop.said(text), text
+    assert not shop.said("Traceback"), "what is wrong is the last that it says"
+    # Quiet, it asks for the scheduler elsewhere.
+    given = {"SHOP_CONF": json.dumps({"chronarch_endpoint": "127.0.0.1:7401"})}
+    assert shop.start("quiet", "-q", "beat", "-S", "chronarch", "--pidfile=", **given).wait(60) == 1
+    assert shop.said("chronarch_endpoint: unknown setting; did you mean chronarch_endpoints?", "quiet")
+    assert not shop.said("Traceback", "quiet")
 
 
 def test_rows_that_are_edited_arrive_and_are_told_when_they_ran(shop: Shop, sends: None) -> None:
