@@ -331,3 +331,11 @@ def test_what_is_done_once_is_told_apart_by_the_whole_name_and_the_namespace() -
     found = {_late.operation_at("late", namespace, name, at) for namespace, name in names}
     assert len(found) == 3
     assert all(len(one) <= 64 for one in found)
+
+
+@pytest.mark.parametrize("guide", ["docs/celery.md", "clients/python/docs/django.md", "clients/python/README.md"])
+def test_a_guide_installs_what_a_broker_on_redis_needs(guide: str) -> None:
+    text = (Path(__file__).parents[3] / guide).read_text()
+    (line,) = [line for line in text.splitlines() if "pip install './clients/python[celery" in line]
+    # kombu imports more than the client of Redis: `packaging`, as of 5.7.
+    assert "'celery[redis]'" in line
