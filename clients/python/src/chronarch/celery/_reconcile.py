@@ -22,6 +22,8 @@ WRITE_BACK_MAX = 20.0
 # How often a plan is made anew, because another process was carrying out the same one.
 TRIES_MAX = 3
 ACTOR = "celery beat"
+# Seconds until it is looked again whether a held app has been let go; the next comparison tells.
+HELD_PAUSE = 60.0
 # What becomes of held jobs.
 RELEASES = "`chronarch-celery adopt` or `chronarch_sync --release` lets them go"
 
@@ -225,10 +227,13 @@ class Reconciler:
 
     def advance(self) -> float:
         """Sees to the entries that only Python can evaluate, and returns the seconds until that has to be done again.
+        While the app is held, as the last comparison saw it, another beat sends them.
 
         Raises:
             ChronarchError: the cluster cannot be asked.
         """
+        if self._is_held:
+            return HELD_PAUSE
         if self._once.is_stale():
             self._once.refresh(self.client, self._only_python)
         return self._once.advance(self.client)
