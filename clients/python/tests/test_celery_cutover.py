@@ -314,6 +314,20 @@ def test_adopt_refuses_while_beat_sends_then_cuts_over_and_goes_back(shop: Place
     assert pauses == {"often": sync.HELD, "nightly": "an incident"}
 
 
+def test_what_adopt_leaves_behind_is_named_and_holds_no_new_jobs(shop: Place, client: Client) -> None:
+    assert shop.say("sync").returncode == 0
+    spoilt = APP.format(module=shop.module, more="") + "\napp.conf.beat_schedule['nightly']['args'] = [object()]\n"
+    shop.app(spoilt)
+    told = shop.say("adopt", "--force")
+    assert told.returncode == 1, "one is not carried"
+    assert "1 jobs run now" in told.stdout
+    assert "1 stay held, for their entries are gone or not carried: nightly\n" in told.stderr
+    shop.app(f"{spoilt}app.conf.beat_schedule['more'] = {{'task': 'shop.run', 'schedule': 3600.0}}\n")
+    assert "held" not in shop.say("sync").stdout
+    pauses = [client.get_job(name, namespace=shop.namespace).pause for name in ("often", "more")]
+    assert pauses == [None, None]
+
+
 RED = """
 import os
 from celery import Celery
