@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import uuid
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional
@@ -256,6 +257,12 @@ def test_options_that_make_no_sense_end_a_beat_at_once(shop: Shop) -> None:
     assert shop.beat({"a": 1000}, conf=conf).wait(60) == 1
     for text in ("chronarch_endpoints: `here` is not HOST:PORT", "chronarch_sync_every: ", "chronarch_from: cron: "):
         assert shop.said(text), text
+    assert not shop.said("Traceback"), "what is wrong is the last that it says"
+    # Quiet, it asks for the scheduler elsewhere.
+    given = {"SHOP_CONF": json.dumps({"chronarch_endpoint": "127.0.0.1:7401"})}
+    assert shop.start("quiet", "-q", "beat", "-S", "chronarch", "--pidfile=", **given).wait(60) == 1
+    assert shop.said("chronarch_endpoint: unknown setting; did you mean chronarch_endpoints?", "quiet")
+    assert not shop.said("Traceback", "quiet")
 
 
 def test_rows_that_are_edited_arrive_and_are_told_when_they_ran(shop: Shop, sends: None) -> None:
@@ -380,6 +387,38 @@ def namespace(client: Client) -> Iterator[str]:
     for job in list(client.iter_jobs(namespace=name)):
         if job.spec is not None:
             client.delete_job(job.spec.name, namespace=name, cancel_runs=True)
+
+
+def test_what_only_python_can_evaluate_is_not_sent_while_the_app_is_held(client: Client, namespace: str) -> None:
+    from celery import Celery
+    from celery.beat import BeatLazyFunc
+
+    from chronarch.celery._beat_options import of_app
+
+    app = Celery("held", broker="memory://", set_as_current=False)
+    lazy = {"task": "t", "schedule": 1.0, "args": [BeatLazyFunc(os.getpid)]}
+    app.conf.update(result_expires=None, beat_schedule={"plain": {"task": "t", "schedule": 10_000.0}, "lazy": lazy})
+    beat = Reconciler(app, of_app(app, {"CHRONARCH_NAMESPACE": namespace}), client)
+
+    def occurrences() -> List[str]:
+        found = client.iter_jobs(namespace=namespace, labels=PYTHON_ONLY)
+        return [job.spec.name for job in found if job.spec and "first" not in job.spec.name]
+
+    def looked() -> bool:
+        beat.run()
+        beat.advance()
+        return bool(occurrences())
+
+    eventually("an occurrence", looked)
+    beat.hold()
+    beat.run()
+    before = occurrences()
+    time.sleep(1.5)
+    assert beat.advance() > 1
+    assert occurrences() == before, "the other beat sends it"
+    beat._holds = False
+    beat.release([])
+    eventually("another one", lambda: looked() and len(occurrences()) > len(before))
 
 
 def test_a_beat_that_missed_what_another_one_did_makes_no_second_occurrence(

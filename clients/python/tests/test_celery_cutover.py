@@ -314,6 +314,20 @@ def test_adopt_refuses_while_beat_sends_then_cuts_over_and_goes_back(shop: Place
     assert pauses == {"often": sync.HELD, "nightly": "an incident"}
 
 
+def test_what_adopt_leaves_behind_is_named_and_holds_no_new_jobs(shop: Place, client: Client) -> None:
+    assert shop.say("sync").returncode == 0
+    spoilt = APP.format(module=shop.module, more="") + "\napp.conf.beat_schedule['nightly']['args'] = [object()]\n"
+    shop.app(spoilt)
+    told = shop.say("adopt", "--force")
+    assert told.returncode == 1, "one is not carried"
+    assert "1 jobs run now" in told.stdout
+    assert "1 stay held, for their entries are gone or not carried: nightly\n" in told.stderr
+    shop.app(f"{spoilt}app.conf.beat_schedule['more'] = {{'task': 'shop.run', 'schedule': 3600.0}}\n")
+    assert "held" not in shop.say("sync").stdout
+    pauses = [client.get_job(name, namespace=shop.namespace).pause for name in ("often", "more")]
+    assert pauses == [None, None]
+
+
 RED = """
 import os
 from celery import Celery
@@ -394,8 +408,11 @@ if sys.argv[1] == "make":
     ago = now - datetime.timedelta(hours=3)
     PeriodicTask.objects.create(name="overdue", task="shop.run", interval=slow, last_run_at=ago)
     PeriodicTask.objects.create(name="off", task="shop.run", interval=fast, enabled=False)
+    clocked = ClockedSchedule.objects.create(clocked_time=ago)
+    PeriodicTask.objects.create(name="once", task="shop.run", clocked=clocked, one_off=True)
 for row in PeriodicTask.objects.order_by("name"):
-    print(row.name, row.last_run_at.isoformat() if row.last_run_at else "never", sep="=")
+    ran = row.last_run_at.isoformat() if row.last_run_at else "never"
+    print(row.name, ran if row.enabled else "disabled", sep="=")
 """
 
 
@@ -417,13 +434,15 @@ def test_last_runs_go_to_the_cluster_and_back_to_djangos_table(shop: Place, clie
     told = shop.say("adopt", "--watch", "0", "--catch-up")
     assert told.returncode == 0, told.stdout + told.stderr
     assert "overdue: was due at" in told.stdout
-    assert "2 jobs run now" in told.stdout, "one is disabled"
+    assert "3 jobs run now" in told.stdout, "one is disabled"
+    assert "once: was due at" in told.stdout
+    assert rows("look")["once"] == "disabled", "as a beat leaves it"
     eventually("runs", lambda: len(runs_of(client, shop, "fast-one")) >= 2 and runs_of(client, shop, "overdue"))
     assert [run.cause for run in runs_of(client, shop, "overdue")] == ["manual"], "once, and only as it was asked for"
     assert not list(client.iter_runs(namespace=shop.namespace, job="off"))
     assert shop.say("adopt", "--back").returncode == 0
     after = rows("look")
-    assert after["off"] == "never"
+    assert after["off"] == "disabled"
     assert before["Fast one"] == "never"
     ran = list(client.iter_runs(namespace=shop.namespace, job="fast-one"))
     last = max(run.fired_at for run in ran if run.fired_at and run.state != "skipped")

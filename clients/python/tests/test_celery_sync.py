@@ -15,7 +15,8 @@ from celery.schedules import crontab, schedule
 from cluster import Cluster
 
 from chronarch import Client, models
-from chronarch.celery import adopt, sync
+from chronarch.celery import _late, adopt, doctor, sync
+from chronarch.celery._telling import tell
 from chronarch.celery.entries import BEAT_SCHEDULE, DJANGO, Entry
 
 SOURCES = [BEAT_SCHEDULE, DJANGO]
@@ -94,6 +95,18 @@ def test_first_jobs_are_held_and_later_ones_are_as_the_others(client: Client, ap
     jobs = {job.spec.name: job for job in client.iter_jobs(namespace=app.main) if job.spec}
     reasons = {name: job.pause.reason for name, job in jobs.items() if job.pause}
     assert reasons == {"one": sync.DISABLED, "two": sync.HELD, "three": "an incident", "off": sync.DISABLED}
+
+
+def test_new_jobs_are_held_while_all_that_could_run_are(client: Client, app: Celery) -> None:
+    carry(client, app, [every(app, "a"), every(app, "b")], hold=False)
+    client.pause_job("a", namespace=app.main, reason="an incident")
+    carry(client, app, [every(app, "a"), every(app, "b"), every(app, "c")])
+    assert client.get_job("c", namespace=app.main).pause is None
+    adopt.back(client, app, [], namespace=app.main, prefix="")
+    carry(client, app, [every(app, "a"), every(app, "b"), every(app, "c"), every(app, "d")])
+    pause = client.get_job("d", namespace=app.main).pause
+    assert pause is not None, "a beat sends it"
+    assert pause.reason == sync.HELD
 
 
 def test_a_held_job_that_is_disabled_stays_so_when_the_others_are_adopted(client: Client, app: Celery) -> None:
@@ -177,6 +190,37 @@ def test_what_the_cluster_refuses_is_named_and_blocks_nothing(client: Client, ap
     assert signs(carry(client, app, [gone], allow_unknown=True))["gone"] == "+"
 
 
+def test_what_is_disabled_and_cannot_be_carried_is_no_problem(
+    client: Client, app: Celery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    off, held = every(app, "off"), every(app, "held")
+    carry(client, app, [off], hold=False)
+    carry(client, app, [off, held], hold=True)
+    spoilt: Dict[str, Any] = {"enabled": False, "kwargs": {"it": object()}}
+    done = every(app, "done", one_off=True, total_run_count=1, enabled=False)
+    entries = [dataclasses.replace(off, **spoilt), dataclasses.replace(held, **spoilt), done]
+    planned = carry(client, app, entries)
+    assert planned.problems == ()
+    assert [one.name for one in planned.idle] == ["off", "held", "done"]
+    tell(planned)
+    told = capsys.readouterr()
+    assert '~ off  (django "off"): paused, for it is disabled there' in told.out
+    assert "  disabled, and not carried: off, held, done\n" in told.err
+    assert "!" not in told.err
+    for name in ("off", "held"):
+        job = client.get_job(name, namespace=app.main)
+        assert job.pause is not None, "what it was made of before is not sent either"
+        assert job.pause.reason == sync.DISABLED
+        assert job.spec is not None
+        assert job.spec.schedule, "it has its schedule again"
+    assert carry(client, app, entries, prune=True).changes == ()
+    problems = [dataclasses.replace(one, problem="it cannot be said") for one in (entries[0], off)]
+    found = list(doctor._entries(app, problems, [], doctor.Wanted(None)))
+    assert [finding.about for finding in found if finding.level == doctor.FAIL] == ["entry off"], (
+        "the one that is enabled"
+    )
+
+
 SHOP = """
 from celery import Celery
 from celery.schedules import crontab
@@ -234,6 +278,8 @@ def test_the_command_says_by_its_exit_code_what_is(nodes: Cluster, tmp_path: Pat
     changed = say("--check", extra='"poll": {"task": "shop.run", "schedule": 120.0, "args": [1]},')
     assert changed.returncode == 2
     assert "    schedule.every: 1m -> 2m" in changed.stdout
+    both = '"poll": {"task": "shop.run", "schedule": 120.0}, "bad": {"task": "shop.run", "schedule": 5, "args": [{1}]},'
+    assert say("--check", extra=both).returncode == 2, "a difference is told, whatever else is"
     assert say("--endpoints", "127.0.0.1:1", "--timeout", "1").returncode == 3
     assert "expected beat_schedule, django, redbeat, found 'x'" in say("--from", "x").stderr
 
@@ -251,9 +297,45 @@ def test_what_was_due_while_a_beat_was_looked_for_is_told_and_caught_up_with(cli
     assert [run.cause for run in client.iter_runs(namespace=namespace, job="m")].count(models.Cause.MANUAL) == 1
 
 
+def test_what_runs_once_runs_late_but_not_twice(client: Client, app: Celery) -> None:
+    ago = datetime.datetime.now(UTC) - datetime.timedelta(minutes=5)
+    once = every(app, "once", 60, one_off=True, changed_at=ago)
+    later = every(app, "later", 86_400, one_off=True, changed_at=ago)
+    over = every(app, "over", 60, one_off=True, changed_at=ago, expires=ago + datetime.timedelta(minutes=3))
+    entries = [once, later, over]
+    carry(client, app, entries)
+    for run_now in (["once"], []):
+        planned = carry(client, app, entries, hold=True, carry=True)
+        done = adopt.forward(client, planned)
+        assert done.run == run_now
+        assert [name for name, _ in done.due_meanwhile] == run_now
+        client.pause_jobs(namespace=app.main, labels={"celery-app": app.main}, reason=sync.HELD)
+    assert [run.job for run in client.iter_runs(namespace=app.main)] == ["once"]
+    # One that is saved just before its beat is stopped, and needs no adopting.
+    saved = every(app, "saved", 60, one_off=True, changed_at=ago)
+    for _ in range(2):
+        carry(client, app, [*entries, saved], hold=False)
+        saved = dataclasses.replace(saved, description="x")
+    assert [run.job for run in client.iter_runs(namespace=app.main, job="saved")] == ["saved"]
+    # What somebody runs by hand is not its run.
+    client.pause_job("later", namespace=app.main, reason=sync.HELD)
+    ago -= datetime.timedelta(days=2)
+    client.trigger_job("later", namespace=app.main)
+    later = dataclasses.replace(later, start_time=ago)
+    assert adopt.forward(client, carry(client, app, [later], hold=True, carry=True)).run == ["later"]
+
+
 def test_what_is_done_once_is_told_apart_by_the_whole_name_and_the_namespace() -> None:
     at = datetime.datetime(2026, 1, 1, tzinfo=datetime.timezone.utc)
     names = [("n", "a" * 100), ("n", "a" * 100 + "b"), ("m", "a" * 100)]
-    found = {sync.operation_at("late", namespace, name, at) for namespace, name in names}
+    found = {_late.operation_at("late", namespace, name, at) for namespace, name in names}
     assert len(found) == 3
     assert all(len(one) <= 64 for one in found)
+
+
+@pytest.mark.parametrize("guide", ["docs/celery.md", "clients/python/docs/django.md", "clients/python/README.md"])
+def test_a_guide_installs_what_a_broker_on_redis_needs(guide: str) -> None:
+    text = (Path(__file__).parents[3] / guide).read_text()
+    (line,) = [line for line in text.splitlines() if "pip install './clients/python[celery" in line]
+    # kombu imports more than the client of Redis: `packaging`, as of 5.7.
+    assert "'celery[redis]'" in line

@@ -67,8 +67,13 @@ def test_two_schedulers_at_once_are_a_warning() -> None:
         assert "-S chronarch" in found.hint
     with override_settings(CELERY_BEAT_SCHEDULER="redbeat.RedBeatScheduler"):
         assert [one.id for one in _checks.check_schedulers()] == ["chronarch.W002"]
-    with override_settings(CELERY_BEAT_SCHEDULER="chronarch"):
+        assert f"set beat_scheduler to '{_checks.SCHEDULER}'" in _checks.check_schedulers()[0].hint
+    with override_settings(CELERY_BEAT_SCHEDULER=_checks.SCHEDULER):
         assert _checks.check_schedulers() == []
+    with override_settings(CELERY_BEAT_SCHEDULER="chronarch"):
+        (found,) = _checks.check_schedulers()
+        assert found.id == "chronarch.W005"
+        assert _checks.SCHEDULER in found.hint
     with override_settings(CHRONARCH={"CELERY_APP": "shop.nowhere:app"}):
         assert [one.id for one in _checks.check_schedulers()] == ["chronarch.E002"]
 

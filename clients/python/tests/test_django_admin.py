@@ -2,6 +2,7 @@
 
 import datetime
 import re
+from pathlib import Path
 from typing import Any, Dict, List
 
 import django_shop
@@ -13,10 +14,11 @@ from chronarch import Client, models
 django_shop.set_up()
 
 from django.test import Client as Browser  # noqa: E402
+from django.test import override_settings  # noqa: E402
 from django.urls import reverse  # noqa: E402
 from django_celery_beat.models import PeriodicTask  # noqa: E402
 
-from chronarch.django import _look, _push  # noqa: E402
+from chronarch.django import _checks, _look, _push  # noqa: E402
 
 
 @pytest.fixture
@@ -134,6 +136,28 @@ def test_selected_rows_are_run_and_switched(namespace: str, client: Client, brow
     assert state(client, namespace) == "paused"
 
 
+@pytest.mark.parametrize("name", _checks.OURS)
+def test_a_scheduler_that_the_settings_name_is_one_for_beat(name: str) -> None:
+    from celery import Celery
+    from celery.beat import Service
+
+    from chronarch.celery.scheduler import Scheduler
+
+    app = Celery("x", broker="memory://", set_as_current=False)
+    app.conf.beat_scheduler = name
+    assert isinstance(Service(app, scheduler_cls=app.conf.beat_scheduler).get_scheduler(lazy=True), Scheduler)
+
+
+def test_a_scheduler_that_the_settings_are_told_to_name_is_one_for_the_admin(namespace: str, browser: Browser) -> None:
+    guide = Path(__file__).parent.parent / "docs" / "django.md"
+    assert f'`CELERY_BEAT_SCHEDULER = "{_checks.SCHEDULER}"`' in guide.read_text()
+    rare("a")
+    with override_settings(CELERY_BEAT_SCHEDULER=_checks.SCHEDULER):
+        page = browser.get(reverse("admin:django_celery_beat_periodictask_changelist"))
+    assert page.status_code == 200
+    assert "CELERY_BEAT_SCHEDULER" not in page.content.decode(), "no warning of another scheduler"
+
+
 def test_pages_say_so_when_the_cluster_cannot_be_reached(down: None, browser: Browser) -> None:
     row = rare("a")
     page = browser.get(reverse("admin:django_celery_beat_periodictask_changelist"))
@@ -155,6 +179,16 @@ def test_pages_say_so_when_the_cluster_cannot_be_reached(down: None, browser: Br
     row.refresh_from_db()
     assert row.args == "[3]", page.content.decode()
     assert "the cluster could not be told" in page.content.decode()
+
+
+def test_who_saves_a_row_is_told_what_is_wrong_with_it(namespace: str, browser: Browser) -> None:
+    row = rare("a")
+    form = {"name": "a", "regtask": "", "task": "shop.gone", "interval": row.interval_id, "enabled": "on"}
+    form.update(args="[1]", kwargs="{}", headers="{}", start_time_0="", start_time_1="", expires_0="", expires_1="")
+    url = reverse("admin:django_celery_beat_periodictask_change", args=(row.pk,))
+    page = browser.post(url, form, follow=True).content.decode()
+    assert "The cluster: a is sent, but task: the app has not registered shop.gone" in page
+    assert "the app has not registered" not in browser.get(url).content.decode(), "once"
 
 
 def test_a_class_of_the_project_s_own_is_extended() -> None:

@@ -1,6 +1,7 @@
 """`manage.py chronarch_sync`, and what rows are told of their runs, against real nodes."""
 
 import io
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -19,8 +20,10 @@ from django.core import management  # noqa: E402
 from django.db import connections  # noqa: E402
 from django_celery_beat.models import ClockedSchedule, IntervalSchedule, PeriodicTask  # noqa: E402
 
-from chronarch.celery import sync  # noqa: E402
-from chronarch.django import _mirror, _push  # noqa: E402
+from chronarch.celery import adopt, sync  # noqa: E402
+from chronarch.celery._beat_options import of_app  # noqa: E402
+from chronarch.celery._reconcile import Reconciler  # noqa: E402
+from chronarch.django import _checks, _connect, _mirror, _push  # noqa: E402
 
 EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -72,6 +75,41 @@ def test_an_entry_that_cannot_be_carried_is_named_and_holds_nothing_up(namespace
     assert code == 1
     assert "bad: args: " in text
     assert job(client, namespace, "good") is not None
+
+
+def test_a_task_that_is_not_registered_is_named_with_the_way_out(namespace: str, client: Client) -> None:
+    _push.take_notes()
+    row = rare("typo")
+    assert _push.take_notes() == ()
+    row.task = "shop.nohting"
+    row.save()
+    why = "is sent, but task: the app has not registered shop.nohting, so that its workers would drop it; correct the"
+    (note,) = _push.take_notes()
+    assert note.startswith(f"typo {why} name, import its module in the app")
+    code, text = _sync()
+    assert (code, f"WARNING: typo: {why} name, import its" in text) == (0, True), text
+    PeriodicTask.objects.filter(name="typo").update(enabled=False)
+    assert "WARNING" not in _sync()[1]
+
+
+def test_a_row_that_is_disabled_and_cannot_be_carried_is_no_problem(
+    namespace: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [rare("done", one_off=True), rare("bad")]
+    PeriodicTask.objects.filter(name="done").update(enabled=False, total_run_count=1)
+    _push.take_notes()
+    rows[1].args, rows[1].enabled = "[1", False
+    rows[1].save()
+    assert _push.take_notes() == ()
+    assert _reasons(client, namespace, "bad") == [sync.DISABLED]
+    for argument in ("--hold", "--release"):
+        code, text = _sync(argument)
+        assert (code, "disabled, and not carried: done, bad\n" in text) == (0, True), text
+    assert _reasons(client, namespace, "done", "bad") == [sync.DISABLED] * 2
+    assert _sync("--check")[0] == 0
+    app = _checks.celery_app(_connect.options())
+    Reconciler(app, of_app(app), client).run()
+    assert "not sent by the cluster" not in caplog.text
 
 
 def test_a_command_says_that_the_cluster_does_not_answer(down: None) -> None:
@@ -126,6 +164,11 @@ def test_runs_by_hand_are_not_counted(namespace: str, client: Client) -> None:
     _write_back(client, namespace)
     row.refresh_from_db()
     assert (row.last_run_at, row.total_run_count) == (None, 0)
+    app = _checks.celery_app(_connect.options())
+    done = adopt.back(client, app, sync.collect(app, ["django"]), namespace=namespace, prefix="")
+    assert (done.held, done.written) == (["a", IN_CHARGE], [])
+    row.refresh_from_db()
+    assert row.last_run_at is None, "at the next adopt an interval would count from there"
 
 
 def test_a_row_that_runs_once_is_disabled_when_it_has_run(namespace: str, client: Client) -> None:
@@ -161,6 +204,65 @@ def test_a_row_whose_instant_is_over_runs_once_as_beat_runs_it(namespace: str, c
     assert found == [1, 1, 0]
 
 
+def _due_while_held(namespace: str, client: Client) -> List[PeriodicTask]:
+    """Two rows that run once, and whose instants pass while their jobs are held."""
+    assert _sync("--hold")[0] == 0
+    second, _ = IntervalSchedule.objects.get_or_create(every=1, period="seconds")
+    clocked = ClockedSchedule.objects.create(clocked_time=datetime.now(timezone.utc) + timedelta(seconds=1))
+    with _push.muted():
+        rows = [
+            PeriodicTask.objects.create(name="a", task="shop.nothing", interval=second, one_off=True),
+            PeriodicTask.objects.create(name="b", task="shop.nothing", clocked=clocked, one_off=True),
+        ]
+    assert _sync()[0] == 0
+    assert _reasons(client, namespace, "a", "b") == [sync.HELD] * 2
+    time.sleep(2.1)
+    assert _runs(client, namespace) == [0, 0]
+    return rows
+
+
+def _runs(client: Client, namespace: str) -> List[int]:
+    return [len(client.list_runs(namespace=namespace, job=name).runs) for name in ("a", "b")]
+
+
+def _enabled(rows: List[PeriodicTask]) -> List[bool]:
+    for row in rows:
+        row.refresh_from_db()
+    return [row.enabled for row in rows]
+
+
+def test_what_runs_once_and_was_due_while_it_was_held_runs_when_it_is_released(namespace: str, client: Client) -> None:
+    rows = _due_while_held(namespace, client)
+    code, text = _sync("--release")
+    assert code == 0, text
+    for name in ("a", "b"):
+        assert re.search(f"^{name}: was due at .*: run now, once$", text, re.MULTILINE), text
+    assert _runs(client, namespace) == [1, 1]
+    assert _enabled(rows) == [False, False], "as a beat leaves them"
+    for argument in ("--hold", "--release"):
+        assert "was due" not in _sync(argument)[1]
+    # Also where a row is enabled by those who do not know of it.
+    PeriodicTask.objects.update(enabled=True)
+    for argument in ("--hold", "--release"):
+        assert "was due" not in _sync(argument)[1]
+    assert _runs(client, namespace) == [1, 1]
+
+
+def test_a_row_that_adopt_ran_late_is_not_left_to_the_old_beat(namespace: str, client: Client) -> None:
+    rows = _due_while_held(namespace, client)
+    app = _checks.celery_app(_connect.options())
+    entries = sync.collect(app, ["django"])
+    planned = sync.plan(client, app, entries, sources=["django"], namespace=namespace, hold=True, carry=True)
+    done = adopt.forward(client, planned)
+    assert sorted(done.run) == ["a", "b"], "they are lost otherwise, so nobody has to ask for it"
+    assert _enabled(rows) == [True, True]
+    # The way back, as it is documented.
+    assert _sync("--hold")[0] == 0
+    assert _enabled(rows) == [False, False]
+    assert [(row.last_run_at, row.total_run_count) for row in rows] == [(None, 0)] * 2
+    assert _runs(client, namespace) == [1, 1]
+
+
 def test_a_project_goes_back_and_forth(namespace: str, client: Client) -> None:
     client.delete_job(IN_CHARGE, namespace=namespace)
     with _push.muted():
@@ -190,6 +292,47 @@ def test_a_project_goes_back_and_forth(namespace: str, client: Client) -> None:
     assert _reasons(client, namespace, "a", "d", "e") == [None] * 3
     assert _reasons(client, namespace, "b", "c") == [sync.DISABLED, "by hand"]
     assert _sync("--hold", "--check")[0] == 1
+
+
+def test_one_job_that_stays_held_does_not_hold_new_ones(namespace: str, client: Client) -> None:
+    for name in ("a", "b"):
+        rare(name)
+    # As one that adopt could not carry, while all others were let go.
+    client.pause_job("a", namespace=namespace, reason=sync.HELD)
+    off = rare("off", enabled=False)
+    rare("c")
+    off.enabled = True
+    off.save()
+    with _push.muted():
+        rare("d")
+    code, text = _sync()
+    assert (code, "1 job(s) wait, " in text) == (0, True), text
+    assert "--release lets them go: a\n" in text
+    assert _reasons(client, namespace, "a", "c", "d", "off") == [sync.HELD, None, None, None]
+
+
+def test_what_is_enabled_while_all_is_held_is_held_and_says_so(
+    namespace: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [rare(name, enabled=False) for name in ("a", "b")]
+    rare("stopped")
+    client.pause_job("stopped", namespace=namespace, reason="by hand")
+    assert _sync("--hold")[0] == 0
+    for row in rows:
+        row.enabled = True
+    _push.take_notes()
+    rows[0].save()
+    with _push.muted():
+        rows[1].save()
+    _sync()
+    rare("c")
+    assert _reasons(client, namespace, "a", "b", "c", "stopped") == [*[sync.HELD] * 3, "by hand"]
+    assert _push.take_notes() == tuple(
+        f"{name} is held with all jobs of the app, and not sent by the cluster: `chronarch-celery adopt` or "
+        "`chronarch_sync --release` lets them go"
+        for name in ("a", "c")
+    )
+    assert "a is held with all jobs" in caplog.text
 
 
 def _reasons(client: Client, namespace: str, *names: str) -> List[Optional[str]]:

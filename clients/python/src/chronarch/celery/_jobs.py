@@ -133,12 +133,17 @@ def _bounded(entry: "Entry", schedule: Dict[str, Any], notes: List[str]) -> Dict
     if entry.one_off and entry.total_run_count > 0:
         raise CannotCarry("one_off: it has run", "nothing is left to do; enable it anew to run it again")
     if entry.one_off and "at" not in schedule:
-        start = entry.start_time or entry.last_run_at or entry.changed_at
+        start = once_from(entry)
         if start is None:
             raise CannotCarry("one_off: nothing says from when on its only run is the next one", "give it a start_time")
         schedule["start_at"] = format_instant(start)
         schedule["count"] = 1
     return schedule
+
+
+def once_from(entry: "Entry") -> Optional[datetime.datetime]:
+    """From when on the first occurrence is the only one of an entry that runs once; None: nothing says it."""
+    return entry.start_time or entry.last_run_at or entry.changed_at
 
 
 def _target(entry: "Entry", app: Any, notes: List[str], *, allow_pickle: bool, once: bool) -> Dict[str, Any]:

@@ -1,16 +1,18 @@
 """One comparison of a Celery project with the cluster, and what follows from it; made over and over by the thin beat
 and by `manage.py chronarch_sync --watch`, by any number of processes at once."""
 
+import datetime
 import logging
 import time
-from typing import Any, Dict, Hashable, Iterator, List, Mapping, Optional, Sequence
+from typing import Any, Dict, Hashable, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 from ..client import Client
 from ..errors import NotFound
-from . import _pages, sync
+from . import _late, _pages, sync
 from ._beat_options import BeatOptions
 from ._job_settings import JOBS
 from ._once import Once
+from ._telling import few
 from .entries import APP, DJANGO, MANAGED_BY, MANAGER, Entry, app_label, named
 
 log = logging.getLogger("celery.beat")
@@ -20,6 +22,18 @@ WRITE_BACK_MAX = 20.0
 # How often a plan is made anew, because another process was carrying out the same one.
 TRIES_MAX = 3
 ACTOR = "celery beat"
+# Seconds until it is looked again whether a held app has been let go; the next comparison tells.
+HELD_PAUSE = 60.0
+# What becomes of held jobs.
+RELEASES = "`chronarch-celery adopt` or `chronarch_sync --release` lets them go"
+
+
+class Released(NamedTuple):
+    """What was let go."""
+
+    jobs: int
+    late: List[Tuple[str, datetime.datetime]]
+    """Jobs that run once and were due while they were held, and when; they run now."""
 
 
 class Reconciler:
@@ -190,8 +204,11 @@ class Reconciler:
             self.client.pause_jobs(namespace=self.options.cluster.namespace, labels=labels, reason=sync.HELD).jobs
         )
 
-    def release(self) -> int:
-        """Resumes what is held, and returns how many; what somebody paused otherwise stays so.
+    def release(self, entries: Sequence[Entry]) -> Released:
+        """Resumes what is held; what somebody paused otherwise stays so. What runs once and was due meanwhile is run.
+
+        Args:
+            entries: all that its sources have.
 
         Raises:
             ForeignJobs: another app of its name has made some of them.
@@ -200,16 +217,23 @@ class Reconciler:
         namespace = self.options.cluster.namespace
         jobs = sync.jobs_of(self.client, self.app, namespace)
         held = [name for name, job in jobs.items() if job.pause is not None and job.pause.reason == sync.HELD]
+        made_of = {name: entry for entry, name in named(entries)}
+        late = []
         for name in held:
-            self.client.resume_job(name, namespace=namespace, reason="released")
-        return len(held)
+            job = self.client.resume_job(name, namespace=namespace, reason="released")
+            at = _late.run(self.client, namespace, job, made_of[name], "released") if name in made_of else None
+            late += [(name, at)] if at is not None else []
+        return Released(len(held), late)
 
     def advance(self) -> float:
         """Sees to the entries that only Python can evaluate, and returns the seconds until that has to be done again.
+        While the app is held, as the last comparison saw it, another beat sends them.
 
         Raises:
             ChronarchError: the cluster cannot be asked.
         """
+        if self._is_held:
+            return HELD_PAUSE
         if self._once.is_stale():
             self._once.refresh(self.client, self._only_python)
         return self._once.advance(self.client)
@@ -221,9 +245,9 @@ class Reconciler:
             for one in planned.problems
         }
         if self._is_held:
-            said["jobs are held and send nothing"] = (
-                "once the old beat has ended, `chronarch-celery adopt` or `chronarch_sync --release` lets them go"
-            )
+            said["jobs are held and send nothing"] = f"once the old beat has ended, {RELEASES}"
+        elif planned.held:
+            said["held, and not sent with the others"] = f"{few(planned.held_jobs)}; {RELEASES}"
         for what, why in said.items():
             if self._told.get(what) != why:
                 log.error("beat: %s: %s", what, why)
@@ -250,14 +274,13 @@ def is_in_charge(client: Client, namespace: str, app: Any) -> bool:
 
 
 def is_held(client: Client, namespace: str, app: Any) -> bool:
-    """Whether the app's jobs wait for `chronarch-celery adopt`: then new ones wait with them. Where none waits, none
-    does, unlike with `chronarch-celery sync`: who starts this has chosen what sends.
+    """Whether the app's jobs wait for `chronarch-celery adopt`: then new ones wait with them; see `sync.is_held`. Where
+    none waits, none does, unlike with `chronarch-celery sync`: who starts this has chosen what sends.
 
     Raises:
         ChronarchError: the cluster cannot be asked.
     """
-    jobs = _pages.jobs(client, namespace, {MANAGED_BY: MANAGER, APP: app_label(app)})
-    return any(job.pause is not None and job.pause.reason == sync.HELD for job in jobs)
+    return sync.is_held(_pages.jobs(client, namespace, {MANAGED_BY: MANAGER, APP: app_label(app)}))
 
 
 def lines(planned: sync.Plan) -> Iterator[str]:

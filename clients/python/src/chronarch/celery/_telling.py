@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections import Counter
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Sequence
 
 import click
 
@@ -10,6 +10,8 @@ from .._text import format_instant
 from . import ends, shadow
 from . import sync as syncing
 
+# Names that a message has.
+_NAMED_MAX = 10
 # Of either side of a change that is shown.
 _SIDE_CHARS_MAX = 400
 
@@ -26,6 +28,8 @@ def tell(planned: syncing.Plan) -> None:
             click.echo(f"  {step.name}: stays paused: {step.paused_by}")
     for problem in planned.problems:
         click.echo(f"! {problem.name} ({problem.source}): {problem.reason}", err=True)
+    if planned.idle:
+        click.echo(f"  disabled, and not carried: {few([one.name for one in planned.idle])}", err=True)
     for name in planned.orphans:
         click.echo(f"  {name}: its entry is gone; --prune deletes it", err=True)
     counts = [(planned.count("+"), "to add"), (planned.count("~"), "to change"), (planned.count("-"), "to delete")]
@@ -45,6 +49,11 @@ def _tell_changes(planned: syncing.Plan) -> "Counter[str]":
             if times[note] == 1:
                 click.echo(f"    note: {note}")
     return times
+
+
+def few(names: Sequence[str]) -> str:
+    """Names for people, and not thousands of them."""
+    return ", ".join(names[:_NAMED_MAX]) + (f" and {len(names) - _NAMED_MAX} more" if len(names) > _NAMED_MAX else "")
 
 
 def as_json_of(report: shadow.Report) -> Dict[str, Any]:

@@ -12,10 +12,9 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from .. import models
 from ..client import Client
-from . import sync
+from . import _late, sync
 from ._identity import APP, app_label
 from ._jobs import MANAGED_BY, MANAGER, named
-from ._schedules import clocked_at
 from ._watch import Look, signs_of_beat
 from .entries import DJANGO, REDBEAT, Entry
 
@@ -23,6 +22,8 @@ UTC = datetime.timezone.utc
 REASON = "chronarch-celery adopt"
 # Seconds for which messages of a beat are watched: at least, and at most, whatever is due.
 WATCH_MIN, WATCH_MAX = 5.0, 65.0
+# What django-celery-beat leaves of a row that runs once and has: ready to be enabled for another time.
+DONE = {"last_run_at": None, "total_run_count": 0, "enabled": False}
 
 
 def watch_seconds(entries: Sequence[Entry]) -> float:
@@ -64,7 +65,7 @@ def forward(
     Args:
         client: of the cluster.
         planned: with `carry` and `hold`.
-        catch_up: whether what was due meanwhile is run once.
+        catch_up: whether what was due meanwhile is run once. What runs a single time, and has not, is run in any case.
         since: from when on no beat sent, as far as was looked: what was due since then is told of entries whose source
             knows no last run.
 
@@ -83,17 +84,19 @@ def forward(
     for step in planned.steps:
         if step.name not in held or step.entry is None or not step.entry.enabled:
             continue
-        due = _first_due(client, namespace, step.name, step.entry, since)
-        client.resume_job(step.name, namespace=namespace, reason=REASON)
+        due = None if _late.is_once(step.entry) else _first_due(client, namespace, step.name, step.entry, since)
+        job = client.resume_job(step.name, namespace=namespace, reason=REASON)
         done.resumed.append(step.name)
-        if due is None:
-            continue
-        done.due_meanwhile.append((step.name, due))
-        if catch_up:
+        if due is not None and catch_up:
             # The same instant is caught up with once, however often this is done.
-            operation = sync.operation_at("adopt", namespace, step.name, due)
-            client.trigger_job(step.name, namespace=namespace, operation_id=operation, reason=REASON)
+            operation = _late.operation_at("adopt", namespace, step.name, due)
+            client.trigger_job(step.name, namespace=namespace, operation_id=operation, actor=_late.ACTOR, reason=REASON)
             done.run.append(step.name)
+        elif due is None:
+            due = _late.run(client, namespace, job, step.entry, REASON)
+            done.run += [step.name] if due is not None else []
+        if due is not None:
+            done.due_meanwhile.append((step.name, due))
     return done
 
 
@@ -102,15 +105,22 @@ def _first_due(
 ) -> Optional[datetime.datetime]:
     """The first instant after the last run, where it is over."""
     after = entry.last_run_at or since
-    clocked = clocked_at(entry.schedule)
-    if clocked is not None and entry.last_run_at is None:
-        # A beat sends it however long it is over.
-        after = clocked - datetime.timedelta(seconds=1)
     if after is None:
         return None
     found = client.next_occurrences(name, namespace=namespace, after=after, count=1).occurrences
     at = found[0].at if found else None
     return at if at is not None and at <= datetime.datetime.now(UTC) else None
+
+
+def note_once(app: Any, planned: sync.Plan, done: Adopted) -> None:
+    """Disables the rows that run once and were run, as a beat does, so that none of them is run again.
+
+    Raises:
+        Exception: what the database raises.
+    """
+    ran = {step.entry.key: step.entry for step in planned.steps if step.name in done.run and step.entry is not None}
+    now = datetime.datetime.now(UTC)
+    _write_django(app, {key: (entry, now) for key, entry in ran.items() if entry.source == DJANGO and entry.one_off})
 
 
 @dataclass
@@ -120,6 +130,8 @@ class Returned:
     held: List[str] = field(default_factory=list)
     written: List[Tuple[str, datetime.datetime]] = field(default_factory=list)
     """Entries whose source knows their last run now."""
+    finished: List[str] = field(default_factory=list)
+    """Entries that run once, and ran here; they are disabled at their source."""
     untold: List[str] = field(default_factory=list)
     """Entries of `beat_schedule` that ran here: beat's file of its own is not touched."""
 
@@ -137,23 +149,27 @@ def back(client: Client, app: Any, entries: Sequence[Entry], *, namespace: str, 
     done = Returned(list(client.pause_jobs(namespace=namespace, labels=labels, reason=sync.HELD).jobs))
     ran: Dict[str, Tuple[Entry, datetime.datetime]] = {}
     for entry, name in named(entries, prefix):
-        at = _last_run(client, namespace, name) if name in present else None
+        at = _last_run(client, namespace, name, _late.since_of(entry)) if name in present else None
         if at is not None and (entry.last_run_at is None or at > entry.last_run_at):
             ran[entry.name] = (entry, at)
     _write_django(app, {entry.key: (entry, at) for entry, at in ran.values() if entry.source == DJANGO})
     _write_redbeat(app, {entry.key: at for entry, at in ran.values() if entry.source == REDBEAT})
     for entry, at in ran.values():
-        if entry.source in (DJANGO, REDBEAT):
+        if entry.one_off and entry.source == DJANGO:
+            done.finished.append(entry.name)
+        elif entry.source in (DJANGO, REDBEAT):
             done.written.append((entry.name, at))
         else:
             done.untold.append(entry.name)
     return done
 
 
-def _last_run(client: Client, namespace: str, name: str) -> Optional[datetime.datetime]:
-    """When the newest run that was not skipped was made."""
-    for run in client.iter_runs(namespace=namespace, job=name):
-        if run.state != models.RunState.SKIPPED and run.fired_at is not None:
+def _last_run(
+    client: Client, namespace: str, name: str, since: Optional[datetime.datetime]
+) -> Optional[datetime.datetime]:
+    """When the newest run of the schedule that was not skipped was made; what a person asked for is none."""
+    for run in client.iter_runs(namespace=namespace, job=name, from_=since):
+        if run.state != models.RunState.SKIPPED and run.fired_at is not None and _late.is_of_schedule(run):
             return run.fired_at
     return None
 
@@ -167,8 +183,8 @@ def _write_django(app: Any, runs: Mapping[str, Tuple[Entry, datetime.datetime]])
     for key, (entry, at) in runs.items():
         column = at if settings.USE_TZ else at.astimezone(app.timezone).replace(tzinfo=None)
         # Not `save`, which sends signals; a one-off that ran here must not run there as well.
-        more = {"total_run_count": 1, "enabled": False} if entry.one_off else {}
-        PeriodicTask.objects.filter(pk=key).update(last_run_at=column, **more)
+        values = DONE if entry.one_off else {"last_run_at": column}
+        PeriodicTask.objects.filter(pk=key).update(**values)
     # A beat that runs reads the table anew.
     PeriodicTasks.update_changed()
 

@@ -18,7 +18,7 @@ from . import adopt as adopting
 from . import doctor, ends, shadow
 from . import sync as syncing
 from ._loading import check_settings, load_app, told
-from ._telling import as_json_of, tell, tell_ends, tell_shadow
+from ._telling import as_json_of, few, tell, tell_ends, tell_shadow
 from ._watch import Look, reach
 from ._where import SHARED, cluster_of
 from .entries import SOURCES
@@ -406,6 +406,11 @@ def cut_over(
         what = "run now, once" if name in done.run else "--catch-up would have run it once"
         click.echo(f"  {name}: was due at {format_instant(due)}: {what}")
     click.echo(f"{len(done.resumed)} jobs run now")
+    present = syncing.jobs_of(context.client, context.app, planned.namespace)
+    left = [name for name, job in present.items() if job.pause is not None and job.pause.reason == syncing.HELD]
+    if left:
+        click.echo(f"{len(left)} stay held, for their entries are gone or not carried: {few(left)}", err=True)
+    adopting.note_once(context.app, planned, done)
     return EXIT_FAILED if planned.problems else 0
 
 
@@ -424,6 +429,8 @@ def _back(context: Context, entries: Any) -> int:
     done = adopting.back(context.client, context.app, entries, namespace=context.namespace, prefix=context.prefix)
     for name, at in done.written:
         click.echo(f"  {name}: last_run_at is {format_instant(at)}")
+    for name in done.finished:
+        click.echo(f"  {name}: it runs once, and has: it is disabled")
     if done.untold:
         click.echo(
             f"  {len(done.untold)} entries of beat_schedule: beat's own file is not touched, so that a beat counts "

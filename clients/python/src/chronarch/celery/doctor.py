@@ -316,7 +316,7 @@ def _celery_workers(app: Any) -> Dict[str, Any]:
 
 def _tasks(app: Any, entries: Sequence[Entry], workers: Dict[str, Any], wanted: Wanted) -> Iterator[Finding]:
     # What has no name is told with its entry.
-    names = {entry.task for entry in entries if entry.task and entry.name not in wanted.ignore}
+    names = {entry.task for entry in entries if entry.task and entry.enabled and entry.name not in wanted.ignore}
     unknown = sorted(names - set(app.tasks))
     if unknown:
         hint = "correct the names, or import their modules in the app; --allow-unknown has them sent all the same"
@@ -389,6 +389,9 @@ def _entries(app: Any, entries: Sequence[Entry], carried: Sequence[Carried], wan
     """What cannot be carried, and what beat itself does badly with."""
     of_all = _job_settings.problems(app)
     for entry in entries:
+        if not entry.enabled:
+            # Nobody sends it, as one that runs once and has.
+            continue
         # What is wrong with a setting for all of them is told once.
         if entry.problem is not None and not (of_all and entry.problem.startswith(of_all[0])):
             level = WARN if entry.only_python or entry.name in wanted.ignore else FAIL

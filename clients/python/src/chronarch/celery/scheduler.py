@@ -31,6 +31,7 @@ from typing import Any, Dict, Hashable, Optional
 
 from celery import beat
 
+from .._options import Misconfigured
 from ..errors import ChronarchError, PermissionDenied, Unauthenticated
 from . import ends
 from ._beat_options import BeatOptions, of_app
@@ -50,7 +51,7 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
     max_interval = LOOK_EVERY
 
     def __init__(self, app: Any, *args: Any, **kwargs: Any) -> None:
-        self.options: BeatOptions = of_app(app)
+        self.options: BeatOptions = _options_of(app)
         self._reconciler: Optional[Reconciler] = None
         self._sync_at = 0.0
         self._once_at = 0.0
@@ -183,6 +184,19 @@ class Scheduler(beat.Scheduler):  # type: ignore[misc]
         super().close()
         if self._reconciler is not None:
             self._reconciler.close()
+
+
+def _options_of(app: Any) -> BeatOptions:
+    """The options; a beat for which they make no sense ends with what is wrong, and not with where that was found."""
+    try:
+        return of_app(app)
+    except Misconfigured as error:
+        if not logging.root.handlers:
+            # Celery sets the log up after its banner, which asks for the scheduler; Python writes this to stderr.
+            raise SystemExit("\n".join(f"beat: {problem}" for problem in error.problems)) from None
+        for problem in error.problems:
+            log.critical("beat: %s", problem)
+        raise SystemExit(1) from None
 
 
 def _in_a_line(error: ChronarchError) -> str:

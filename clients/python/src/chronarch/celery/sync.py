@@ -9,26 +9,26 @@ its schedule then, so that none of them can fire before it is held. Jobs that so
 """
 
 import dataclasses
-import datetime
-import hashlib
 from dataclasses import dataclass, field
-from typing import Any, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from .. import models
 from .._text import parse_span
 from ..client import Client
 from ..errors import InvalidArgument
-from . import _identity, _job_settings, _pages
+from . import _identity, _job_settings, _late, _pages
 from . import entries as source_entries
 from ._identity import APP, ORIGIN, app_label, legal_name
 from ._jobs import BROKER_DEFAULT, MANAGED_BY, MANAGER, SOURCE, convert, named
-from ._schedules import CannotCarry, clocked_at
+from ._schedules import CannotCarry
 from .entries import BEAT_SCHEDULE, DJANGO, REDBEAT, SOURCES, Entry
 
 # Why a job is paused, where this paused it.
 HELD = "chronarch-celery: held until adopt"
 DISABLED = "chronarch-celery: disabled at its source"
 REASON = "chronarch-celery sync"
+# The way out of a task that is unknown.
+KNOWN_BY = "correct the name, import its module in the app"
 # Jobs that one request applies; their definitions may be large.
 _JOBS_AT_ONCE = 200
 
@@ -74,6 +74,8 @@ class Plan:
     namespace: str
     steps: Tuple[Step, ...]
     problems: Tuple[Problem, ...] = ()
+    idle: Tuple[Problem, ...] = ()
+    """Entries that are not carried, and need not be, for they are disabled at their source."""
     orphans: Tuple[str, ...] = ()
     """Jobs whose entries are gone, and which stay without `prune`."""
     notes: Mapping[str, Tuple[str, ...]] = field(default_factory=dict)
@@ -85,9 +87,14 @@ class Plan:
         return tuple(step for step in self.steps if step.sign != "=")
 
     @property
+    def held_jobs(self) -> Tuple[str, ...]:
+        """The jobs that are held until `adopt` once it is carried out."""
+        return tuple(step.name for step in self.steps if step.stays_held or step.pause == HELD)
+
+    @property
     def held(self) -> int:
-        """How many jobs are held until `adopt`, before and after it."""
-        return sum(step.stays_held or step.pause == HELD for step in self.steps)
+        """How many they are."""
+        return len(self.held_jobs)
 
     def count(self, sign: str) -> int:
         """How many steps have it."""
@@ -134,6 +141,11 @@ def collect(app: Any, sources: Optional[Sequence[str]] = None) -> List[Entry]:
     if BEAT_SCHEDULE in wanted:
         kept.update({entry.name: entry for entry in static if entry.name not in kept})
     return list(kept.values())
+
+
+def unregistered(task: str) -> str:
+    """What is wrong with an entry whose task the app does not know."""
+    return f"task: the app has not registered {task}, so that its workers would drop it"
 
 
 def plan(
@@ -193,12 +205,13 @@ def plan(
         draft.look_for_strangers([entry.name for entry in entries] if names is None else names)
     for entry, name in named(entries, prefix):
         draft.add(entry, name, how)
-    hold = not _is_adopted(present.values()) if hold is None else hold
+    hold = not _is_adopted(list(present.values())) if hold is None else hold
     steps = draft.steps(client, hold)
     gone = draft.gone(sources)
     if prune:
         steps += [Step("-", name, _source(present[name])) for name in gone]
-    return Plan(namespace, tuple(steps), tuple(draft.problems), () if prune else tuple(gone), draft.notes)
+    orphans = () if prune else tuple(gone)
+    return Plan(namespace, tuple(steps), tuple(draft.problems), tuple(draft.idle), orphans, draft.notes)
 
 
 def jobs_of(client: Client, app: Any, namespace: str) -> Dict[str, models.Job]:
@@ -224,7 +237,9 @@ class _Draft:
         self._wanted: Dict[str, Tuple[Entry, Dict[str, Any]]] = {}
         # Jobs whose entries cannot be carried any more: what is there stays, for the entry is not gone.
         self._kept: Set[str] = set()
+        self._stopped: List[Step] = []
         self.problems: List[Problem] = []
+        self.idle: List[Problem] = []
         self.notes: Dict[str, Tuple[str, ...]] = {}
 
     def add(self, entry: Entry, name: str, how: Mapping[str, Any]) -> None:
@@ -234,10 +249,7 @@ class _Draft:
             return
         try:
             if not self._allow_unknown and entry.problem is None and entry.task not in self._app.tasks:
-                raise CannotCarry(
-                    f"task: the app has not registered {entry.task}, so that its workers would drop it",
-                    "correct the name, import its module in the app, or pass --allow-unknown",
-                )
+                raise CannotCarry(unregistered(entry.task), f"{KNOWN_BY}, or pass --allow-unknown")
             made = convert(entry, self._app, name=name, **how)
         except CannotCarry as refusal:
             self._refuse(entry, name, str(refusal), refusal.only_python)
@@ -258,8 +270,18 @@ class _Draft:
             self.problems.append(Problem(_job_settings.JOBS, name, reason))
 
     def _refuse(self, entry: Entry, name: str, reason: str, only_python: bool = False) -> None:
-        self.problems.append(Problem(entry.source, entry.name, reason, only_python))
+        found = Problem(entry.source, entry.name, reason, only_python)
         self._kept.add(name)
+        if entry.enabled:
+            self.problems.append(found)
+            return
+        # Nobody sends it; what its job was made of before may not be sent either.
+        self.idle.append(found)
+        present = self._present.get(name)
+        if present is None or present.spec is None or (present.pause and present.pause.reason != HELD):
+            return
+        step = Step("~", name, entry.source, entry, present.spec.to_dict(), pause=DISABLED)
+        self._stopped.append(dataclasses.replace(step, was_paused=present.pause is not None))
 
     def steps(self, client: Client, hold: bool) -> List[Step]:
         """What becomes of the jobs of the entries that were taken."""
@@ -275,7 +297,7 @@ class _Draft:
                 self._refuse(entry, name, reason)
             else:
                 steps.append(_step(name, entry, job, change, self._present.get(name), hold))
-        return steps
+        return steps + self._stopped
 
     def gone(self, sources: Sequence[str]) -> List[str]:
         """The jobs whose entries are no more, of these sources."""
@@ -287,9 +309,17 @@ def _source(job: models.Job) -> str:
     return "" if job.spec is None else job.spec.labels.get(SOURCE, "")
 
 
-def _is_adopted(jobs: Any) -> bool:
+def is_held(jobs: Iterable[models.Job]) -> bool:
+    """Whether an app as a whole waits for `adopt`: some of its jobs are held, and none is let go. What is disabled at
+    its source or paused by somebody says nothing of it; nor do some that stay held beside others that run."""
+    reasons = [None if job.pause is None else job.pause.reason for job in jobs if not _is_bare(job)]
+    return HELD in reasons and None not in reasons
+
+
+def _is_adopted(jobs: Sequence[models.Job]) -> bool:
     """Whether any of them runs, or would if nobody had paused it."""
-    return any(not _is_bare(job) and (job.pause is None or job.pause.reason not in (HELD, DISABLED)) for job in jobs)
+    paused = [None if job.pause is None else job.pause.reason for job in jobs if not _is_bare(job)]
+    return any(reason not in (HELD, DISABLED) for reason in paused) and not is_held(jobs)
 
 
 def _is_bare(job: models.Job) -> bool:
@@ -417,25 +447,11 @@ def _put(client: Client, changes: Mapping[str, Step]) -> List[str]:
     return over
 
 
-def operation_at(kind: str, namespace: str, name: str, at: datetime.datetime) -> str:
-    """The id of what is done once for an instant of a job, by however many."""
-    digest = hashlib.sha256(f"{namespace}/{name}".encode()).hexdigest()[:32]
-    return f"{kind}-{digest}-{int(at.timestamp() * 1_000)}"
-
-
 def _run_late(client: Client, namespace: str, step: Step) -> None:
     """Runs what is due at an instant that is over and has not run, as a beat does when it comes to it. What is held
     runs when it is adopted."""
-    entry = step.entry
-    at = None if entry is None else clocked_at(entry.schedule)
-    if entry is None or at is None or not entry.enabled or entry.last_run_at is not None:
-        return
-    if step.pause or step.stays_held or step.paused_by or at > datetime.datetime.now(datetime.timezone.utc):
-        return
-    if next(iter(client.iter_runs(namespace=namespace, job=step.name)), None) is None:
-        # However often this is done, and by how many.
-        operation = operation_at("late", namespace, step.name, at)
-        client.trigger_job(step.name, namespace=namespace, operation_id=operation, reason=REASON)
+    if step.entry is not None and _late.is_once(step.entry) and not (step.pause or step.stays_held or step.paused_by):
+        _late.run(client, namespace, client.get_job(step.name, namespace=namespace), step.entry, REASON)
 
 
 def _job(step: Step) -> Dict[str, Any]:

@@ -14,7 +14,10 @@ from .apps import BEAT
 
 # Seconds for all that `check --deploy` asks the cluster.
 PATIENCE = 5.0
-OURS = ("chronarch", "chronarch.celery.scheduler:Scheduler", "chronarch.celery.scheduler.Scheduler")
+# As the setting has to name it: django-celery-beat's admin does not know of names that packages give to Celery.
+SCHEDULER = "chronarch.celery.scheduler:Scheduler"
+SHORT = "chronarch"
+OURS = (SHORT, SCHEDULER, SCHEDULER.replace(":", "."))
 
 
 def check_settings(**_: Any) -> List[checks.CheckMessage]:
@@ -60,16 +63,26 @@ def check_schedulers(**_: Any) -> List[checks.CheckMessage]:
                     id="chronarch.E002",
                 )
             ]
+    found = _name_that_the_admin_cannot_use()
     named = other_scheduler(app)
     if named is None:
-        return []
+        return found
     return [
+        *found,
         checks.Warning(
             f"{named}, while chronarch.django hands the same tasks to the cluster: each is sent twice where both run",
-            hint="stop that beat, or start it as `celery beat -S chronarch`, and set beat_scheduler to 'chronarch'",
+            hint=f"stop that beat, or start it as `celery beat -S {SHORT}`, and set beat_scheduler to {SCHEDULER!r}",
             id="chronarch.W002",
-        )
+        ),
     ]
+
+
+def _name_that_the_admin_cannot_use() -> List[checks.CheckMessage]:
+    if not apps.is_installed(BEAT) or getattr(settings, "CELERY_BEAT_SCHEDULER", None) != SHORT:
+        return []
+    text = f"CELERY_BEAT_SCHEDULER is {SHORT!r}, and django-celery-beat's admin wants the class: its list answers 500"
+    hint = f"CELERY_BEAT_SCHEDULER = {SCHEDULER!r}; -S {SHORT} may stay"
+    return [checks.Warning(text, hint=hint, id="chronarch.W005")]
 
 
 def celery_app(options: Options) -> Any:

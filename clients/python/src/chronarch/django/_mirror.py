@@ -7,7 +7,7 @@ without a task running at once.
 runs are counted. A row is changed only while it still has the mark that was read: of several processes that do this at
 once one counts, and a row that was saved meanwhile with old figures is counted again from the older mark. Rows are
 changed by `update`, which sends no signals and leaves `date_changed` as it is. Runs that somebody asked for do not
-count, as in django-celery-beat.
+count, as in django-celery-beat; those that were caught up with for the schedule do.
 """
 
 import datetime
@@ -16,7 +16,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
-from ..celery import _pages
+from ..celery import _late, _pages, adopt
 from ..client import Client
 from ..models import Cause, Run, RunState
 from . import _look
@@ -27,8 +27,10 @@ log = logging.getLogger(__name__)
 PAGE = 1_000
 # Pages of runs that are read at most to count them; the rest of a longer absence is not in the counts.
 RUN_PAGES_MAX = 100
-_COUNTED = (Cause.SCHEDULE, Cause.CATCH_UP)
+# Of runs that may count; of those by request the ones that were caught up with.
+_CAUSES = (Cause.SCHEDULE, Cause.CATCH_UP, Cause.MANUAL)
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc)
+_MILLISECOND = datetime.timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True)
@@ -66,12 +68,14 @@ def _rows(using: Optional[str]) -> Dict[str, _Row]:
 
     names = _look.job_names(using)
     found = {}
-    columns = ("pk", "name", "last_run_at", "date_changed", "one_off")
+    columns = ("pk", "name", "last_run_at", "date_changed", "one_off", "clocked__clocked_time")
     # A row that is disabled has been cleared, or says when it last ran; both stay.
     rows = PeriodicTask.objects.using(using).filter(enabled=True).values_list(*columns)
-    for pk, name, mark, changed, one_off in rows:
+    for pk, name, mark, changed, one_off, clocked in rows:
         if name in names:
-            found[names[name]] = _Row(pk, mark, _aware(mark or changed), one_off)
+            # One that has a single instant, and was saved again since it ran for it, has run all the same.
+            since = mark or (changed if clocked is None else min(changed, clocked - _MILLISECOND))
+            found[names[name]] = _Row(pk, mark, _aware(since), one_off)
     return found
 
 
@@ -107,7 +111,7 @@ def _count(
         page = client.list_runs(
             namespace=namespace,
             labels=labels,
-            causes=list(_COUNTED),
+            causes=list(_CAUSES),
             from_=oldest,
             page_size=PAGE,
             page_token=token,
@@ -118,7 +122,7 @@ def _count(
             if row is None or run.scheduled_at is None or run.scheduled_at <= row.since:
                 continue
             # One that waits for a worker counts: beat has sent it, by then.
-            if run.state is RunState.SKIPPED:
+            if run.state is RunState.SKIPPED or not _late.is_of_schedule(run):
                 continue
             count, newest = seen.get(run.job, (0, run.scheduled_at))
             seen[run.job] = (count + 1, max(newest, run.scheduled_at))
@@ -143,8 +147,7 @@ def _update(row: _Row, count: int, newest: datetime.datetime, using: Optional[st
     at = newest if settings.USE_TZ else timezone.make_naive(newest)
     values: Dict[str, Any] = {"last_run_at": at, "total_run_count": F("total_run_count") + count}
     if row.one_off:
-        # As django-celery-beat does once it has run: ready to be enabled for another time.
-        values = {"last_run_at": None, "total_run_count": 0, "enabled": False}
+        values = adopt.DONE
     changed: int = (
         PeriodicTask.objects.using(using).filter(pk=row.pk, enabled=True, last_run_at=row.mark).update(**values)
     )

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import threading
 import time
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Set
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Set, Tuple
 
 from django.db import DatabaseError, transaction
 from django.db.models import signals
@@ -30,6 +30,8 @@ HOLD_OFF = 15.0
 ROWS_MAX = 100
 # How often a row is told that changes while it is told.
 ROUNDS_MAX = 3
+# Of what was found out and nobody has taken.
+NOTES_MAX = 20
 SCHEDULES = ("IntervalSchedule", "CrontabSchedule", "SolarSchedule", "ClockedSchedule")
 _COLUMN = {name: name[: -len("Schedule")].lower() for name in SCHEDULES}
 
@@ -37,6 +39,7 @@ _COLUMN = {name: name[: -len("Schedule")].lower() for name in SCHEDULES}
 class _Local(threading.local):
     muted = 0
     problem: Optional[str] = None
+    notes: Tuple[str, ...] = ()
 
 
 _local = _Local()
@@ -165,6 +168,12 @@ def take_problem() -> Optional[str]:
     return problem
 
 
+def take_notes() -> Tuple[str, ...]:
+    """What the pushes of this thread found out about rows that were told, once."""
+    notes, _local.notes = _local.notes, ()
+    return notes
+
+
 def _tell(names: List[str], using: str) -> List[str]:
     """Returns those that were not told."""
     if len(names) > ROWS_MAX:
@@ -173,6 +182,13 @@ def _tell(names: List[str], using: str) -> List[str]:
         raise _Refrained("a moment ago no node answered")
     deadline = time.monotonic() + PATIENCE
     target = _rows.Target(_connect.hasty_client(PATIENCE), _connect.options(), using)
+    try:
+        return _tell_all(target, names, deadline)
+    finally:
+        _local.notes = (*_local.notes, *target.notes)[-NOTES_MAX:]
+
+
+def _tell_all(target: _rows.Target, names: List[str], deadline: float) -> List[str]:
     left: Set[str] = set(names)
     told: Dict[str, Any] = {}
     for _ in range(ROUNDS_MAX):

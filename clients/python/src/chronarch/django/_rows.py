@@ -4,11 +4,11 @@ import contextlib
 import dataclasses
 import logging
 import time
-from typing import Any, Dict, Iterable, Optional
+from typing import Any, Dict, Iterable, List, Optional
 
 from .._options import Options
 from ..celery import _identity, sync
-from ..celery._reconcile import is_held, is_in_charge
+from ..celery._reconcile import RELEASES, is_held, is_in_charge
 from ..celery.entries import CannotCarry, Entry, from_row, legal_name, to_job
 from ..client import Client
 from ..errors import NotFound
@@ -28,6 +28,8 @@ class Target:
         self._client, self._options, self._using = client, options, using
         self._app = _checks.celery_app(options)
         self._jobs = _look.job_names(using)
+        self.notes: List[str] = []
+        """What whoever saved a row should know, each a sentence; logged as well."""
 
     def read(self, names: Iterable[str]) -> Dict[str, Any]:
         """The rows as they are, by their names."""
@@ -48,18 +50,18 @@ class Target:
         entry = from_row(row, self._app)
         job_name = self._jobs.get(name) or legal_name(name)
         if entry.problem is not None:
-            log.warning("%s has no job: %s", name, entry.problem)
+            self._refuse(entry, job_name, entry.problem, deadline)
             return
         try:
             job = to_job(
                 entry, self._app, broker=self._options.broker, namespace=self._options.namespace, name=job_name
             )
         except CannotCarry as refusal:
-            log.warning("%s has no job: %s", name, refusal)
+            self._refuse(entry, job_name, str(refusal), deadline)
             return
         present = self._find(job_name, deadline)
         if present is not None and not self._is_ours(present):
-            log.warning("%s has no job: a job %s is there that was not made of a row", name, job_name)
+            self._note(f"{name} has no job: a job {job_name} is there that was not made of a row")
             return
         if present is not None:
             # As when everything is compared: an interval goes on, whatever its row says of its last run.
@@ -70,11 +72,36 @@ class Target:
                 "%s has no job yet: the cluster has none of this app, until a beat or chronarch_sync makes them", name
             )
             return
-        step = _step(entry, job, present, hold=present is None and self._is_held())
+        if entry.enabled and not self._knows(entry.task):
+            self._note(f"{name} is sent, but {sync.unregistered(entry.task)}; {sync.KNOWN_BY}, or disable the row")
+        # Only what begins to run may have to wait with the others.
+        begins = entry.enabled and (present is None or (present.pause and present.pause.reason == sync.DISABLED))
+        hold = bool(begins) and is_held(self._client, self._options.namespace, self._app)
+        step = _step(entry, job, present, hold)
+        if step.pause == sync.HELD:
+            self._note(f"{name} is held with all jobs of the app, and not sent by the cluster: {RELEASES}")
         sync.apply(self._client, sync.Plan(self._options.namespace, (step,)))
 
-    def _is_held(self) -> bool:
-        return is_held(self._client, self._options.namespace, self._app)
+    def _knows(self, task: str) -> bool:
+        if task not in self._app.tasks:
+            # A web process need not have imported the tasks of the app; that they cannot be, others say.
+            with contextlib.suppress(Exception):
+                self._app.loader.import_default_modules()
+        return task in self._app.tasks
+
+    def _refuse(self, entry: Entry, job_name: str, reason: str, deadline: float) -> None:
+        if entry.enabled:
+            self._note(f"{entry.name} has no job: {reason}")
+            return
+        # Nobody sends it; what its job was made of before may not be sent either.
+        present = self._find(job_name, deadline)
+        if present is not None and present.pause is None and self._is_ours(present):
+            self._client.pause_job(job_name, namespace=self._options.namespace, reason=sync.DISABLED)
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            log.warning("%s", text)
+            self.notes.append(text)
 
     def _remove(self, name: str, deadline: float) -> None:
         job_name = legal_name(name)
@@ -117,7 +144,9 @@ def _step(entry: Entry, job: Dict[str, Any], present: Optional[Job], hold: bool)
     paused = None if present.pause is None else present.pause.reason
     if not entry.enabled and paused in (None, sync.HELD):
         return dataclasses.replace(step, pause=sync.DISABLED, was_paused=paused is not None)
-    return dataclasses.replace(step, resume=entry.enabled and paused == sync.DISABLED)
+    if entry.enabled and paused == sync.DISABLED:
+        return dataclasses.replace(step, pause=sync.HELD if hold else None, was_paused=True, resume=not hold)
+    return dataclasses.replace(step, stays_held=paused == sync.HELD)
 
 
 def fingerprint(row: Optional[Any]) -> Any:

@@ -138,12 +138,11 @@ class PeriodicTaskMixin:
         return response
 
     def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """See `ModelAdmin.changeform_view`. Says so where the cluster could not be told of a change."""
-        from . import _push
-
-        _push.take_problem()
+        """See `ModelAdmin.changeform_view`. Says so where the cluster could not be told of a change, or what of it
+        is not as one may expect."""
+        _forget()
         response: HttpResponse = super().changeform_view(request, *args, **kwargs)  # type: ignore[misc]
-        _warn(request, _push.take_problem())
+        _warn(request)
         return response
 
     # What can be done.
@@ -226,12 +225,12 @@ class PeriodicTaskMixin:
 
         # Read before: what is selected may depend on what is changed.
         rows = dict(queryset.values_list("pk", "name"))
-        _push.take_problem()
+        _forget()
         change(request, queryset)
         # A row that is changed says when; the count of its runs goes by it.
         queryset.model._default_manager.using(queryset.db).filter(pk__in=list(rows)).update(date_changed=timezone.now())
         _push.changed(rows.values(), queryset.db)
-        _warn(request, _push.take_problem())
+        _warn(request)
 
 
 _FIELDS = ("chronarch_next_run", "chronarch_outcome", "chronarch_lateness", "chronarch_history")
@@ -285,7 +284,20 @@ def _instant(at: datetime.datetime) -> str:
     return str(date_format(timezone.template_localtime(at), "Y-m-d H:i:s"))
 
 
-def _warn(request: HttpRequest, problem: Optional[str]) -> None:
+def _forget() -> None:
+    from . import _push
+
+    _push.take_problem()
+    _push.take_notes()
+
+
+def _warn(request: HttpRequest) -> None:
+    """Tells what became of the pushes since `_forget`."""
+    from . import _push
+
+    problem = _push.take_problem()
+    for note in _push.take_notes():
+        messages.warning(request, _("The cluster: %s") % note)
     if problem is not None:
         messages.warning(
             request, _("Saved, but the cluster could not be told; it will be when it is compared next: %s") % problem

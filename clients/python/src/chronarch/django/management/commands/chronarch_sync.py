@@ -3,15 +3,17 @@
 import dataclasses
 import time
 from argparse import ArgumentParser
-from typing import Any, NoReturn, Sequence
+from typing import Any, Container, NoReturn, Sequence
 
 from django.core.management.base import BaseCommand, CommandError
 
 from chronarch._options import Misconfigured
+from chronarch._text import format_instant
 from chronarch.celery._beat_options import of_app
 from chronarch.celery._reconcile import Reconciler, lines
+from chronarch.celery._telling import few
 from chronarch.celery.entries import DJANGO, Entry
-from chronarch.celery.sync import HELD, Plan
+from chronarch.celery.sync import KNOWN_BY, Plan, unregistered
 from chronarch.django import _checks, _connect, _table
 from chronarch.errors import ChronarchError
 
@@ -78,10 +80,10 @@ class Command(BaseCommand):  # type: ignore[misc]
                 self._hold(reconciler, given["hold"])
                 planned = reconciler.apply(entries)
                 reconciler.write_back()
-                self._release(reconciler, given["release"])
+                self._release(reconciler, given["release"], entries)
         except ChronarchError as error:
             self._silent(error)
-        self._tell(planned, entries)
+        self._tell(planned, entries, reconciler.app.tasks, has_released=given["release"])
         if given["check"] and planned.changes:
             raise CommandError("the cluster has it otherwise", returncode=EXIT_DIFFERENT)
         if planned.problems:
@@ -93,24 +95,36 @@ class Command(BaseCommand):  # type: ignore[misc]
         if is_wanted:
             self.stdout.write(f"the cluster sends nothing for this app from here on; {reconciler.hold()} job(s) did")
 
-    def _release(self, reconciler: Reconciler, is_wanted: bool) -> None:
-        if is_wanted:
-            self.stdout.write(f"{reconciler.release()} job(s) are let go: the cluster sends")
+    def _release(self, reconciler: Reconciler, is_wanted: bool, entries: Sequence[Entry]) -> None:
+        if not is_wanted:
+            return
+        released = reconciler.release(entries)
+        for name, at in released.late:
+            self.stdout.write(f"{name}: was due at {format_instant(at)}: run now, once")
+        self.stdout.write(f"{released.jobs} job(s) are let go: the cluster sends")
+        if released.late:
+            # Before somebody saves a row that has run, and arms it anew.
+            reconciler.write_back()
 
-    def _tell(self, planned: Plan, entries: Sequence[Entry]) -> None:
+    def _tell(self, planned: Plan, entries: Sequence[Entry], tasks: Container[str], *, has_released: bool) -> None:
         for line in lines(planned):
             self.stdout.write(line)
         for problem in planned.problems:
             self.stderr.write(f"{problem.name}: {problem.reason}")
         for entry in entries:
-            if entry.only_python:
+            if entry.enabled and entry.problem is None and entry.task not in tasks:
+                why = f"is sent, but {unregistered(entry.task)}; {KNOWN_BY}, or disable it"
+                self.stderr.write(f"WARNING: {entry.name}: {why}")
+            if entry.only_python and entry.enabled:
                 self.stderr.write(f"{entry.name}: only Python can evaluate it; `celery beat -S chronarch` does")
-        held = sum(step.pause == HELD for step in planned.changes)
-        if held:
-            self.stderr.write(f"{held} job(s) wait, for another beat may still send them: --release lets them go")
+        if planned.idle:
+            self.stdout.write(f"disabled, and not carried: {few([one.name for one in planned.idle])}")
+        if planned.held and not has_released:
+            why = f"{planned.held} job(s) wait, for another beat may still send them: --release lets them go"
+            self.stderr.write(f"{why}: {few(planned.held_jobs)}")
         if planned.orphans:
-            names = ", ".join(planned.orphans[:10])
-            self.stderr.write(f"{len(planned.orphans)} job(s) have no entry any more; --prune removes them: {names}")
+            gone = f"{len(planned.orphans)} job(s) have no entry any more; --prune removes them"
+            self.stderr.write(f"{gone}: {few(planned.orphans)}")
 
     def _silent(self, error: ChronarchError) -> NoReturn:
         code = EXIT_UNREACHABLE if isinstance(error, ConnectionError) else EXIT_FAILED
