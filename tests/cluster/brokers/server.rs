@@ -105,6 +105,11 @@ impl Server {
         self.ask(&["LLEN", list]).await
     }
 
+    /// The same of one that may end the connection meanwhile.
+    pub(crate) async fn try_length(&self, list: &str) -> Option<u64> {
+        self.try_ask(&["LLEN", list]).await.ok()
+    }
+
     pub(crate) async fn list(&self, list: &str) -> Vec<String> {
         self.ask(&["LRANGE", list, "0", "-1"]).await
     }
