@@ -78,8 +78,9 @@ def test_refusals_are_told_by_the_path_of_the_field(client: Client) -> None:
 
 
 def test_a_plain_node_does_not_speak_tls(nodes: Cluster) -> None:
-    with Client(nodes.endpoints, tls=Tls(), timeout=1.5) as client, pytest.raises(Unreachable):
+    with Client(nodes.endpoints, tls=Tls(), timeout=1.5) as client, pytest.raises(Unreachable) as raised:
         client.get_status()
+    assert "speaks plain text" in (raised.value.hint or "")
 
 
 def test_a_watch_goes_on_while_the_leader_dies(cluster: Cluster, client: Client) -> None:

@@ -98,10 +98,10 @@ class Unreachable(ChronarchError, ConnectionError):
 
     def __init__(self, tried: Sequence[Tried]) -> None:
         text = "; ".join(str(one) for one in tried)
-        super().__init__(
-            f"no endpoint answered: {text}",
-            "is the cluster up? `chronarch cluster status` asks every endpoint",
-        )
+        hint = "is the cluster up? `chronarch cluster status` asks every endpoint"
+        if "WRONG_VERSION_NUMBER" in text:
+            hint = "what answers speaks plain text, as nodes do; `tls` is for a proxy before them"
+        super().__init__(f"no endpoint answered: {text}", hint)
         self.tried: Tuple[Tried, ...] = tuple(tried)
 
 
