@@ -267,6 +267,8 @@ def test_the_command_says_by_its_exit_code_what_is(nodes: Cluster, tmp_path: Pat
     assert noted.count("note: every: counts from") == 0
     assert "note, of 3 jobs: every: counts from each run" in noted, "once, and not under each"
     assert "    note: every: counts from each run" in dry.stdout, "one that is alone is told with its job"
+    unheard_of = say("--dry-run", "--broker", "nope").stdout
+    assert 'note, of 2 jobs: at present no worker has a connection "nope" for celery targets' in unheard_of
     assert say().returncode == 0
     assert say("--check").returncode == 0
     broken = say(extra='"bad": {"task": "shop.run", "schedule": 5, "kwargs": {"it": {1, 2}}},')

@@ -297,6 +297,9 @@ class _Draft:
                 self._refuse(entry, name, reason)
             else:
                 steps.append(_step(name, entry, job, change, self._present.get(name), hold))
+                # What runs once and is over runs all the same.
+                told = () if _late.is_once(entry) else tuple(change.warnings)
+                self.notes[name] = (*self.notes.get(name, ()), *told)
         return steps + self._stopped
 
     def gone(self, sources: Sequence[str]) -> List[str]:
