@@ -338,7 +338,9 @@ async fn where_celery_is_gone_from_rabbitmq_the_connection_goes_on() {
         harness.cancel(&run.run_id).await;
         assert_eq!(harness.ended(&run.run_id).await.attempts[0].outcome(), Outcome::Cancelled);
     }
-    assert_eq!(broker.connections("chronarch").await, before);
+    // One of a worker that had left nothing before may have come.
+    let gone: Vec<_> = before.difference(&broker.connections("chronarch").await).cloned().collect();
+    assert!(gone.is_empty(), "they broke: {gone:?}");
 }
 
 /// With threads and not processes, so that nothing of a worker is left when it is killed.
