@@ -95,14 +95,14 @@ pub(super) fn handed_over(order: &Order, target: &CeleryTarget, report: Report, 
     if report.outcome != Outcome::Succeeded || !message::waits(order, target) {
         return report;
     }
+    // Of a chain the first task is left, and expires, and another one ends the run.
+    let is_own = template::ends_with_its_own(target);
     let handed = Handed {
         connection: target.broker.clone(),
         task_id: message::task_id(order),
-        // Of a chain the first task expires, and another one ends the run.
-        expires_at: message::expiry(order, target, now).filter(|_| template::ends_with_its_own(target)),
-        // So it is with where the task waits that ends the run.
+        expires_at: message::expiry(order, target, now).filter(|_| is_own),
         queue: match &target.to {
-            CeleryPlace::Queue(queue) if template::ends_with_its_own(target) => Some(queue.clone()),
+            CeleryPlace::Queue(queue) if is_own => Some(queue.clone()),
             CeleryPlace::Queue(_) | CeleryPlace::Exchange { .. } => None,
         },
     };

@@ -14,6 +14,8 @@ use super::{NAME_BYTES, cut};
 pub(super) const HOLDERS_MAX: usize = 10_000;
 /// Where there are so many, those of whom nothing was heard for so long are forgotten: their tasks are over.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often it is looked for such ones.
+const FORGETS_EVERY: Duration = Duration::from_secs(60);
 /// Tasks that one worker runs, at most, for it to be told which these are; what the leader takes.
 const ACTIVE_MAX: usize = 1_000;
 /// What a worker says at two instants that lie so far apart is told.
@@ -36,6 +38,8 @@ pub(super) struct Holders {
     gapless: Option<Instant>,
     /// Those that give no signs of life by themselves, by name: when they last answered.
     mute: HashMap<String, Instant>,
+    /// When it was last looked whom to forget.
+    forgot: Option<Instant>,
     /// When anyone was last heard.
     heard: Option<Instant>,
     /// When it was listened anew, if nobody was heard since.
@@ -162,7 +166,7 @@ impl Holders {
             }
             holder.processed = processed;
         }
-        if self.holders.len() >= HOLDERS_MAX {
+        if self.holders.len() >= HOLDERS_MAX && !self.holders.contains_key(&name) && self.may_forget(now) {
             self.holders.retain(|_, holder| now.duration_since(holder.heard) < FORGOTTEN_AFTER);
         }
         let has_room = self.holders.len() < HOLDERS_MAX || self.holders.contains_key(&name);
@@ -202,9 +206,18 @@ impl Holders {
         others.map(|(_, heard)| now.duration_since(heard)).min()
     }
 
+    /// Whether it is time to look whom to forget: all are looked at, and each event may ask for it.
+    fn may_forget(&mut self, now: Instant) -> bool {
+        let may = self.forgot.is_none_or(|at| now.duration_since(at) >= FORGETS_EVERY);
+        if may {
+            self.forgot = Some(now);
+        }
+        may
+    }
+
     /// One has answered something.
     pub(super) fn answers(&mut self, name: &str, now: Instant) {
-        if self.mute.len() >= HOLDERS_MAX {
+        if self.mute.len() >= HOLDERS_MAX && !self.mute.contains_key(name) && self.may_forget(now) {
             self.mute.retain(|_, heard| now.duration_since(*heard) < FORGOTTEN_AFTER);
         }
         if self.mute.len() < HOLDERS_MAX || self.mute.contains_key(name) {
@@ -406,5 +419,9 @@ mod tests {
         }
         assert_eq!(holders.holders.len(), HOLDERS_MAX);
         assert_eq!(holders.process(&format!("w{HOLDERS_MAX}")), 0);
+        assert!(holders.is_full());
+        let event = json!({ "hostname": "next", "pid": 1 });
+        holders.hear("worker-online", &event, start + FORGOTTEN_AFTER);
+        assert_eq!((holders.holders.len(), holders.is_full()), (1, false), "those of long ago are forgotten");
     }
 }
